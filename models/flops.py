@@ -1,0 +1,49 @@
+"""The arithmetic of a network: what cost estimates and reports are made from."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+def estimate_flops(
+    model: nn.Module,
+    input_size: int | tuple[int, int],
+    masks: Mapping[str, Tensor] | None = None,
+) -> int:
+    """FLOPs of one forward pass of one (3, H, W) image: 2 per multiply-add of conv and linear layers.
+
+    With `masks` ({'conv1.weight_mask': bool tensor}) only the weights they keep are counted: what
+    sparse arithmetic would do, not what a dense kernel does. Bias additions, BatchNorm and ReLU are
+    not counted. The model is run once on a black image, in evaluation mode; it is left as it was.
+    """
+    height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
+    total = 0
+
+    def count(name: str, layer: nn.Conv2d | nn.Linear):
+        mask = None if masks is None else masks.get(f"{name}.weight_mask")
+        weights = layer.weight.numel() if mask is None else int(torch.count_nonzero(mask))
+
+        def hook(_module: nn.Module, _inputs: tuple, output: Tensor) -> None:
+            nonlocal total
+            # Every weight of a convolution is used once at every position of its output map.
+            positions = output[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
+            total += 2 * weights * positions
+
+        return hook
+
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    handles = [layer.register_forward_hook(count(name, layer)) for name, layer in layers]
+    training = [module for module in model.modules() if module.training]
+    parameter = next(model.parameters())
+    try:
+        model.eval()
+        with torch.no_grad():
+            zeros = torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype)
+            model(zeros)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module in training:
+            module.training = True
+    return total

@@ -1,0 +1,44 @@
+"""ResNets under torchvision's names and keys, with the normalisation inside and a choice of stem."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.models import resnet as tv
+
+from models.normalize import Normalize
+
+# arch: (block, blocks per stage, further arguments of torchvision's ResNet)
+VARIANTS: dict[str, tuple[type[tv.BasicBlock | tv.Bottleneck], list[int], dict[str, Any]]] = {
+    "resnet18": (tv.BasicBlock, [2, 2, 2, 2], {}),
+    "resnet34": (tv.BasicBlock, [3, 4, 6, 3], {}),
+    "resnet50": (tv.Bottleneck, [3, 4, 6, 3], {}),
+    "resnet101": (tv.Bottleneck, [3, 4, 23, 3], {}),
+    "resnet152": (tv.Bottleneck, [3, 8, 36, 3], {}),
+    "resnext50_32x4d": (tv.Bottleneck, [3, 4, 6, 3], {"groups": 32, "width_per_group": 4}),
+    "resnext101_32x8d": (tv.Bottleneck, [3, 4, 23, 3], {"groups": 32, "width_per_group": 8}),
+    "wide_resnet50_2": (tv.Bottleneck, [3, 4, 6, 3], {"width_per_group": 128}),
+    "wide_resnet101_2": (tv.Bottleneck, [3, 4, 23, 3], {"width_per_group": 128}),
+}
+
+
+class ResNet(tv.ResNet):
+    """torchvision's ResNet with one more child, `normalize`; images in [0, 1] -> logits.
+
+    stem 'imagenet' is torchvision's 7x7 stride-2 convolution and max-pool; 'cifar' is a 3x3 stride-1
+    convolution with PyTorch's default initialisation and no max-pool (as in the released code).
+    """
+
+    def __init__(
+        self, arch: str, num_classes: int, mean: Sequence[float], std: Sequence[float], stem: str
+    ) -> None:
+        block, layers, options = VARIANTS[arch]
+        super().__init__(block, layers, num_classes=num_classes, **options)
+        self.arch, self.stem = arch, stem
+        if stem == "cifar":
+            self.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+            self.maxpool = nn.Identity()
+        self.normalize = Normalize(mean, std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(self.normalize(images))

@@ -1,0 +1,212 @@
+"""Masks over convolution weights: global magnitude, random, apply, remove, rewind, count.
+
+Only `nn.Conv2d.weight` is ever pruned, conv1 and downsample included (paper section 3, released
+code). A mask lives where `torch.nn.utils.prune` keeps it: the parameter is `weight_orig`, the
+buffer `weight_mask` (bool here), and a forward pre-hook computes `weight`. The function names are
+the released code's, so that code written against it needs one changed import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from errors import InputError
+
+MASK_SUFFIX = ".weight_mask"
+
+
+def convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
+    """The prunable layers, `(name, module)`, in the order in which the model lists them."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            yield name, module
+
+
+def _is_pruned(module: nn.Conv2d) -> bool:
+    return "weight_orig" in module._parameters
+
+
+# --- choosing masks -----------------------------------------------------------------------------
+
+
+def _prune_lowest(scores: Tensor, mask: Tensor, rate: float) -> Tensor:
+    """Remove the fraction `rate` of the entries left in `mask`, those with the lowest scores.
+
+    Args:
+        scores: (n,) anything that orders the entries.
+        mask: (n,) bool, the entries still there.
+
+    Returns:
+        (n,) bool. `round(rate * left)` entries fewer, as torch's pruning counts. Among entries
+        that are exactly equal at the threshold the lowest index goes first, on every device.
+    """
+    left = scores[mask]
+    count = round(rate * left.numel())
+    if count == 0:
+        return mask.clone()
+    threshold = left.kthvalue(count).values
+    below = left < threshold
+    tied = (left == threshold).nonzero().flatten()
+    keep = ~below
+    keep[tied[: count - int(below.sum())]] = False
+    pruned = mask.clone()
+    pruned[mask] = keep
+    return pruned
+
+
+def _prune_globally(model: nn.Module, scores: list[Tensor], rate: float) -> None:
+    if not 0 <= rate < 1:
+        raise InputError(f"pruning rate {rate}: a fraction in [0, 1) is needed")
+    layers = list(convolutions(model))
+    masks = [
+        m.weight_mask.bool() if _is_pruned(m) else torch.ones_like(m.weight, dtype=torch.bool)
+        for _, m in layers
+    ]
+    flat = torch.cat([mask.reshape(-1) for mask in masks])
+    pruned = _prune_lowest(torch.cat([score.reshape(-1) for score in scores]), flat, rate)
+    sizes = [mask.numel() for mask in masks]
+    for (_, module), part in zip(layers, pruned.split(sizes), strict=True):
+        _set_mask(module, part.reshape(module.weight.shape))
+
+
+def pruning_model(model: nn.Module, px: float) -> None:
+    """Prune the fraction `px` of the convolution weights that are left, globally by magnitude.
+
+    What is measured is the effective weight, mask times parameter. Equals
+    `prune.global_unstructured(…, L1Unstructured, amount=px)`, ties aside.
+    """
+    scores = [module.weight.detach().abs() for _, module in convolutions(model)]
+    _prune_globally(model, scores, px)
+
+
+def pruning_model_random(model: nn.Module, px: float) -> None:
+    """Prune the fraction `px` of the weights that are left, at random, by torch's generator."""
+    scores = [-torch.rand_like(module.weight) for _, module in convolutions(model)]
+    _prune_globally(model, scores, px)
+
+
+# --- applying and reading masks -----------------------------------------------------------------
+
+
+def _set_mask(module: nn.Conv2d, mask: Tensor) -> None:
+    if not _is_pruned(module):
+        prune.identity(module, "weight")  # registers weight_orig, weight_mask and the hook
+    module.weight_mask = mask.to(module.weight_orig.device, torch.bool).contiguous()
+    module.weight = module.weight_orig * module.weight_mask
+
+
+def prune_model_custom(model: nn.Module, mask_dict: Mapping[str, Tensor]) -> list[str]:
+    """Apply masks, `{module name + '.weight_mask': mask}`, to the model's convolutions.
+
+    A convolution without a mask stays dense (tickets of other work leave conv1 out). A mask of the
+    stem, `conv1`, in another shape is left out as well.
+
+    Returns:
+        One line for each convolution that stays dense.
+
+    Raises:
+        InputError: a mask of no convolution of this model, or of another shape than its weight.
+    """
+    layers = dict(convolutions(model))
+    masks = {name.removesuffix(MASK_SUFFIX): mask for name, mask in mask_dict.items()}
+    unknown = [name for name in masks if name not in layers]
+    if unknown:
+        raise InputError(
+            f"ticket: {unknown[0]}{MASK_SUFFIX} ({len(unknown)} such) has no convolution in this network; "
+            "the ticket was made for another architecture"
+        )
+    left_dense = []
+    for name, module in layers.items():
+        if name not in masks:
+            left_dense.append(f"{name} has no mask in the ticket and stays dense")
+        elif masks[name].shape == module.weight.shape:
+            continue
+        elif name == "conv1":  # Deviation: the released code fails on a ticket of another stem
+            left_dense.append(
+                f"conv1 stays dense: its mask is {tuple(masks[name].shape)}, "
+                f"the stem {tuple(module.weight.shape)}"
+            )
+            del masks[name]
+        else:
+            raise InputError(
+                f"ticket: {name}{MASK_SUFFIX} is {tuple(masks[name].shape)}, "
+                f"the weight {tuple(module.weight.shape)}; the ticket was made for another architecture"
+            )
+    for name, mask in masks.items():
+        _set_mask(layers[name], mask)
+    return left_dense
+
+
+def extract_mask(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The entries of a state dict that are masks, as copies."""
+    return {
+        name: mask.detach().clone() for name, mask in state_dict.items() if name.endswith(MASK_SUFFIX)
+    }
+
+
+def generate_mask(model: nn.Module) -> dict[str, Tensor]:
+    """Masks that keep the nonzero effective weights: for networks saved without their masks."""
+    return {
+        f"{name}{MASK_SUFFIX}": module.weight.detach() != 0 for name, module in convolutions(model)
+    }
+
+
+def remove_prune(model: nn.Module) -> None:
+    """Make the masks permanent: `weight` is a parameter again, with zeros where it was pruned."""
+    for _, module in convolutions(model):
+        if _is_pruned(module):
+            prune.remove(module, "weight")
+
+
+# --- rewinding ----------------------------------------------------------------------------------
+
+
+def rewind(model: nn.Module, init: Mapping[str, Tensor]) -> None:
+    """Put *everything* back to the initial state but the masks (paper section 3, released code).
+
+    Args:
+        init: a plain state dict (no masks) of the same network: convolutions, BatchNorm weights
+            and running statistics, classifier.
+    """
+    with torch.no_grad():
+        for name, value in model.state_dict(keep_vars=True).items():
+            if not name.endswith(MASK_SUFFIX):
+                value.copy_(init[name.removesuffix("_orig")])
+    for _, module in convolutions(model):
+        if _is_pruned(module):
+            module.weight = module.weight_orig * module.weight_mask
+
+
+def pruning_with_rewind(model: nn.Module, px: float, init: Mapping[str, Tensor]) -> None:
+    """One round of IMP: prune the trained weights by magnitude, rewind, print what remains."""
+    pruning_model(model, px)
+    rewind(model, init)
+    print_remaining(model)
+
+
+# --- counting -----------------------------------------------------------------------------------
+
+
+def check_sparsity(model: nn.Module) -> float:
+    """Percent of the convolution weights that remain: unmasked, or nonzero where nothing is masked."""
+    kept = total = 0
+    for _, module in convolutions(model):
+        mask = module.weight_mask if _is_pruned(module) else module.weight != 0
+        kept += int(mask.sum())
+        total += mask.numel()
+    return 100.0 * kept / total
+
+
+def check_sparsity_mask(mask_dict: Mapping[str, Tensor]) -> float:
+    """Percent of the entries of all masks that remain."""
+    kept = sum(int(mask.sum()) for mask in mask_dict.values())
+    return 100.0 * kept / sum(mask.numel() for mask in mask_dict.values())
+
+
+def print_remaining(model: nn.Module) -> None:
+    """The line that people's scripts read from the logs (released code)."""
+    print(f"* remain weight =  {check_sparsity(model)} %", flush=True)

@@ -1,0 +1,220 @@
+"""Image transforms on uint8 tensors, image decoding, and the random draws behind augmentation.
+
+Everything random about an image comes from `uniforms`, a function of (seed, epoch, position in the
+epoch) alone, so neither the number of workers nor a resumed epoch changes a bit of it.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.lib.stride_tricks import sliding_window_view
+from PIL import Image
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg, read_file
+
+from errors import InputError
+
+# Uniform numbers per image: ten tries of (area, ratio), then top, left, flip and one to spare.
+# A multiple of four, the numbers that one step of Philox's counter gives.
+DRAWS = 24
+_TRIES = 10
+_TOP, _LEFT, _FLIP = 20, 21, 22
+RATIO = (3 / 4, 4 / 3)
+
+
+def uniforms(seed: int, epoch: int, first: int, count: int) -> np.ndarray:
+    """Return the (count, DRAWS) float64 numbers in [0, 1) of positions first, first + 1, …
+
+    numpy's Philox counter generator under the key (seed, epoch): the numbers of a position do not
+    depend on which block of positions they are drawn in.
+    """
+    mask = 2**64 - 1
+    generator = np.random.Philox(key=np.array([seed & mask, epoch & mask], dtype=np.uint64))
+    raw = generator.advance(DRAWS // 4 * first).random_raw(count * DRAWS)
+    return ((raw >> np.uint64(11)) * 2.0**-53).reshape(count, DRAWS)
+
+
+def random_resized_boxes(
+    draws: np.ndarray,
+    height: int,
+    width: int,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = RATIO,
+) -> np.ndarray:
+    """Return (n, 4) crop boxes (top, left, height, width) for n rows of `draws`.
+
+    The distribution is that of torchvision's RandomResizedCrop: ten tries of an area uniform in
+    `scale` and a ratio log-uniform in `ratio`, the first that fits; then a central crop.
+    """
+    tries = draws[:, : 2 * _TRIES].reshape(-1, _TRIES, 2)
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * tries[..., 0])
+    low, high = np.log(ratio[0]), np.log(ratio[1])
+    aspect = np.exp(low + (high - low) * tries[..., 1])
+    widths = np.rint(np.sqrt(area * aspect)).astype(np.int64)
+    heights = np.rint(np.sqrt(area / aspect)).astype(np.int64)
+    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    rows, choice = np.arange(len(draws)), fits.argmax(axis=1)
+    h, w = heights[rows, choice], widths[rows, choice]
+    top = (draws[:, _TOP] * (height - h + 1)).astype(np.int64)
+    left = (draws[:, _LEFT] * (width - w + 1)).astype(np.int64)
+    boxes = np.stack([top, left, h, w], axis=1)
+    boxes[~fits.any(axis=1)] = _central_box(height, width, ratio)
+    return boxes
+
+
+def _central_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:
+    """Return the largest central box whose aspect ratio lies in `ratio`."""
+    h, w = height, width
+    if width / height < ratio[0]:
+        h = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        w = round(height * ratio[1])
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def resize(image: Tensor, height: int, width: int) -> Tensor:
+    """Resize one uint8 image (3, H, W), bilinear with antialias, within one level of PIL.
+
+    The kernel is fast for images whose memory is (H, W, 3): what the decoders give.
+    """
+    if image.shape[1:] == (height, width):
+        return image
+    pixels = image[None].contiguous(memory_format=torch.channels_last)
+    return F.interpolate(pixels, size=(height, width), mode="bilinear", antialias=True)[0]
+
+
+def resize_shorter(image: Tensor, size: int) -> Tensor:
+    """Resize so that the shorter side has `size` pixels, the longer rounded down."""
+    height, width = image.shape[1:]
+    if height <= width:
+        return resize(image, size, int(size * width / height))
+    return resize(image, int(size * height / width), size)
+
+
+def center_crop(image: Tensor, size: int) -> Tensor:
+    """Cut the central size × size pixels out of an image that is at least that large."""
+    top, left = (round((side - size) / 2) for side in image.shape[1:])
+    return image[:, top : top + size, left : left + size]
+
+
+def random_crop(images: Tensor, draws: np.ndarray, pad: int) -> Tensor:
+    """Shift each image (n, 3, S, S) by up to `pad` pixels, zeros coming in: one gather for all."""
+    n, channels, height, width = images.shape
+    padded = np.zeros((n, channels, height + 2 * pad, width + 2 * pad), dtype=np.uint8)
+    padded[:, :, pad : pad + height, pad : pad + width] = images.numpy()
+    windows = sliding_window_view(padded, (height, width), axis=(2, 3))
+    top = (draws[:, _TOP] * (2 * pad + 1)).astype(np.int64)
+    left = (draws[:, _LEFT] * (2 * pad + 1)).astype(np.int64)
+    return torch.from_numpy(windows[np.arange(n), :, top, left])
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How images become (size, size) inputs; `framing` is one of
+
+    - random: a random resized crop of area `scale` (its own framing for every epoch),
+    - center: the shorter side to `resize` pixels, then the central square,
+    - stretch: both sides to `size`, whatever the aspect ratio.
+
+    After that a random crop with `pad` zero pixels around (0: none) and a flip with probability
+    0.5 (`hflip`).
+    """
+
+    size: int
+    framing: Literal["random", "center", "stretch"] = "center"
+    resize: int = 0
+    pad: int = 0
+    hflip: bool = False
+    scale: tuple[float, float] = (0.08, 1.0)
+
+    @property
+    def random(self) -> bool:
+        return self.framing == "random" or self.pad > 0 or self.hflip
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Bring a whole set (N, 3, H, W) into the memory form in which batches of it are fast."""
+        if self.framing == "center" and self.resize == self.size:
+            if images.shape[2:] == (self.size, self.size):
+                return images.contiguous()
+            return self._framed(images, np.empty((0, DRAWS)), len(images))
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def __call__(self, images: Tensor | Iterable[Tensor], draws: np.ndarray, count: int) -> Tensor:
+        """Transform `count` uint8 images (3, H, W) to one contiguous (count, 3, size, size).
+
+        draws: the (count, DRAWS) numbers of their positions, unused where nothing is random.
+        """
+        flip = draws[:, _FLIP] < 0.5 if self.hflip else np.zeros(count, dtype=bool)
+        if self.framing == "random":
+            return self._random_framed(images, draws, flip, count)
+        square = isinstance(images, Tensor) and images.shape[2:] == (self.size, self.size)
+        if isinstance(images, Tensor) and square and self.resize in (0, self.size):
+            batch = images.contiguous()
+        else:
+            batch = self._framed(images, draws, count)
+        if self.pad:
+            batch = random_crop(batch, draws, self.pad)
+        if flip.any():
+            batch = torch.where(torch.from_numpy(flip)[:, None, None, None], batch.flip(3), batch)
+        return batch
+
+    def _framed(self, images: Tensor | Iterable[Tensor], draws: np.ndarray, count: int) -> Tensor:
+        batch = np.empty((count, 3, self.size, self.size), dtype=np.uint8)
+        for place, image in enumerate(images):
+            if self.framing == "stretch":
+                batch[place] = resize(image, self.size, self.size).numpy()
+            else:
+                batch[place] = center_crop(resize_shorter(image, self.resize), self.size).numpy()
+        return torch.from_numpy(batch)
+
+    def _random_framed(
+        self, images: Tensor | Iterable[Tensor], draws: np.ndarray, flip: np.ndarray, count: int
+    ) -> Tensor:
+        batch = np.empty((count, 3, self.size, self.size), dtype=np.uint8)
+        boxes = None
+        if isinstance(images, Tensor):  # one size, so all boxes at once
+            height, width = images.shape[2:]
+            boxes = random_resized_boxes(draws, height, width, self.scale)
+        for place, image in enumerate(images):
+            if boxes is None:
+                row = draws[place : place + 1]
+                box = random_resized_boxes(row, image.shape[1], image.shape[2], self.scale)[0]
+            else:
+                box = boxes[place]
+            top, left, h, w = box.tolist()
+            crop = image[:, top : top + h, left : left + w]
+            pixels = resize(crop, self.size, self.size).numpy()
+            batch[place] = pixels[:, :, ::-1] if flip[place] else pixels
+        return torch.from_numpy(batch)
+
+
+def read_image(path: str) -> Tensor:
+    """Decode an image file to uint8 (3, H, W), the pixels of PIL's `convert("RGB")`.
+
+    JPEG goes through torchvision's decoder, whatever that cannot do (and every other format)
+    through PIL. Raises InputError that names a file which is missing or broken.
+    """
+    try:
+        data = read_file(path)
+        if data[:2].tolist() == [0xFF, 0xD8]:
+            image = decode_jpeg(data, mode=ImageReadMode.UNCHANGED)
+            if image.shape[0] in (1, 3):  # four channels are CMYK, which PIL turns into RGB
+                return image.expand(3, -1, -1)
+    except RuntimeError:  # unreadable for torchvision: PIL decides
+        pass
+    try:
+        with Image.open(path) as picture:
+            pixels = np.array(picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if not os.path.exists(path):
+            raise InputError(f"{path}: no such image file") from error
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path}: not a whole image file ({reason}); replace or remove it"
+        ) from error
+    return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -35,7 +35,9 @@ class PGDConfig:
         if self.steps < 0:
             raise InputError(f"attack steps {self.steps}: 0 or more are needed")
         if not 0 <= self.step_size <= 1:
-            raise InputError(f"attack step size {self.step_size}: a fraction of the pixel range, 0 to 1")
+            raise InputError(
+                f"attack step size {self.step_size}: a fraction of the pixel range, 0 to 1"
+            )
 
     def __str__(self) -> str:
         start = "random start" if self.random_start else "no random start"

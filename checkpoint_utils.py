@@ -28,6 +28,9 @@ from errors import InputError
 TICKET_FORMAT = "double-win-ticket-1"
 INIT_FILE = "init.pth.tar"
 MASK_SUFFIX = ".weight_mask"
+TRANSFER_FILE = "checkpoint.pth.tar"
+SA_BEST_FILE = "model_SA_best.pth.tar"
+RA_BEST_FILE = "model_RA_best.pth.tar"
 
 
 def imp_checkpoint_name(state: int) -> str:
@@ -40,6 +43,10 @@ def imp_best_name(state: int) -> str:
 
 def ticket_name(state: int) -> str:
     return f"{state}-ticket.safetensors"
+
+
+def epoch_checkpoint_name(epoch: int) -> str:
+    return f"{epoch}-checkpoint.pth.tar"
 
 
 # --- writing ------------------------------------------------------------------------------------
@@ -111,14 +118,14 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def load_trusted_pickle(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a file by running whatever code is in it: only for `models.convert --trust_pickle`."""
-    return _read_dictionary(
-        path, lambda: torch.load(path, map_location="cpu", weights_only=False)
-    )
+    return _read_dictionary(path, lambda: torch.load(path, map_location="cpu", weights_only=False))
 
 
 def _read_dictionary(path: str | os.PathLike[str], read: Callable[[], Any]) -> dict[str, Any]:
     if not Path(path).is_file():
-        raise InputError(f"{path}: no such file; a checkpoint (.pth.tar, .pt, .safetensors) is needed")
+        raise InputError(
+            f"{path}: no such file; a checkpoint (.pth.tar, .pt, .safetensors) is needed"
+        )
     try:
         payload = read()
     except pickle.UnpicklingError as error:
@@ -166,7 +173,9 @@ def _bare(name: str) -> str:
 def transfer_keys(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """Names as a transfer checkpoint has them: `0.mean`, `0.std` and `1.*` (released code)."""
     return {
-        f"0.{name.removeprefix('normalize.')}" if name.startswith("normalize.") else f"1.{name}": value
+        f"0.{name.removeprefix('normalize.')}"
+        if name.startswith("normalize.")
+        else f"1.{name}": value
         for name, value in state_dict.items()
     }
 
@@ -222,6 +231,26 @@ def ticket_header(path: str | os.PathLike[str]) -> dict[str, str]:
     return header if header.get("format") == TICKET_FORMAT else {}
 
 
+def ticket_origin(path: str | os.PathLike[str] | None, density: float) -> dict[str, Any]:
+    """What results.json says of a ticket: `ticket`, `state`, `density`, `ticket_sha256`.
+
+    The state is the file's own where it has one, else the nearest one of IMP at rate 0.2.
+    """
+    if path is None:
+        return {"ticket": "imp", "state": 0, "density": density, "ticket_sha256": None}
+    state = ticket_header(path).get("state")
+    if state is None and Path(path).suffix != ".safetensors":
+        state = load_checkpoint(path).get("state_prune")
+    if state is None:
+        state = round(math.log(density) / math.log(0.8))
+    return {
+        "ticket": "imp",
+        "state": int(state),
+        "density": density,
+        "ticket_sha256": sha256_of(path),
+    }
+
+
 def load_ticket(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read masks from any file that holds them.
 
@@ -273,6 +302,17 @@ def _as_bool(path: str | os.PathLike[str], name: str, mask: Any) -> Tensor:
 # --- what a run needs to go on as if it had not stopped --------------------------------------------
 
 
+def to_cpu(value: Any) -> Any:
+    """Copy a nest of dictionaries, lists and tensors, with every tensor on the CPU, contiguous."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().contiguous().clone()
+    if isinstance(value, Mapping):
+        return {key: to_cpu(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_cpu(item) for item in value]
+    return value
+
+
 def random_state() -> dict[str, Any]:
     """States of torch's generators on the CPU and on every CUDA device."""
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
@@ -283,3 +323,71 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def newest_imp_checkpoint(save_dir: Path) -> Path | None:
+    """The checkpoint of the highest state in an IMP run's folder."""
+    states = [
+        int(path.name.split("-")[0])
+        for path in save_dir.glob("*-checkpoint.pth.tar")
+        if path.name.split("-")[0].isdigit()
+    ]
+    return save_dir / imp_checkpoint_name(max(states)) if states else None
+
+
+def newest_transfer_checkpoint(save_dir: Path) -> Path | None:
+    path = save_dir / TRANSFER_FILE
+    return path if path.is_file() else None
+
+
+def find_checkpoint(
+    save_dir: Path, resume: str | None, newest: Callable[[Path], Path | None]
+) -> Path | None:
+    """What `--resume` means: nothing, the newest file of the folder, or the path that it names."""
+    if resume is None:
+        return None
+    if resume == "auto":
+        return newest(save_dir)
+    if not Path(resume).is_file():
+        raise InputError(
+            f"--resume {resume}: no such file; leave out PATH for the newest in --save_dir"
+        )
+    return Path(resume)
+
+
+def load_initial_weights(checkpoint: Path, origin: Mapping[str, str]) -> dict[str, Any]:
+    """The weights that an IMP checkpoint rewinds to, from the file beside it that it names."""
+    path = checkpoint.parent / Path(origin["file"]).name
+    init = load_checkpoint(path)
+    if sha256_of(path) != origin["sha256"]:
+        raise InputError(f"{path}: not the initial weights that {checkpoint.name} belongs to")
+    return init
+
+
+def export_released(save_dir: Path, state: int, mode: str) -> Path:
+    """Write one state of an IMP run as the released code's checkpoint: float masks, `init` inside.
+
+    In the standard mode the released code normalises in the transforms, so `normalize.*` goes.
+    """
+    source = save_dir / imp_checkpoint_name(state)
+    checkpoint = load_checkpoint(source)
+    init = load_initial_weights(source, checkpoint["init"])
+
+    def released(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            name: value.float() if name.endswith(MASK_SUFFIX) else value
+            for name, value in state_dict.items()
+            if mode == "adv" or not name.startswith("normalize.")
+        }
+
+    kept = ("epoch", "arch", "best_acc1", "optimizer", "state_prune")
+    path = save_dir / f"{state}-released.pth.tar"
+    save_checkpoint(
+        path,
+        {
+            **{key: checkpoint[key] for key in kept},
+            "state_dict": released(checkpoint["state_dict"]),
+            "init": released(init),
+        },
+    )
+    return path

@@ -128,10 +128,13 @@ def _open(root: str, files: str, kind: Callable[..., Any], **arguments: Any) -> 
         return kind(root, download=False, **arguments)
     except RuntimeError:  # not there, or damaged
         pass
+    existed = os.path.isdir(root)
     try:
         with _socket_timeout(DOWNLOAD_TIMEOUT):
             return kind(root, download=True, **arguments)
     except (OSError, RuntimeError) as error:
+        if not existed and os.path.isdir(root) and not os.listdir(root):
+            os.rmdir(root)  # made for the download that failed
         reason = " ".join(str(error).split())
         raise InputError(
             f"{root}: {kind.__name__} is not there (or damaged) and could not be downloaded "  # type: ignore[attr-defined]

@@ -126,8 +126,12 @@ class _Batches(Dataset):
 
     def _make(self, plan: Plan) -> Batch:
         indices, skipped = plan.indices, list[str]()
-        if isinstance(self.split.images, Tensor):
-            images: Tensor | Iterator[Tensor] = self.split.images[torch.from_numpy(indices)]
+        stored = self.split.images
+        images: Tensor | Iterator[Tensor]
+        if isinstance(stored, Tensor) and self.transform.whole(stored):
+            images = torch.from_numpy(stored.numpy()[indices])  # faster than a tensor's indexing
+        elif isinstance(stored, Tensor):
+            images = (stored[index] for index in indices.tolist())
         elif self.skip_bad:
             readable, indices, skipped = self._read_good(indices)
             images = iter(readable)
@@ -201,6 +205,10 @@ class Loader:
         if not self._batches.train:
             return full + (rest > 0)
         return full + (rest >= max(2, world))
+
+    def images_in_batch(self, step: int) -> int:
+        """Count the images of global batch `step`, over all processes."""
+        return min(self.batch_size, self.num_images - step * self.batch_size)
 
     def epoch(
         self, epoch: int, start_step: int = 0, rank: int = 0, world: int = 1

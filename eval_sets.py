@@ -1,6 +1,5 @@
 """Data sets that only evaluation uses: CIFAR-10-C and saved adversarial images."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from checkpoint_utils import load_checkpoint
 from data_sources import CIFAR10_CLASSES, Split
 from dataset import DataSpec, Loader, eval_transform
 from errors import InputError
+from transforms import Transform
 
 
 def corruptions(root: str) -> list[str]:
@@ -89,7 +89,7 @@ def adversarial_loader(
             )
         if not (data.min() >= 0 and data.max() <= 1):
             raise InputError(f"{path}: float images outside [0, 1]")
-        transform = replace(transform, framing="stretch")  # which leaves images of this size alone
+        transform = Transform(spec.input_size, "stretch")  # leaves images of this size alone
     elif data.dtype != torch.uint8:
         raise InputError(f"{path}: images of type {data.dtype}; uint8 or floats in [0, 1] expected")
     split = Split(data, labels.numpy().astype(np.int64))

@@ -62,13 +62,9 @@ def _prune_globally(model: nn.Module, scores: list[Tensor], rate: float) -> None
     if not 0 <= rate < 1:
         raise InputError(f"pruning rate {rate}: a fraction in [0, 1) is needed")
     layers = list(convolutions(model))
-    masks = [
-        m.weight_mask.bool() if _is_pruned(m) else torch.ones_like(m.weight, dtype=torch.bool)
-        for _, m in layers
-    ]
-    flat = torch.cat([mask.reshape(-1) for mask in masks])
+    flat = torch.cat([mask.reshape(-1) for mask in masks(model).values()])
     pruned = _prune_lowest(torch.cat([score.reshape(-1) for score in scores]), flat, rate)
-    sizes = [mask.numel() for mask in masks]
+    sizes = [module.weight.numel() for _, module in layers]
     for (_, module), part in zip(layers, pruned.split(sizes), strict=True):
         _set_mask(module, part.reshape(module.weight.shape))
 
@@ -112,8 +108,8 @@ def prune_model_custom(model: nn.Module, mask_dict: Mapping[str, Tensor]) -> lis
         InputError: a mask of no convolution of this model, or of another shape than its weight.
     """
     layers = dict(convolutions(model))
-    masks = {name.removesuffix(MASK_SUFFIX): mask for name, mask in mask_dict.items()}
-    unknown = [name for name in masks if name not in layers]
+    given = {name.removesuffix(MASK_SUFFIX): mask for name, mask in mask_dict.items()}
+    unknown = [name for name in given if name not in layers]
     if unknown:
         raise InputError(
             f"ticket: {unknown[0]}{MASK_SUFFIX} ({len(unknown)} such) has no convolution in this network; "
@@ -121,30 +117,42 @@ def prune_model_custom(model: nn.Module, mask_dict: Mapping[str, Tensor]) -> lis
         )
     left_dense = []
     for name, module in layers.items():
-        if name not in masks:
+        if name not in given:
             left_dense.append(f"{name} has no mask in the ticket and stays dense")
-        elif masks[name].shape == module.weight.shape:
+        elif given[name].shape == module.weight.shape:
             continue
         elif name == "conv1":  # Deviation: the released code fails on a ticket of another stem
             left_dense.append(
-                f"conv1 stays dense: its mask is {tuple(masks[name].shape)}, "
+                f"conv1 stays dense: its mask is {tuple(given[name].shape)}, "
                 f"the stem {tuple(module.weight.shape)}"
             )
-            del masks[name]
+            del given[name]
         else:
             raise InputError(
-                f"ticket: {name}{MASK_SUFFIX} is {tuple(masks[name].shape)}, "
+                f"ticket: {name}{MASK_SUFFIX} is {tuple(given[name].shape)}, "
                 f"the weight {tuple(module.weight.shape)}; the ticket was made for another architecture"
             )
-    for name, mask in masks.items():
+    for name, mask in given.items():
         _set_mask(layers[name], mask)
     return left_dense
+
+
+def masks(model: nn.Module) -> dict[str, Tensor]:
+    """The masks of a model, `{module name + '.weight_mask': bool tensor}`; ones where unpruned."""
+    return {
+        f"{name}{MASK_SUFFIX}": module.weight_mask
+        if _is_pruned(module)
+        else torch.ones_like(module.weight, dtype=torch.bool)
+        for name, module in convolutions(model)
+    }
 
 
 def extract_mask(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The entries of a state dict that are masks, as copies."""
     return {
-        name: mask.detach().clone() for name, mask in state_dict.items() if name.endswith(MASK_SUFFIX)
+        name: mask.detach().clone()
+        for name, mask in state_dict.items()
+        if name.endswith(MASK_SUFFIX)
     }
 
 

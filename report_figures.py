@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -25,8 +26,10 @@ from report_verdict import MEASURES, GroupVerdict, Measure, TicketRow
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-Dashes = str | tuple[int, tuple[int, ...]]
-BASELINES: dict[str, Dashes] = {"omp": "-", "random": (0, (1, 1.5)), "reinit": (0, (6, 2, 1, 2))}
+Dashes = Literal["-", "--"] | tuple[float, Sequence[float]]
+SOLID: Dashes = "-"
+DASHED: Dashes = "--"
+BASELINES: dict[str, Dashes] = {"omp": SOLID, "random": (0, (1, 1.5)), "reinit": (0, (6, 2, 1, 2))}
 Look = Mapping[str, tuple[str, str]]  # pre-training: colour and marker
 
 
@@ -134,7 +137,7 @@ def _draw_group(
 ) -> None:
     dense = group.dense.stats[measure.name] if group.dense else None
     if dense is not None:
-        axis.axhline(dense.mean, color=colour, linestyle="--", linewidth=1.2, zorder=1)
+        axis.axhline(dense.mean, color=colour, linestyle=DASHED, linewidth=1.2, zorder=1)
     for kind, dashes in BASELINES.items():
         points = _points((row for row in group.rows if row.ticket == kind), measure)
         if points:
@@ -167,12 +170,12 @@ def _sparsity_axis(axis: Axes, densities: Sequence[float]) -> None:
 
 
 def _accuracy_limits(axis: Axes, groups: Sequence[GroupVerdict], measure: Measure) -> None:
-    """Baselines that collapse may leave the panel: else nothing is to be seen near the dense line."""
+    """A collapsing baseline may leave the panel, else nothing near the dense line is to be seen."""
     main = [row for g in groups for row in _all_rows(g) if row.ticket in ("dense", "imp")]
     means = [mean for _, mean, _ in _points(main, measure) if not math.isnan(mean)]
     if means:
         low, high = min(means), max(means)
-        floor = low - max(high - low, 1.0)
+        floor = low - 0.6 * max(high - low, 1.0)
         if axis.get_ylim()[0] < floor:
             axis.set_ylim(bottom=max(floor, 0.0))
 
@@ -184,7 +187,7 @@ def _legend(groups: Sequence[GroupVerdict], look: Look) -> list[Line2D]:
         colour, marker = look[name]
         handles.append(Line2D([], [], color=colour, marker=marker, label=plain(name)))
     grey = "#444444"
-    handles.append(Line2D([], [], color=grey, linestyle="--", linewidth=1.2, label="dense"))
+    handles.append(Line2D([], [], color=grey, linestyle=DASHED, linewidth=1.2, label="dense"))
     used = {row.ticket for group in groups for row in group.rows}
     for kind, dashes in BASELINES.items():
         if kind in used:
@@ -230,7 +233,7 @@ def time_figure(
                       if p.seconds is not None and (v := getattr(p, key)) is not None]  # fmt: skip
                 axis.plot(
                     [x for x, _ in xy], [y for _, y in xy], color=colour, linewidth=1.4,
-                    linestyle="--" if dense else "-", marker=marker, markersize=5,
+                    linestyle=DASHED if dense else SOLID, marker=marker, markersize=5,
                     markevery=max(1, len(xy) // 6), markerfacecolor="white" if dense else colour,
                 )  # fmt: skip
             axis.set_title(measure.title)
@@ -242,7 +245,7 @@ def time_figure(
         handles = [
             Line2D([], [], color=look[n][0], marker=look[n][1], label=plain(n)) for n in names
         ]
-        for style, label in (("-", "ticket"), ("--", "dense")):
+        for style, label in ((SOLID, "ticket"), (DASHED, "dense")):
             handles.append(Line2D([], [], color="#444444", linestyle=style, label=label))
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8))
     return figure
@@ -283,7 +286,7 @@ def density_figure(densities: Mapping[str, Mapping[int, Mapping[str, float]]]) -
             names = [plain(name) for name in own[::step]] if named else []
             axis.set_xticklabels(names or [""] * len(own[::step]), rotation=90, fontsize=8)
             axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
-        figure.suptitle("Density of each layer")
+        figure.suptitle("Density of each layer (bars in front of each other, not stacked)")
     return figure
 
 

@@ -154,27 +154,14 @@ def judge(results: Iterable[RunResult], margin: float = DEFAULT_MARGIN) -> Verdi
         archs = sorted({run.arch for run in runs})
         if len(archs) > 1:
             warnings.append(f"{group}: mixes the architectures {', '.join(archs)}")
-        warnings += _mixed_densities(group, runs)
     order = sorted(groups, key=lambda g: (g.dataset, -g.data_number, natural(g.pretraining)))
     judged = tuple(_judge_group(group, groups[group], margin) for group in order)
     return Verdict(margin, judged, tuple(warnings))
 
 
-def _identity(run: RunResult) -> tuple[str, float]:
-    """What makes two runs of a group runs of the same ticket."""
-    return run.ticket, round(run.density, 6) if run.state is None else run.state
-
-
-def _mixed_densities(group: Group, runs: list[RunResult]) -> list[str]:
-    """One state at two densities means that unlike experiments share a tag."""
-    found: dict[tuple[str, float], set[float]] = {}
-    for run in runs:
-        found.setdefault(_identity(run), set()).add(run.density)
-    return [
-        f"{group}: {ticket} state {state} comes at densities {min(seen):.4g} to {max(seen):.4g}"
-        for (ticket, state), seen in found.items()
-        if max(seen) > 1.01 * min(seen)
-    ]
+def _identity(run: RunResult) -> tuple[str, int | None, str]:
+    """What makes two runs of a group runs of the same ticket; counts may round its density."""
+    return run.ticket, run.state, f"{run.density:.3g}"
 
 
 def _one_per_seed(results: Iterable[RunResult]) -> tuple[list[RunResult], list[str]]:
@@ -263,3 +250,33 @@ def _missing(group: Group, rows: list[TicketRow]) -> tuple[str, ...]:
             if absent:
                 lines.append(f"{group}: {row.name}, {' and '.join(absent)} of seed {run.seed}")
     return tuple(lines)
+
+
+# --- in words -----------------------------------------------------------------------------------
+
+
+def rule(group: GroupVerdict, margin: float) -> str:
+    """What a ticket may lack on each measure, in words."""
+    parts = []
+    for measure in MEASURES:
+        allowed = group.tolerance[measure.name]
+        stat = group.dense.stats[measure.name] if group.dense else None
+        if allowed is None or stat is None:
+            parts.append(f"nothing known ({measure.title}: no dense run)")
+        elif stat.std is None:
+            parts.append(f"{margin:g} ({measure.title}: one dense seed, --margin)")
+        else:
+            parts.append(f"{allowed:.2f} ({measure.title}: std of {stat.n} dense seeds)")
+    return ", ".join(parts)
+
+
+def conclusion(group: GroupVerdict) -> str:
+    """The group's verdict as one sentence."""
+    best = group.sparsest
+    if group.error:
+        return "Not judged: there is no dense run to match."
+    if best is not None:
+        return f"Sparsest double-win ticket: {best.name}, sparsity {best.sparsity:.2f} %."
+    if any(row.double_win is None and row.ticket == "imp" for row in group.rows):
+        return "No double-win ticket so far; missing runs leave some tickets open."
+    return "No double-win ticket."

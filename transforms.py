@@ -4,8 +4,9 @@ Everything random about an image comes from `uniforms`, a function of (seed, epo
 epoch) alone, so neither the number of workers nor a resumed epoch changes a bit of it.
 """
 
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,9 +16,13 @@ import torch.nn.functional as F
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
 from errors import InputError
+
+try:
+    from torchvision.io import ImageReadMode, decode_jpeg
+except ImportError:  # torchvision means to give its decoders up; PIL is slower and gives the same
+    decode_jpeg = None
 
 # Uniform numbers per image: ten tries of (area, ratio), then top, left, flip and one to spare.
 # A multiple of four, the numbers that one step of Philox's counter gives.
@@ -39,32 +44,27 @@ def uniforms(seed: int, epoch: int, first: int, count: int) -> np.ndarray:
     return ((raw >> np.uint64(11)) * 2.0**-53).reshape(count, DRAWS)
 
 
-def random_resized_boxes(
-    draws: np.ndarray,
+def random_resized_box(
+    draws: Sequence[float],
     height: int,
     width: int,
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = RATIO,
-) -> np.ndarray:
-    """Return (n, 4) crop boxes (top, left, height, width) for n rows of `draws`.
+) -> tuple[int, int, int, int]:
+    """Return a crop box (top, left, height, width) made of the DRAWS numbers of one image.
 
     The distribution is that of torchvision's RandomResizedCrop: ten tries of an area uniform in
     `scale` and a ratio log-uniform in `ratio`, the first that fits; then a central crop.
     """
-    tries = draws[:, : 2 * _TRIES].reshape(-1, _TRIES, 2)
-    area = height * width * (scale[0] + (scale[1] - scale[0]) * tries[..., 0])
-    low, high = np.log(ratio[0]), np.log(ratio[1])
-    aspect = np.exp(low + (high - low) * tries[..., 1])
-    widths = np.rint(np.sqrt(area * aspect)).astype(np.int64)
-    heights = np.rint(np.sqrt(area / aspect)).astype(np.int64)
-    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-    rows, choice = np.arange(len(draws)), fits.argmax(axis=1)
-    h, w = heights[rows, choice], widths[rows, choice]
-    top = (draws[:, _TOP] * (height - h + 1)).astype(np.int64)
-    left = (draws[:, _LEFT] * (width - w + 1)).astype(np.int64)
-    boxes = np.stack([top, left, h, w], axis=1)
-    boxes[~fits.any(axis=1)] = _central_box(height, width, ratio)
-    return boxes
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for place in range(0, 2 * _TRIES, 2):
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[place])
+        aspect = math.exp(low + (high - low) * draws[place + 1])
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = draws[_TOP] * (height - h + 1), draws[_LEFT] * (width - w + 1)
+            return int(top), int(left), h, w
+    return _central_box(height, width, ratio)
 
 
 def _central_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:
@@ -136,12 +136,17 @@ class Transform:
     def random(self) -> bool:
         return self.framing == "random" or self.pad > 0 or self.hflip
 
+    def whole(self, images: Tensor) -> bool:
+        """Whether images (N, 3, H, W) are the inputs already, but for the random crop and flip."""
+        native = self.framing != "random" and self.resize in (0, self.size)
+        return native and images.shape[2:] == (self.size, self.size)
+
     def prepare(self, images: Tensor) -> Tensor:
         """Bring a whole set (N, 3, H, W) into the memory form in which batches of it are fast."""
-        if self.framing == "center" and self.resize == self.size:
-            if images.shape[2:] == (self.size, self.size):
-                return images.contiguous()
-            return self._framed(images, np.empty((0, DRAWS)), len(images))
+        if self.framing == "center" and self.resize == self.size and not self.whole(images):
+            images = self._framed(images, len(images))
+        if self.whole(images):
+            return images.contiguous()
         return images.contiguous(memory_format=torch.channels_last)
 
     def __call__(self, images: Tensor | Iterable[Tensor], draws: np.ndarray, count: int) -> Tensor:
@@ -149,21 +154,21 @@ class Transform:
 
         draws: the (count, DRAWS) numbers of their positions, unused where nothing is random.
         """
-        flip = draws[:, _FLIP] < 0.5 if self.hflip else np.zeros(count, dtype=bool)
         if self.framing == "random":
-            return self._random_framed(images, draws, flip, count)
-        square = isinstance(images, Tensor) and images.shape[2:] == (self.size, self.size)
-        if isinstance(images, Tensor) and square and self.resize in (0, self.size):
-            batch = images.contiguous()
+            batch = self._random_framed(images, draws, count)
+        elif isinstance(images, Tensor) and self.whole(images):
+            batch = images.clone(memory_format=torch.contiguous_format)
         else:
-            batch = self._framed(images, draws, count)
+            batch = self._framed(images, count)
         if self.pad:
             batch = random_crop(batch, draws, self.pad)
-        if flip.any():
-            batch = torch.where(torch.from_numpy(flip)[:, None, None, None], batch.flip(3), batch)
+        if self.hflip:
+            rows = np.flatnonzero(draws[:, _FLIP] < 0.5)
+            pixels = batch.numpy()  # its row copies are many times faster than a tensor's
+            pixels[rows] = torch.from_numpy(pixels[rows]).flip(3).numpy()
         return batch
 
-    def _framed(self, images: Tensor | Iterable[Tensor], draws: np.ndarray, count: int) -> Tensor:
+    def _framed(self, images: Tensor | Iterable[Tensor], count: int) -> Tensor:
         batch = np.empty((count, 3, self.size, self.size), dtype=np.uint8)
         for place, image in enumerate(images):
             if self.framing == "stretch":
@@ -173,23 +178,14 @@ class Transform:
         return torch.from_numpy(batch)
 
     def _random_framed(
-        self, images: Tensor | Iterable[Tensor], draws: np.ndarray, flip: np.ndarray, count: int
+        self, images: Tensor | Iterable[Tensor], draws: np.ndarray, count: int
     ) -> Tensor:
         batch = np.empty((count, 3, self.size, self.size), dtype=np.uint8)
-        boxes = None
-        if isinstance(images, Tensor):  # one size, so all boxes at once
-            height, width = images.shape[2:]
-            boxes = random_resized_boxes(draws, height, width, self.scale)
-        for place, image in enumerate(images):
-            if boxes is None:
-                row = draws[place : place + 1]
-                box = random_resized_boxes(row, image.shape[1], image.shape[2], self.scale)[0]
-            else:
-                box = boxes[place]
-            top, left, h, w = box.tolist()
+        for place, (image, row) in enumerate(zip(images, draws.tolist(), strict=True)):
+            height, width = image.shape[1:]
+            top, left, h, w = random_resized_box(row, height, width, self.scale)
             crop = image[:, top : top + h, left : left + w]
-            pixels = resize(crop, self.size, self.size).numpy()
-            batch[place] = pixels[:, :, ::-1] if flip[place] else pixels
+            batch[place] = resize(crop, self.size, self.size).numpy()
         return torch.from_numpy(batch)
 
 
@@ -200,12 +196,13 @@ def read_image(path: str) -> Tensor:
     through PIL. Raises InputError that names a file which is missing or broken.
     """
     try:
-        data = read_file(path)
-        if data[:2].tolist() == [0xFF, 0xD8]:
-            image = decode_jpeg(data, mode=ImageReadMode.UNCHANGED)
+        with open(path, "rb") as file:
+            data = bytearray(file.read())
+        if decode_jpeg is not None and data.startswith(b"\xff\xd8"):
+            image = decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), ImageReadMode.UNCHANGED)
             if image.shape[0] in (1, 3):  # four channels are CMYK, which PIL turns into RGB
                 return image.expand(3, -1, -1)
-    except RuntimeError:  # unreadable for torchvision: PIL decides
+    except (OSError, RuntimeError):  # PIL decides whether the file is broken
         pass
     try:
         with Image.open(path) as picture:

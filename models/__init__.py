@@ -1,8 +1,9 @@
-"""Networks, foreign weight files, and what a network costs; commands models.convert, models.export."""
+"""Networks, foreign weight files, what a network costs; commands models.convert, models.export."""
 
 from models.adapters import Loaded, load_pretrained
+from models.download import torchvision_file
 from models.flops import estimate_flops
-from models.fold import fold_for_evaluation
+from models.fold import bake_masks, fold_for_evaluation
 from models.zoo import ARCHS, STEMS, Guess, build_model, guess_arch
 
 __all__ = [
@@ -10,9 +11,11 @@ __all__ = [
     "STEMS",
     "Guess",
     "Loaded",
+    "bake_masks",
     "build_model",
     "estimate_flops",
     "fold_for_evaluation",
     "guess_arch",
     "load_pretrained",
+    "torchvision_file",
 ]

@@ -1,4 +1,4 @@
-"""Load pre-trained weights of any known source into a network: everything fits, or nothing is done."""
+"""Load pre-trained weights of any known source into a network: all fits, or nothing is done."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from errors import InputError
 from models.layouts import MASK, Source, read_layout
 from models.zoo import guess_arch
 
-SHOWN = 4  # keys named in a message before the count
+SHOWN = 3  # keys named in a message before the count
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ def load_pretrained(
 ) -> Loaded:
     """Load a file of any layout of `models.layouts` into a network of `build_model`, strictly.
 
-    fc 'drop' leaves the classifier at its fresh weights (transfer); stem 'fresh' does so with a conv1
-    whose shape differs. normalization 'file' takes the file's mean and std where it has them, 'keep'
-    leaves the model's. Entries `weight_orig` are loaded as weights; their masks are returned, not
-    applied. Raises InputError for an unreadable file and for anything missing, left over, of a wrong
-    shape or not finite; the model is then unchanged.
+    fc 'drop' leaves the classifier at its fresh weights (transfer); stem 'fresh' does so with a
+    conv1 whose shape differs. normalization 'file' takes the file's mean and std where it has them,
+    'keep' leaves the model's. Entries `weight_orig` are loaded as weights; their masks are
+    returned, not applied. Raises InputError for an unreadable file and for anything missing, left
+    over, of a wrong shape or not finite; the model is then unchanged.
     """
     if fc not in ("strict", "drop") or stem not in ("strict", "fresh"):
         raise ValueError(f"fc={fc!r}, stem={stem!r}")
@@ -55,7 +55,7 @@ def load_pretrained(
     if ticket_header(path) if Path(path).is_file() else {}:
         raise InputError(f"{path}: a ticket, masks without weights; give it to --tickets_file")
     source = read_layout(load_checkpoint(path), str(path))
-    source.constants = source.constants or _header_constants(path)
+    source.constants = source.constants or header_constants(path)
     if fc == "drop":
         _drop_classifier(source)
     elif source.layout == "MoCo v2" and "fc.weight" not in source.weights:
@@ -94,6 +94,8 @@ def _drop_classifier(source: Source) -> None:
         source.notes.append(f"left out: the source's classifier{classes} (fc.*)")
     for name in dropped:
         del source.weights[name]
+    source.masks.pop(f"fc{MASK}", None)
+    source.unmasked = [name for name in source.unmasked if name != "fc.weight"]
 
 
 def _drop_other_stem(source: Source, target: dict[str, Tensor]) -> None:
@@ -120,6 +122,7 @@ def _drop_absent_counters(source: Source, target: dict[str, Tensor]) -> None:
 def _check(source: Source, target: dict[str, Tensor], model: nn.Module, where: str) -> None:
     """Raise InputError unless every entry has its place, shape and finite values."""
     missing = [name for name in target if name not in source.weights]
+    missing += [f"{name}_mask" for name in source.unmasked]
     extra = source.unexpected + [source.names[n] for n in source.weights if n not in target]
     extra += [source.names[n] for n in source.masks if n.replace("_mask", "") not in target]
     wrong = [
@@ -136,14 +139,16 @@ def _check(source: Source, target: dict[str, Tensor], model: nn.Module, where: s
     if faults:
         arch = getattr(model, "arch", type(model).__name__)
         raise InputError(
-            f"{where}: read as {source.layout}, does not fit {arch}: {'; '.join(faults)}"
-            + _hint(source, model)
+            f"{where}: read as {source.layout}, does not fit {arch}"
+            f"{_hint(source, model)}: {'; '.join(faults)}"
         )
     _check_values(source, target, where)
 
 
 def _check_values(source: Source, target: dict[str, Tensor], where: str) -> None:
-    bad = [source.names[n] for n in target if not bool(torch.isfinite(source.weights[n]).all())]
+    # In the model's own type: what is finite in the file may overflow there.
+    cast = {name: source.weights[name].to(tensor.dtype) for name, tensor in target.items()}
+    bad = [source.names[name] for name in cast if not bool(torch.isfinite(cast[name]).all())]
     if bad:
         raise InputError(f"{where}: {_listing('not finite (NaN or Inf)', bad)}")
     for name, mask in source.masks.items():
@@ -156,13 +161,13 @@ def _hint(source: Source, model: nn.Module) -> str:
     own = getattr(model, "arch", None)
     guess = guess_arch(source.weights)
     if guess is None:
-        return f"; the file says it is {source.arch}" if source.arch not in (None, own) else ""
+        return f" (the file says it is {source.arch})" if source.arch not in (None, own) else ""
     if guess.arch != own:
-        return f"; the file looks like {guess.arch}: -a {guess.arch}"
+        return f" (it looks like {guess.arch}: -a {guess.arch})"
     if guess.arch == "resnet20s" and guess.width != getattr(model, "width", guess.width):
-        return f"; the file looks like --width {guess.width}"
+        return f" (it looks like --width {guess.width})"
     if guess.stem is not None and guess.stem != getattr(model, "stem", guess.stem):
-        return f"; the file looks like --stem {guess.stem}"
+        return f" (it looks like --stem {guess.stem})"
     return ""
 
 
@@ -176,7 +181,7 @@ def _size(tensor: Tensor) -> str:
     return "x".join(str(n) for n in tensor.shape) or "scalar"
 
 
-def _header_constants(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor] | None:
+def header_constants(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor] | None:
     """Mean and std that `models.export` writes into the header of a safetensors file."""
     if Path(path).suffix != ".safetensors":
         return None
@@ -191,15 +196,14 @@ def _header_constants(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor] | N
 def _choose_constants(
     model: nn.Module, source: Source, normalization: str, where: str
 ) -> list[tuple[Tensor, Tensor]]:
-    """The (model's, file's) pairs of mean and std to copy: none where they are equal or to be kept."""
+    """The (model's, file's) pairs of mean and std to copy: none where equal or to be kept."""
     if source.constants is None:
         return []
     mean, std = source.constants
     for name, value in (("mean", mean), ("std", std)):
         if value.shape != (3,) or not bool(torch.isfinite(value).all()):
-            raise InputError(
-                f"{where}: {source.names.get(name, name)} must be three numbers, not {value.tolist()}"
-            )
+            key = source.names.get(name, name)
+            raise InputError(f"{where}: {key} must be three finite numbers, not {value.tolist()}")
     if not bool((std > 0).all()):
         raise InputError(f"{where}: {source.names.get('std', 'std')} must be above 0")
     own_mean, own_std = model.get_buffer("normalize.mean"), model.get_buffer("normalize.std")

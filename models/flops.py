@@ -11,7 +11,7 @@ def estimate_flops(
     input_size: int | tuple[int, int],
     masks: Mapping[str, Tensor] | None = None,
 ) -> int:
-    """FLOPs of one forward pass of one (3, H, W) image: 2 per multiply-add of conv and linear layers.
+    """FLOPs of one forward pass of one (3, H, W) image: 2 per multiply-add, conv and linear layers.
 
     With `masks` ({'conv1.weight_mask': bool tensor}) only the weights they keep are counted: what
     sparse arithmetic would do, not what a dense kernel does. Bias additions, BatchNorm and ReLU are

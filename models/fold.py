@@ -9,7 +9,7 @@ from torch.nn.utils.prune import BasePruningMethod
 
 
 def fold_for_evaluation(model: nn.Module) -> nn.Module:
-    """Return a copy in evaluation mode with BatchNorm inside the convolutions; `model` is untouched.
+    """Return a copy in evaluation mode with BatchNorm inside the convolutions; `model` stays.
 
     The same logits to rounding. Parameters take no gradients, masks (weight_orig x weight_mask) are
     baked in, memory format and device stay. Normalisation stays a layer: folded into a padded
@@ -26,14 +26,15 @@ def fold_for_evaluation(model: nn.Module) -> nn.Module:
 
 
 def bake_masks(model: nn.Module) -> nn.Module:
-    """Return a copy of the model whose pruned layers have plain weights, weight_orig x weight_mask."""
-    effective: dict[int, Tensor] = {}
-    for module in model.modules():
-        if "weight_orig" in module._parameters:
-            # The masked weight is an attribute made by a differentiable product; copy.deepcopy
-            # refuses such tensors, so it is told beforehand what their copies are.
-            effective[id(module.weight)] = _effective_weight(module)
-    baked = copy.deepcopy(model, dict(effective))
+    """Return a copy of the model whose pruned layers have plain weights, orig x mask."""
+    # The masked weight is an attribute made by a differentiable product. copy.deepcopy refuses such
+    # tensors, so it is told beforehand what their copies are: anything, they are replaced below.
+    memo: dict[int, Tensor] = {
+        id(module.weight): torch.empty(0)
+        for module in model.modules()
+        if "weight_orig" in module._parameters
+    }
+    baked = copy.deepcopy(model, memo)
     for module in baked.modules():
         if "weight_orig" in module._parameters:
             weight = _effective_weight(module)
@@ -48,7 +49,8 @@ def bake_masks(model: nn.Module) -> nn.Module:
 
 def _effective_weight(module: nn.Module) -> Tensor:
     orig, mask = module._parameters["weight_orig"], module._buffers["weight_mask"]
-    assert orig is not None and mask is not None
+    assert orig is not None
+    assert mask is not None
     return orig.detach() * mask.to(orig.dtype)
 
 
@@ -70,7 +72,8 @@ def _conv_bn_pairs(module: nn.Module) -> list[tuple[str, str]]:
 
 def _fold(conv: nn.Conv2d, bn: _BatchNorm) -> None:
     """Scale and shift a convolution as BatchNorm in evaluation mode would its output."""
-    assert bn.running_mean is not None and bn.running_var is not None
+    assert bn.running_mean is not None
+    assert bn.running_var is not None
     scale = (bn.running_var.double() + bn.eps).rsqrt()
     if bn.weight is not None:
         scale = scale * bn.weight.double()

@@ -36,6 +36,7 @@ class Source:
     constants: tuple[Tensor, Tensor] | None = None
     names: dict[str, str] = field(default_factory=dict)  # bare name -> name in the file
     unexpected: list[str] = field(default_factory=list)  # names in the file that fit no place
+    unmasked: list[str] = field(default_factory=list)  # read from weight_orig, but without a mask
     notes: list[str] = field(default_factory=list)
     arch: str | None = None  # what the file says it holds
 
@@ -78,7 +79,7 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(
         "released IMP checkpoint",
-        lambda payload, names: "state_prune" in payload and _holds_weights(payload.get("init")),
+        lambda payload, names: "state_prune" in payload and holds_weights(payload.get("init")),
     ),
     Layout("IMP checkpoint", lambda payload, names: "state_prune" in payload),
     Layout("transfer checkpoint", lambda payload, names: _mostly(names, "1."), ("1.",)),
@@ -97,36 +98,33 @@ LAYOUTS: tuple[Layout, ...] = (
 
 def read_layout(payload: Mapping[str, Any], where: str) -> Source:
     """Bring a file's content to bare names; raises InputError where it holds no weights."""
-    state = _state_dict(payload, where)
+    state = state_dict_of(payload, where)
     if all(name.endswith("weight_mask") for name in state):
         raise InputError(
             f"{where}: holds masks only, a ticket; weights are needed here "
             "(a ticket goes to --tickets_file)"
         )
     prefix = "module." if _mostly(state, "module.") else ""
-    names = {name: name.removeprefix(prefix) for name in state}
-    inner = {names[name]: value for name, value in state.items()}
+    inner = {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}
     layout = next(row for row in LAYOUTS if row.recognise(payload, inner))
     data_parallel = bool(prefix) and layout.name == "plain"
     source = Source(layout="module.* (data-parallel)" if data_parallel else layout.name)
     arch = payload.get("arch")
     source.arch = arch if isinstance(arch, str) else None
-    strangers = [name for name in state if not name.startswith(prefix)]
-    if prefix:
-        for name in strangers:
-            inner.pop(name, None)
-    source.unexpected += strangers
+    source.unexpected += [name for name in state if not name.startswith(prefix)]
     source.constants = _take_constants(inner, source)
     _take_weights(inner, layout, source, prefix)
-    _take_masks(payload, source)
-    _note_initial_weights(payload, source)
+    _take_masks_beside(payload, layout, source)
+    source.unmasked = [n for n in source.unmasked if n + "_mask" not in source.masks]
+    _note_other_entries(payload, state, source)
     return source
 
 
-def _state_dict(payload: Mapping[str, Any], where: str) -> dict[str, Tensor]:
+def state_dict_of(payload: Mapping[str, Any], where: str) -> dict[str, Tensor]:
+    """Find the state dict in a file: under one of WEIGHT_KEYS, or the file itself."""
     candidates = [payload.get(key) for key in WEIGHT_KEYS] + [payload]
     for candidate in candidates:
-        if _holds_weights(candidate):
+        if holds_weights(candidate):
             return {str(name): value for name, value in candidate.items()}  # type: ignore[union-attr]
     found = ", ".join(str(key) for key in list(payload)[:8]) or "nothing"
     raise InputError(
@@ -135,7 +133,8 @@ def _state_dict(payload: Mapping[str, Any], where: str) -> dict[str, Tensor]:
     )
 
 
-def _holds_weights(value: Any) -> bool:
+def holds_weights(value: Any) -> bool:
+    """Whether a value is a dictionary of tensors."""
     return (
         isinstance(value, Mapping)
         and len(value) > 0
@@ -154,11 +153,9 @@ def _take_constants(inner: dict[str, Tensor], source: Source) -> tuple[Tensor, T
     return None
 
 
-def _take_weights(
-    inner: Mapping[str, Tensor], layout: Layout, source: Source, outer: str
-) -> None:
+def _take_weights(inner: Mapping[str, Tensor], layout: Layout, source: Source, outer: str) -> None:
     """Sort the entries into weights, masks, those left out (noted), and those that fit nowhere."""
-    kept = {name: value for name, value in inner.items() if not _any({name: value}, *layout.ignored)}
+    kept = {name: inner[name] for name in inner if not name.startswith(layout.ignored)}
     prefix = next((p for p in layout.prefixes if _mostly(kept, p)), layout.prefixes[-1])
     for name, value in kept.items():
         bare = _torchvision_name(name.removeprefix(prefix))
@@ -176,6 +173,7 @@ def _take_weights(
             source.unexpected.append(source.names[plain])
         source.weights[plain] = source.weights.pop(bare)
         source.names[plain] = source.names[bare]
+        source.unmasked.append(plain)
     for group in layout.ignored:
         count = sum(name.startswith(group) for name in inner)
         if count:
@@ -189,24 +187,31 @@ def _torchvision_name(name: str) -> str:
     return name.replace(".shortcut.", ".downsample.") if name.startswith("layer") else name
 
 
-def _take_masks(payload: Mapping[str, Any], source: Source) -> None:
+def _take_masks_beside(payload: Mapping[str, Any], layout: Layout, source: Source) -> None:
     """CV_LTH_Pre-training also keeps masks beside the weights; those in the weights come first."""
     beside = payload.get("mask")
-    if not _holds_weights(beside):
+    if not holds_weights(beside):
         return
     if source.masks:
         source.notes.append("left out: the entry mask (the masks among the weights are used)")
         return
     for name, value in beside.items():  # type: ignore[union-attr]
-        bare = name.removeprefix("module.").removeprefix("1.")
+        bare = name.removeprefix("module.").removeprefix(layout.prefixes[0])
         bare = bare if bare.endswith(MASK) else bare.removesuffix(".weight") + MASK
         source.masks[bare], source.names[bare] = value, f"mask/{name}"
 
 
-def _note_initial_weights(payload: Mapping[str, Any], source: Source) -> None:
+def _note_other_entries(
+    payload: Mapping[str, Any], state: Mapping[str, Tensor], source: Source
+) -> None:
+    """Say what of the file was not looked at; initial weights can be had by another way."""
+    used = {*WEIGHT_KEYS, *state, "arch", "mask"}
+    others = [str(key) for key in payload if key not in used]
+    if others:
+        source.notes.append(f"left out: {', '.join(others)}")
     for key in ("init_weight", "init"):
-        if _holds_weights(payload.get(key)):
+        if holds_weights(payload.get(key)):
             source.notes.append(
-                f"weights taken from state_dict, as trained; for the initial ones: "
+                "these are the weights as trained (state_dict); the initial ones as a file: "
                 f"python -m models.convert IN OUT --key {key}"
             )

@@ -1,4 +1,4 @@
-"""ResNets under torchvision's names and keys, with the normalisation inside and a choice of stem."""
+"""ResNets under torchvision's names and keys, the normalisation inside, with a choice of stem."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,8 +25,8 @@ VARIANTS: dict[str, tuple[type[tv.BasicBlock | tv.Bottleneck], list[int], dict[s
 class ResNet(tv.ResNet):
     """torchvision's ResNet with one more child, `normalize`; images in [0, 1] -> logits.
 
-    stem 'imagenet' is torchvision's 7x7 stride-2 convolution and max-pool; 'cifar' is a 3x3 stride-1
-    convolution with PyTorch's default initialisation and no max-pool (as in the released code).
+    Stem 'imagenet' is torchvision's 7x7 stride-2 convolution and max-pool; 'cifar' is a 3x3
+    stride-1 convolution with PyTorch's default initialisation, and no max-pool (released code).
     """
 
     def __init__(

@@ -20,17 +20,19 @@ def build_model(
     num_classes: int,
     mean: Sequence[float],
     std: Sequence[float],
-    stem: str = "imagenet",
+    stem: str | None = None,
     width: int = 16,
 ) -> nn.Module:
     """Build a network with fresh weights: float images (N, 3, H, W) in [0, 1] -> logits.
 
-    Its keys are torchvision's, with `normalize.mean` and `normalize.std` beside them. `width` is the
-    channels of the first stage of resnet20s; the others have a fixed width. Raises InputError for
-    an unknown arch or stem, and for constants that cannot normalise three channels.
+    Its keys are torchvision's, with `normalize.mean` and `normalize.std` beside them. `width` is
+    the channels of the first stage of resnet20s; the others have a fixed width. Without `stem` a
+    network has its own: 'cifar' for resnet20s, 'imagenet' for the others. Raises InputError for an
+    unknown arch or stem, and for constants that cannot normalise three channels.
     """
     if arch not in ARCHS:
         raise InputError(f"unknown architecture {arch!r}; choose from {', '.join(ARCHS)}")
+    stem = stem or ("cifar" if arch == "resnet20s" else "imagenet")
     if stem not in STEMS:
         raise InputError(f"unknown stem {stem!r}; choose from {', '.join(STEMS)}")
     if num_classes < 1 or width < 1:
@@ -70,7 +72,7 @@ def _shapes_of(arch: str, width: int) -> dict[str, tuple[int, ...]]:
 
 
 def guess_arch(weights: Mapping[str, Tensor]) -> Guess | None:
-    """Tell the network of a bare state dict from its shapes; None where nothing fits nine tenths."""
+    """Tell a bare state dict's network from its shapes; None where none fits nine tenths of it."""
     conv1, fc = weights.get("conv1.weight"), weights.get("fc.weight")
     width = conv1.shape[0] if conv1 is not None and conv1.dim() == 4 else 16
     found = {name: tuple(value.shape) for name, value in weights.items()}

@@ -1,0 +1,176 @@
+"""Processes and devices: one process, torchrun, or the released code's spawn flags; seeds; sums.
+
+There is no DistributedDataParallel wrapper. Every rank runs the plain network, so attacks and
+evaluation never meet a gradient hook; gradients are averaged once per step, after the backward
+pass of the training loss.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from errors import InputError
+
+TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a run is started; the names are the released code's flags.
+
+    `world_size` and `rank` count nodes when `spawn` is set (`--multiprocessing_distributed`).
+    """
+
+    device: str = "auto"
+    gpu: int | None = None
+    spawn: bool = False
+    world_size: int = 1
+    rank: int = 0
+    dist_url: str = "tcp://127.0.0.1:23456"
+    dist_backend: str | None = None
+    nproc: int | None = None
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where this process stands: its device, its rank among `world_size`, and the node count."""
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+    nodes: int = 1
+
+
+# --- starting -----------------------------------------------------------------------------------
+
+
+def launch(work: Callable[[Runtime, Any], Any], argument: Any, how: Launch) -> None:
+    """Call `work(runtime, argument)` in every process of the run, and wait for all of them."""
+    if how.spawn and not _under_torchrun():
+        count = how.nproc or (torch.cuda.device_count() if _wants_cuda(how) else 1)
+        if count * how.world_size > 1:
+            mp.spawn(_spawned, args=(count, work, argument, how), nprocs=count)
+            return
+    runtime = _join_torchrun(how) if _under_torchrun() else Runtime(_device(how, how.gpu))
+    try:
+        work(runtime, argument)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _under_torchrun() -> bool:
+    return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def _spawned(local: int, count: int, work: Callable, argument: Any, how: Launch) -> None:
+    device = _device(how, local)
+    rank, world = how.rank * count + local, how.world_size * count
+    _init_group(how, device, init_method=how.dist_url, rank=rank, world_size=world)
+    try:
+        work(Runtime(device, rank, world, how.world_size), argument)
+    finally:
+        dist.destroy_process_group()
+
+
+def _join_torchrun(how: Launch) -> Runtime:
+    device = _device(how, int(os.environ["LOCAL_RANK"]))
+    _init_group(how, device, init_method="env://")
+    world = dist.get_world_size()
+    return Runtime(device, dist.get_rank(), world, world // int(os.environ["LOCAL_WORLD_SIZE"]))
+
+
+def _init_group(how: Launch, device: torch.device, **where: Any) -> None:
+    backend = how.dist_backend or ("nccl" if device.type == "cuda" else "gloo")
+    if backend == "nccl" and device.type != "cuda":
+        raise InputError("--dist_backend nccl needs CUDA; use gloo on the CPU")
+    try:
+        dist.init_process_group(backend, timeout=TIMEOUT, **where)
+    except (dist.DistError, ValueError, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise InputError(
+            f"cannot join the process group at {where['init_method']}: {first}"
+        ) from error
+
+
+def _wants_cuda(how: Launch) -> bool:
+    return how.device != "cpu" and torch.cuda.is_available()
+
+
+def _device(how: Launch, index: int | None) -> torch.device:
+    asked = how.device == "cuda" or how.gpu is not None
+    if asked and not torch.cuda.is_available():
+        raise InputError(
+            "CUDA was asked for, but PyTorch sees no CUDA device; leave out --device/--gpu"
+        )
+    if not _wants_cuda(how):
+        return torch.device("cpu")
+    index = index or 0
+    if index >= torch.cuda.device_count():
+        raise InputError(f"GPU {index} does not exist; there are {torch.cuda.device_count()}")
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch's generators and ask for repeatable kernels: with a seed, runs repeat."""
+    torch.manual_seed(seed)
+    if torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+# --- talking to each other ------------------------------------------------------------------------
+
+
+def is_main() -> bool:
+    """Whether this process is rank 0, the one that prints and writes."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Elementwise sum of a tensor over all processes."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return values
+
+
+def average_gradients(parameters: Iterable[nn.Parameter], share: float) -> None:
+    """Make every rank's gradient the mean over the global batch.
+
+    Args:
+        share: this rank's images over the images of the global batch; its gradients are means
+            over its own images.
+    """
+    if not dist.is_initialized():
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch._utils._flatten_dense_tensors(gradients).mul_(share)
+    dist.all_reduce(flat)
+    parts = torch._utils._unflatten_dense_tensors(flat, gradients)
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part)
+
+
+def broadcast_from_main(tensors: Iterable[Tensor]) -> None:
+    """Overwrite the tensors with rank 0's, in place."""
+    if dist.is_initialized():
+        for tensor in tensors:
+            whole = tensor.data.contiguous()
+            dist.broadcast(whole.view(torch.uint8) if whole.dtype == torch.bool else whole, src=0)
+            tensor.data.copy_(whole)

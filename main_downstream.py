@@ -1,0 +1,386 @@
+"""Transfer one ticket to one data set, by standard or adversarial training (paper section 3).
+
+Load the pre-trained weights, give the network a fresh classifier, apply the ticket's masks, train,
+keep the best networks by validation, and test them: SA, and under adversarial training RA too.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import SGD
+
+import checkpoint_utils as files
+import cli_utils
+import plan_utils
+import pruning_utils as pruning
+from attack_utils import PGDConfig, make_pgd
+from dataset import DATASETS, DataSpec, Loader, build_loaders, mean_std
+from dist_utils import (
+    Launch,
+    Runtime,
+    barrier,
+    broadcast_from_main,
+    is_main,
+    launch,
+    seed_everything,
+)
+from errors import InputError
+from log_utils import Progress, RunLog, plot_curves, provenance, say, start_run, warn
+from models import ARCHS, build_model, fold_for_evaluation, load_pretrained, torchvision_file
+from train_utils import Execution, Metrics, Schedule, evaluate, train_one_epoch
+
+RESULTS_FILE = "results.json"
+CURVES = ("train", "ta", "ra", "test_ta", "test_ra")  # the released code's names
+NAMES = {
+    "train": "train",
+    "ta": "val SA",
+    "ra": "val RA",
+    "test_ta": "test SA",
+    "test_ra": "test RA",
+}
+Scores = dict[str, dict[str, float | None]]
+
+
+# fmt: off
+def build_parser() -> cli_utils.Parser:
+    parser = cli_utils.Parser(
+        prog="main_downstream.py",
+        description="Transfer a ticket (or the dense network) to a data set and measure SA and RA.",
+    )
+    parser.add_argument("--mode", choices=("adv", "std"), default="adv",
+        help="adversarial training, SA and RA; or standard training, SA (adv)")
+    group = cli_utils.add_data_flags(parser)
+    group.add_argument("--dataset", default="cifar10", choices=[name for name in DATASETS if name != "imagenet"], metavar="NAME",
+        help=f"one of {', '.join(name for name in DATASETS if name != 'imagenet')} (cifar10)")
+    group.add_argument("--data", default="data", metavar="DIR", help="where the data set lies or is downloaded to (data)")
+    group.add_argument("--data_number", type=cli_utils.share, default=1.0, help="fraction of the training images, like 0.1 (1)")
+    group = cli_utils.add_model_flags(parser, ARCHS)
+    group.add_argument("--init", metavar="PATH", help="pre-trained weights, or `torchvision` to download torchvision's")
+    group = parser.add_argument_group("ticket")
+    group.add_argument("--tickets_file", "--ticket_file", metavar="PATH", help="any file with masks; the dense network if left out")
+    group = parser.add_argument_group("attack (--mode adv)")
+    cli_utils.add_train_attack_flags(group)
+    group.add_argument("--test_eps", type=cli_utils.pixel_fraction, help="radius in evaluation (recipe)")
+    group.add_argument("--test_step", "--test_steps", type=cli_utils.natural, help="number of PGD steps in evaluation (recipe)")
+    group.add_argument("--test_gamma", "--test_step_size", type=cli_utils.pixel_fraction, help="step size in evaluation (recipe)")
+    group.add_argument("--test_randinit", action=cli_utils.Switch, help="start from a random point in evaluation (on)")
+    cli_utils.add_optimisation_flags(parser)
+    group = parser.add_argument_group("evaluation")
+    group.add_argument("--eval_from", type=cli_utils.natural, metavar="EPOCH", help="first epoch (from 0) that is evaluated; the last always is (recipe)")
+    group.add_argument("--eval_batch_size", type=cli_utils.positive_int, default=128, help="images per pass in evaluation (128)")
+    group.add_argument("-e", "--evaluate", action="store_true", help="only test --resume PATH (or the newest) and write eval.json")
+    cli_utils.add_runtime_flags(parser)
+    group = cli_utils.add_output_flags(parser, "runs/transfer")
+    group.add_argument("--save_all", action="store_true", help="also keep {epoch}-checkpoint.pth.tar, bare state dicts")
+    return parser
+# fmt: on
+
+
+class Transfer:
+    """One transfer run: the network, what it scored, and how far it is."""
+
+    def __init__(self, args: argparse.Namespace, runtime: Runtime) -> None:
+        self.args, self.runtime = args, runtime
+        self.adversarial = args.mode == "adv"
+        self.save_dir = Path(args.save_dir)
+        self.execution = Execution(runtime.device, args.channels_last, None, args.micro_batch)
+        self.train, self.val, self.test = self._loaders()
+        self.model = self._network()
+        self.density = pruning.check_sparsity(self.model) / 100
+        pruning.print_remaining(self.model)
+        attack = PGDConfig(args.train_eps, args.train_step, args.train_gamma, args.train_randinit)
+        self.perturb = make_pgd(self.model, attack) if self.adversarial else None
+        self.test_attack = PGDConfig(
+            args.test_eps, args.test_step, args.test_gamma, args.test_randinit
+        )
+        if self.adversarial:
+            say(f"training attack: {attack}; test attack: {self.test_attack}")
+        self.optimizer = SGD(
+            self.model.parameters(), args.lr, args.momentum, weight_decay=args.weight_decay
+        )
+        self.schedule = Schedule(
+            args.lr_schedule, args.lr, args.epochs, args.decreasing_lr, args.warmup
+        )
+        self.epoch = 0  # finished epochs
+        self.best_sa: float | None = None
+        self.best_ra: float | None = None
+        self.result: dict[str, list[float | None]] = {name: [] for name in CURVES}
+
+    def _loaders(self) -> tuple[Loader, Loader, Loader]:
+        args = self.args
+        train, val, test = build_loaders(
+            DataSpec(args.dataset, args.data, args.input_size, args.augment, args.hflip,
+                     args.data_number, args.classes, skip_bad=args.skip_bad),
+            batch_size=args.batch_size * self.runtime.nodes,
+            eval_batch_size=args.eval_batch_size,
+            workers=args.workers,
+            seed=args.seed,
+            pin_memory=self.runtime.device.type == "cuda",
+        )  # fmt: skip
+        assert test is not None  # only an ImageNet layout has none
+        say(
+            f"data: {args.dataset}, {train.num_images} training, {val.num_images} validation and "
+            f"{test.num_images} test images, {train.num_classes} classes"
+        )
+        return train, val, test
+
+    def _network(self) -> nn.Module:
+        """The pre-trained network with a fresh classifier, under the ticket's masks."""
+        args = self.args
+        mean, std = (args.mean, args.std) if args.mean else mean_std(args.dataset)
+        model = build_model(args.arch, self.train.num_classes, mean, std, args.stem, args.width)
+        if args.init:
+            path = torchvision_file(args.arch) if args.init == "torchvision" else args.init
+            loaded = load_pretrained(model, path, fc="drop", stem="fresh", normalization="keep")
+            say(f"init: {path} ({loaded.layout})")
+            for note in loaded.notes:
+                say(f"init: {note}")
+        else:
+            warn(f"no --init: starting from random weights (seed {args.seed})")
+        if args.tickets_file:
+            for note in pruning.prune_model_custom(model, files.load_ticket(args.tickets_file)):
+                warn(f"ticket: {note}")
+        return self.execution.place(model)
+
+    # --- the algorithm ---
+
+    def run(self) -> None:
+        with RunLog(self.save_dir, self.epoch) as self.log:
+            for epoch in range(self.epoch, self.args.epochs):
+                trained = self.train_epoch(epoch)
+                scores = self.validate(epoch) if self.is_evaluated(epoch) else {}
+                self.finish_epoch(epoch, trained, scores)
+        self.finish(self.final_test())
+
+    def is_evaluated(self, epoch: int) -> bool:
+        # Deviation: before `eval_from` the released code makes an accuracy of 1 % up.
+        return epoch >= self.args.eval_from or epoch == self.args.epochs - 1
+
+    def train_epoch(self, epoch: int) -> Metrics:
+        rank, world = self.runtime.rank, self.runtime.world_size
+        steps = self.train.num_batches(world)
+        with Progress(steps, self.label(epoch), self.args.print_freq) as bar:
+            trained = train_one_epoch(
+                self.model,
+                self.train.epoch(epoch, 0, rank, world),
+                self.optimizer,
+                execution=self.execution,
+                learning_rate=lambda step: self.schedule.at(epoch, step, len(self.train)),
+                perturb=self.perturb,
+                global_batch=self.train.images_in_batch,
+                report=bar.step,
+            )
+        broadcast_from_main(self.model.buffers())
+        return trained
+
+    def validate(self, epoch: int) -> dict[str, float]:
+        """Accuracies after an epoch, in percent, by the released code's names."""
+        scores = {"ta": self.accuracy(self.val, "validation SA")}
+        if self.adversarial:
+            scores["ra"] = self.accuracy(self.val, "validation RA", attacked=True)
+        elif self.test is self.val:
+            scores["test_ta"] = scores["ta"]
+        else:
+            scores["test_ta"] = self.accuracy(self.test, "test SA")
+        return scores
+
+    def accuracy(self, loader: Loader, label: str, *, attacked: bool = False) -> float:
+        """SA of the network on a split, or RA, in percent."""
+        network = self.execution.place(fold_for_evaluation(self.model))
+        with Progress(len(loader), label, self.args.print_freq) as bar:
+            metrics = evaluate(
+                network,
+                loader.epoch(0, 0, self.runtime.rank, self.runtime.world_size),
+                execution=self.execution,
+                perturb=make_pgd(network, self.test_attack) if attacked else None,
+                report=bar.step,
+            )
+        return metrics.top1
+
+    def final_test(self) -> Scores:
+        """Test SA and RA, in percent, of the networks kept: best by SA, best by RA, last."""
+        kept = {"sa_best": files.SA_BEST_FILE, "last": files.TRANSFER_FILE}
+        if self.adversarial:
+            kept = {**kept, "ra_best": files.RA_BEST_FILE}
+        scores: Scores = {"ra_best": {"sa": None, "ra": None}}
+        by_epoch: dict[int, dict[str, float | None]] = {}
+        for role, name in kept.items():
+            checkpoint = files.load_checkpoint(self.save_dir / name)
+            epoch = checkpoint["epoch"]
+            if epoch not in by_epoch:
+                self.load_weights(checkpoint["state_dict"])
+                by_epoch[epoch] = self.test_scores(role)
+            scores[role] = by_epoch[epoch]
+        return scores
+
+    def test_scores(self, role: str) -> dict[str, float | None]:
+        # Deviation: random starts from the run's seed, so that `--evaluate` gives the same figures.
+        seed_everything(self.args.seed)
+        sa, ra = self.accuracy(self.test, f"test SA ({role})"), None
+        if self.adversarial:
+            ra = self.accuracy(self.test, f"test RA ({role})", attacked=True)
+        return {"sa": sa, "ra": ra}
+
+    def label(self, epoch: int) -> str:
+        args = self.args
+        return (
+            f"[{args.dataset} {args.mode}, density {100 * self.density:.2f} %] "
+            f"epoch {epoch + 1}/{args.epochs}"
+        )
+
+    # --- files ---
+
+    def finish_epoch(self, epoch: int, trained: Metrics, scores: dict[str, float]) -> None:
+        self.epoch = epoch + 1
+        best_sa = _improved(scores.get("ta"), self.best_sa)
+        best_ra = _improved(scores.get("ra"), self.best_ra)
+        self.best_sa = scores["ta"] if best_sa else self.best_sa
+        self.best_ra = scores["ra"] if best_ra else self.best_ra
+        for name in CURVES:
+            self.result[name].append(trained.top1 if name == "train" else scores.get(name))
+        values = {
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "train_loss": trained.loss,
+            "train_acc": trained.top1,
+            "val_sa": scores.get("ta"),
+            "val_ra": scores.get("ra"),
+            "test_sa": scores.get("test_ta"),
+        }
+        self.log.metrics(epoch, values)
+        measured = ", ".join(f"{NAMES[name]} {value:.2f} %" for name, value in scores.items())
+        say(
+            f"{self.label(epoch)}: train loss {trained.loss:.3f} acc {trained.top1:.2f} %, "
+            f"{measured + ', ' if measured else ''}{self.log.pace(self.epoch, self.args.epochs)}"
+        )
+        if is_main():
+            self.save(best_sa, best_ra)
+            self.plot()
+        barrier()
+
+    def save(self, best_sa: bool, best_ra: bool) -> None:
+        payload: dict[str, Any] = {
+            "best_sa": self.best_sa,
+            "best_ra": self.best_ra,
+            "result": self.result,
+            "epoch": self.epoch,
+            "arch": self.args.arch,
+            "state_dict": files.transfer_keys(files.to_cpu(self.model.state_dict())),
+        }
+        if best_sa:
+            files.save_checkpoint(self.save_dir / files.SA_BEST_FILE, payload)
+        if best_ra:
+            files.save_checkpoint(self.save_dir / files.RA_BEST_FILE, payload)
+        if self.args.save_all:
+            path = self.save_dir / files.epoch_checkpoint_name(self.epoch)
+            files.save_checkpoint(path, payload["state_dict"])
+        payload["optimizer"] = files.to_cpu(self.optimizer.state_dict())
+        payload["scheduler"] = {"kind": self.args.lr_schedule, "last_epoch": self.epoch}
+        payload["resume"] = {"random": files.random_state()}
+        files.save_checkpoint(self.save_dir / files.TRANSFER_FILE, payload)
+
+    def plot(self) -> None:
+        plot_curves(
+            self.save_dir / "net_train.png",
+            range(1, self.epoch + 1),
+            {NAMES[name]: values for name, values in self.result.items()},
+            "epoch",
+            f"{self.args.dataset}, {self.args.mode}, density {100 * self.density:.2f} %",
+        )
+
+    def load_weights(self, state_dict: dict[str, Tensor]) -> None:
+        weights = files.bare_keys(state_dict)
+        pruning.prune_model_custom(self.model, pruning.extract_mask(weights))
+        self.model.load_state_dict(weights)
+
+    def resume(self, path: Path, *, weights_only: bool = False) -> None:
+        """Take up a checkpoint of an epoch's end; the next epoch is as in the run left alone."""
+        checkpoint = files.load_checkpoint(path)
+        try:
+            self.load_weights(checkpoint["state_dict"])
+            self.epoch = checkpoint["epoch"]
+            if not weights_only:
+                self.best_sa, self.best_ra = checkpoint["best_sa"], checkpoint["best_ra"]
+                self.result = checkpoint["result"]
+                self.optimizer.load_state_dict(checkpoint["optimizer"])
+                files.restore_random_state(checkpoint["resume"]["random"])
+        except KeyError as error:
+            raise InputError(f"{path}: no checkpoint to resume from, it lacks {error}") from error
+        say(f"resumed {path}: {self.epoch} of {self.args.epochs} epochs done")
+
+    def finish(self, scores: Scores) -> None:
+        """Print the lines that people's scripts read, and write results.json, the last file."""
+        args = self.args
+        if self.adversarial:
+            say(f"* TA best SA={scores['sa_best']['sa']:.2f}")
+            say(f"* TA best RA={scores['sa_best']['ra']:.2f}")
+            say(f"* RA best SA={scores['ra_best']['sa']:.2f}")
+            say(f"* RA best RA={scores['ra_best']['ra']:.2f}")
+        else:
+            say(f"* last SA={scores['last']['sa']:.2f}")
+            say(f"* best SA={scores['sa_best']['sa']:.2f}")
+        pruning.print_remaining(self.model)
+        if is_main():
+            results = {
+                "pretraining": args.tag or "unnamed",
+                **files.ticket_origin(args.tickets_file, self.density),
+                "dataset": args.dataset,
+                "mode": args.mode,
+                "data_number": args.data_number,
+                "seed": args.seed,
+                "arch": args.arch,
+                **scores,
+                **provenance(),
+            }
+            files.write_json(self.save_dir / RESULTS_FILE, results)
+        say(f"done: {RESULTS_FILE} and net_train.png in {self.save_dir}")
+
+
+def _improved(score: float | None, best: float | None) -> bool:
+    return score is not None and (best is None or score > best)
+
+
+def work(runtime: Runtime, args: argparse.Namespace) -> None:
+    """What every process of the run does."""
+    cli_utils.set_threads(args.threads)
+    seed_everything(args.seed)
+    save_dir = Path(args.save_dir)
+    checkpoint = files.find_checkpoint(save_dir, args.resume, files.newest_transfer_checkpoint)
+    if args.resume and not args.evaluate and (save_dir / RESULTS_FILE).is_file():
+        return say(f"{save_dir}: this run is finished; nothing to do")
+    transfer = Transfer(args, runtime)
+    if args.evaluate:
+        return evaluate_only(transfer, checkpoint)
+    if checkpoint:
+        transfer.resume(checkpoint)
+    start_run(save_dir, vars(args), resumed=checkpoint is not None)
+    return transfer.run()
+
+
+def evaluate_only(transfer: Transfer, checkpoint: Path | None) -> None:
+    if checkpoint is None:
+        raise InputError(
+            f"--evaluate: no checkpoint in {transfer.save_dir}; name one by --resume PATH"
+        )
+    transfer.resume(checkpoint, weights_only=True)
+    scores = transfer.test_scores(checkpoint.name)
+    say(", ".join(f"test {name.upper()} {v:.2f} %" for name, v in scores.items() if v is not None))
+    if is_main():
+        files.write_json(transfer.save_dir / "eval.json", {"checkpoint": str(checkpoint), **scores})
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
+    cli_utils.apply_recipe(args, "transfer")
+    if args.dry_run:
+        say(plan_utils.plan_transfer(args))
+    else:
+        launch(work, args, Launch(**cli_utils.launch_options(args)))
+
+
+if __name__ == "__main__":
+    cli_utils.exit_on_wrong_input(main)

@@ -1,0 +1,398 @@
+"""Find tickets: iterative magnitude pruning on the pre-training task (paper section 3).
+
+State k = 1, 2, … trains under density (1 - rate)^k. Each state starts from the initial weights:
+prune the trained weights by global magnitude, rewind everything, train again. State 0 is the dense
+network, trained only with --pretrain_epochs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import SGD
+
+import checkpoint_utils as files
+import cli_utils
+import plan_utils
+import pruning_utils as pruning
+from attack_utils import PGDConfig, make_pgd
+from dataset import DataSpec, Loader, build_loaders, mean_std
+from dist_utils import (
+    Launch,
+    Runtime,
+    barrier,
+    broadcast_from_main,
+    is_main,
+    launch,
+    seed_everything,
+)
+from errors import InputError
+from log_utils import Progress, RunLog, plot_curves, say, start_run, warn
+from models import ARCHS, build_model, fold_for_evaluation, load_pretrained, torchvision_file
+from train_utils import Execution, Metrics, Perturb, Schedule, evaluate, train_one_epoch
+
+
+# fmt: off
+def build_parser() -> cli_utils.Parser:
+    parser = cli_utils.Parser(
+        prog="main_imp_pretrain.py",
+        description="Find lottery tickets by iterative magnitude pruning on a pre-training task.",
+    )
+    parser.add_argument("--mode", choices=("adv", "std"), default="adv",
+        help="adversarial (PGD) or standard training of every state (adv)")
+    data = cli_utils.add_data_flags(parser)
+    data.add_argument("data", metavar="DATA", help="ImageNet layout: DATA/train/CLASS/*, DATA/val/CLASS/*")
+    model = cli_utils.add_model_flags(parser, ARCHS)
+    model.add_argument("--init", metavar="PATH", help="pre-trained weights, or `torchvision` to download torchvision's")
+    model.add_argument("--pretrained", dest="init", action="store_const", const="torchvision", help="the same as --init torchvision")
+    ticket = parser.add_argument_group("ticket")
+    ticket.add_argument("--rate", type=cli_utils.pruning_rate, help="fraction of the remaining weights that each prune removes (recipe: 0.2)")
+    ticket.add_argument("--prune_epoch", type=cli_utils.positive_int, help="epochs per state (recipe: 30)")
+    ticket.add_argument("--pretrain_epochs", type=cli_utils.natural, default=0,
+        help="train the dense network first, as state 0, for those without pre-trained weights; not counted in --epochs (0)")
+    ticket.add_argument("--pretrain_lr", type=cli_utils.positive, default=0.1, help="its learning rate, falling to 0 by a cosine (0.1)")
+    cli_utils.add_train_attack_flags(parser.add_argument_group("attack (--mode adv)"))
+    cli_utils.add_optimisation_flags(parser)
+    evaluation = parser.add_argument_group("evaluation")
+    evaluation.add_argument("-e", "--evaluate", action="store_true", help="only validate --resume PATH (or the newest) and write eval.json")
+    cli_utils.add_runtime_flags(parser)
+    output = cli_utils.add_output_flags(parser, "runs/imp")
+    output.add_argument("--keep", choices=("all", "last", "tickets"), default="all", help="which checkpoints stay; tickets always do (all)")
+    output.add_argument("--export_released", type=cli_utils.natural, metavar="K", help="only write state K of --save_dir as one file in the released code's format")
+    return parser
+# fmt: on
+
+
+@dataclass(frozen=True)
+class States:
+    """Which epoch belongs to which state; epochs of the dense state 0 come first."""
+
+    pretrain_epochs: int
+    epochs: int
+    prune_epoch: int
+
+    @property
+    def total_epochs(self) -> int:
+        return self.pretrain_epochs + self.epochs
+
+    @property
+    def last(self) -> int:
+        return -(-self.epochs // self.prune_epoch)
+
+    def of(self, epoch: int) -> int:
+        """The state that `epoch` trains; the one after the last when all epochs are done."""
+        if epoch < self.pretrain_epochs:
+            return 0
+        if epoch >= self.total_epochs:
+            return self.last + 1
+        return 1 + (epoch - self.pretrain_epochs) // self.prune_epoch
+
+    def first_epoch(self, state: int) -> int:
+        if state == 0:
+            return 0
+        return min(self.pretrain_epochs + (state - 1) * self.prune_epoch, self.total_epochs)
+
+
+class TicketSearch:
+    """One IMP run: the network, its initial weights, and how far it is."""
+
+    def __init__(self, args: argparse.Namespace, runtime: Runtime) -> None:
+        self.args, self.runtime = args, runtime
+        self.save_dir = Path(args.save_dir)
+        self.states = States(args.pretrain_epochs, args.epochs, args.prune_epoch)
+        self.execution = Execution(runtime.device, args.channels_last, None, args.micro_batch)
+        self.train, self.val = self._loaders()
+        self.model = self._network()
+        self.perturb = self._attack()
+        self.optimizer = self._new_optimizer()
+        self.init: dict[str, Tensor] = {}
+        self.init_origin: dict[str, str] = {}
+        self.epoch = 0  # finished epochs, those of state 0 included
+        self.best_acc1 = 0.0
+        self.history: list[list[float]] = []  # [state, validation accuracy] of every epoch
+
+    def _loaders(self) -> tuple[Loader, Loader]:
+        args = self.args
+        train, val, _ = build_loaders(
+            DataSpec("imagenet", args.data, args.input_size, args.augment, args.hflip,
+                     classes=args.classes, skip_bad=args.skip_bad),
+            batch_size=args.batch_size * self.runtime.nodes,
+            eval_batch_size=min(args.batch_size, 256),
+            workers=args.workers,
+            seed=args.seed,
+            pin_memory=self.runtime.device.type == "cuda",
+        )  # fmt: skip
+        say(
+            f"data: {train.num_images} training and {val.num_images} validation images, "
+            f"{train.num_classes} classes"
+        )
+        return train, val
+
+    def _network(self) -> nn.Module:
+        args = self.args
+        mean, std = (args.mean, args.std) if args.mean else mean_std("imagenet")
+        model = build_model(args.arch, self.train.num_classes, mean, std, args.stem, args.width)
+        if args.init:
+            path = torchvision_file(args.arch) if args.init == "torchvision" else args.init
+            loaded = load_pretrained(model, path)
+            say(f"init: {path} ({loaded.layout})")
+            for note in loaded.notes:
+                say(f"init: {note}")
+        elif not args.pretrain_epochs:
+            warn(f"no --init: starting from random weights (seed {args.seed})")
+        return self.execution.place(model)
+
+    def _attack(self) -> Perturb | None:
+        args = self.args
+        if args.mode == "std":
+            return None
+        attack = PGDConfig(args.train_eps, args.train_step, args.train_gamma, args.train_randinit)
+        say(f"attack: {attack}")
+        return make_pgd(self.model, attack)
+
+    def _new_optimizer(self) -> SGD:
+        args = self.args
+        return SGD(self.model.parameters(), args.lr, args.momentum, weight_decay=args.weight_decay)
+
+    # --- the algorithm ---
+
+    def run(self) -> None:
+        with RunLog(self.save_dir, self.epoch) as self.log:
+            for epoch in range(self.epoch, self.states.total_epochs):
+                state = self.states.of(epoch)
+                if epoch == self.states.first_epoch(state):
+                    self.begin(state)
+                trained = self.train_epoch(epoch, state)
+                validated = self.validate(state)
+                self.finish_epoch(epoch, state, trained, validated)
+            # Deviation: the mask after the last state is a ticket too, not thrown away.
+            self.prune(self.states.last + 1)
+        if is_main() and self.args.keep == "tickets":
+            self.drop_checkpoints(self.states.last)
+
+    def begin(self, state: int) -> None:
+        """Enter a state: its mask, the initial weights, a new optimizer."""
+        if state == 0:
+            say(f"state 0: dense training for {self.states.pretrain_epochs} epochs")
+        else:
+            self.prune(state)
+        self.optimizer = self._new_optimizer()
+        self.best_acc1 = 0.0
+
+    def prune(self, state: int) -> None:
+        """Prune the trained weights, rewind everything else, write the ticket."""
+        if state == 1:
+            self.fix_initial_weights()
+        pruning.pruning_model(self.model, self.args.rate)
+        broadcast_from_main(pruning.masks(self.model).values())
+        pruning.rewind(self.model, self.init)
+        density = pruning.check_sparsity(self.model) / 100
+        say(f"state {state}: density {100 * density:.2f} %")
+        pruning.print_remaining(self.model)
+        self.write_ticket(state, density)
+
+    def fix_initial_weights(self) -> None:
+        """What every state is rewound to: the network as it is before the first prune."""
+        self.init = {name: value.clone() for name, value in self.model.state_dict().items()}
+        path = self.save_dir / files.INIT_FILE
+        if is_main():
+            files.save_checkpoint(path, files.to_cpu(self.init))
+        barrier()
+        self.init_origin = {"file": files.INIT_FILE, "sha256": files.sha256_of(path)}
+        self.write_ticket(0, 1.0)
+
+    def learning_rate(self, epoch: int, state: int) -> Callable[[int], float]:
+        args, states = self.args, self.states
+        if state == 0:
+            schedule = Schedule("cosine", args.pretrain_lr, states.pretrain_epochs)
+        else:
+            schedule = Schedule(
+                args.lr_schedule, args.lr, states.prune_epoch, args.decreasing_lr, args.warmup
+            )
+        within = epoch - states.first_epoch(state)
+        return lambda step: schedule.at(within, step, len(self.train))
+
+    def train_epoch(self, epoch: int, state: int) -> Metrics:
+        rank, world = self.runtime.rank, self.runtime.world_size
+        with Progress(
+            self.train.num_batches(world), self.label(epoch, state), self.args.print_freq
+        ) as bar:
+            trained = train_one_epoch(
+                self.model,
+                self.train.epoch(epoch, 0, rank, world),
+                self.optimizer,
+                execution=self.execution,
+                learning_rate=self.learning_rate(epoch, state),
+                perturb=self.perturb,
+                global_batch=self.train.images_in_batch,
+                report=bar.step,
+            )
+        broadcast_from_main(self.model.buffers())
+        return trained
+
+    def validate(self, state: int) -> Metrics:
+        """Clean accuracy, top-1 and top-5, in percent."""
+        batches = self.val.epoch(0, 0, self.runtime.rank, self.runtime.world_size)
+        network = self.execution.place(fold_for_evaluation(self.model))
+        with Progress(len(self.val), f"[state {state}] validation", self.args.print_freq) as bar:
+            metrics = evaluate(network, batches, execution=self.execution, report=bar.step)
+        say(f" * Acc@1 {metrics.top1:.3f} Acc@5 {metrics.top5:.3f}")
+        return metrics
+
+    def density(self, state: int) -> float:
+        return (1 - self.args.rate) ** state
+
+    def label(self, epoch: int, state: int) -> str:
+        return (
+            f"[state {state}/{self.states.last}, density {100 * self.density(state):.2f} %] "
+            f"epoch {epoch + 1}/{self.states.total_epochs}"
+        )
+
+    # --- files ---
+
+    def finish_epoch(self, epoch: int, state: int, trained: Metrics, validated: Metrics) -> None:
+        is_best = validated.top1 > self.best_acc1
+        self.best_acc1 = max(validated.top1, self.best_acc1)
+        self.epoch = epoch + 1
+        self.history.append([state, validated.top1])
+        values = {
+            "state": state,
+            "density": self.density(state),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "train_loss": trained.loss,
+            "train_acc": trained.top1,
+            "val_loss": validated.loss,
+            "val_sa": validated.top1,
+            "val_top5": validated.top5,
+        }
+        self.log.metrics(epoch, values)
+        say(
+            f"{self.label(epoch, state)}: train loss {trained.loss:.3f} acc {trained.top1:.2f} %, "
+            f"val SA {validated.top1:.2f} % (best {self.best_acc1:.2f} %), "
+            f"{self.log.pace(self.epoch, self.states.total_epochs)}"
+        )
+        if is_main():
+            self.save(state, is_best)
+            self.plot()
+        barrier()
+
+    def save(self, state: int, is_best: bool) -> None:
+        payload: dict[str, Any] = {
+            "epoch": self.epoch,
+            "arch": self.args.arch,
+            "state_dict": files.to_cpu(self.model.state_dict()),
+            "best_acc1": self.best_acc1,
+            "state_prune": state,
+            "init": self.init_origin,
+        }
+        if is_best:
+            files.save_checkpoint(self.save_dir / files.imp_best_name(state), payload)
+        payload["optimizer"] = files.to_cpu(self.optimizer.state_dict())
+        payload["resume"] = {"random": files.random_state(), "history": self.history}
+        files.save_checkpoint(self.save_dir / files.imp_checkpoint_name(state), payload)
+        if self.args.keep != "all":
+            self.drop_checkpoints(state - 1)
+
+    def drop_checkpoints(self, last: int) -> None:
+        for state in range(last + 1):
+            for name in (files.imp_checkpoint_name(state), files.imp_best_name(state)):
+                (self.save_dir / name).unlink(missing_ok=True)
+
+    def write_ticket(self, state: int, density: float) -> None:
+        if is_main():
+            files.save_ticket(
+                self.save_dir / files.ticket_name(state),
+                pruning.masks(self.model),
+                arch=self.args.arch,
+                state=state,
+                density=density,
+                init_sha256=self.init_origin["sha256"],
+            )
+
+    def plot(self) -> None:
+        """Accuracy against density, one point per state: its best so far."""
+        best: dict[float, float] = {}
+        for state, accuracy in self.history:
+            best[state] = max(accuracy, best.get(state, 0.0))
+        plot_curves(
+            self.save_dir / "accuracy_vs_density.png",
+            [100 * self.density(int(state)) for state in best],
+            {"best validation SA": list(best.values())},
+            "density (% of the convolution weights)",
+            f"{self.args.arch}, {self.args.mode} IMP",
+            log_x=True,
+        )
+
+    def resume(self, path: Path) -> None:
+        """Take up a checkpoint of an epoch's end; the next epoch is as in the run left alone."""
+        checkpoint = files.load_checkpoint(path)
+        try:
+            self.epoch, state = checkpoint["epoch"], checkpoint["state_prune"]
+            self.best_acc1, self.init_origin = checkpoint["best_acc1"], checkpoint["init"]
+            self.history = checkpoint["resume"]["history"]
+            weights, optimizer = checkpoint["state_dict"], checkpoint["optimizer"]
+            random = checkpoint["resume"]["random"]
+        except KeyError as error:
+            raise InputError(f"{path}: no checkpoint to resume from, it lacks {error}") from error
+        if state > 0:
+            self.init = files.load_initial_weights(path, self.init_origin)
+            pruning.prune_model_custom(self.model, pruning.extract_mask(weights))
+        self.model.load_state_dict(weights)
+        self.execution.place(self.model)
+        self.optimizer = self._new_optimizer()
+        self.optimizer.load_state_dict(optimizer)
+        files.restore_random_state(random)
+        say(
+            f"resumed {path}: state {state}, {self.epoch} of {self.states.total_epochs} epochs done"
+        )
+
+
+def work(runtime: Runtime, args: argparse.Namespace) -> None:
+    """What every process of the run does."""
+    cli_utils.set_threads(args.threads)
+    seed_everything(args.seed)
+    save_dir = Path(args.save_dir)
+    checkpoint = files.find_checkpoint(save_dir, args.resume, files.newest_imp_checkpoint)
+    last = States(args.pretrain_epochs, args.epochs, args.prune_epoch).last
+    if args.resume and not args.evaluate and (save_dir / files.ticket_name(last + 1)).is_file():
+        return say(f"{save_dir}: this run is finished; nothing to do")
+    search = TicketSearch(args, runtime)
+    if checkpoint:
+        search.resume(checkpoint)
+    if args.evaluate:
+        return evaluate_only(search, checkpoint)
+    start_run(save_dir, vars(args), resumed=checkpoint is not None)
+    search.run()
+    return say(f"done: {last + 2} tickets and accuracy_vs_density.png in {save_dir}")
+
+
+def evaluate_only(search: TicketSearch, checkpoint: Path | None) -> None:
+    if checkpoint is None:
+        raise InputError(
+            f"--evaluate: no checkpoint in {search.save_dir}; name one by --resume PATH"
+        )
+    metrics = search.validate(search.states.of(max(search.epoch - 1, 0)))
+    if is_main():
+        result = {"checkpoint": str(checkpoint), "acc1": metrics.top1, "acc5": metrics.top5}
+        files.write_json(search.save_dir / "eval.json", result)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
+    cli_utils.apply_recipe(args, "imp")
+    if args.export_released is not None:
+        path = files.export_released(Path(args.save_dir), args.export_released, args.mode)
+        say(f"wrote {path}")
+    elif args.dry_run:
+        say(plan_utils.plan_imp(args, States(args.pretrain_epochs, args.epochs, args.prune_epoch)))
+    else:
+        launch(work, args, Launch(**cli_utils.launch_options(args)))
+
+
+if __name__ == "__main__":
+    cli_utils.exit_on_wrong_input(main)

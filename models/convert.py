@@ -1,0 +1,102 @@
+"""python -m models.convert IN OUT: turn a weight file into one that opens without running code."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from checkpoint_utils import load_checkpoint, load_trusted_pickle, save_checkpoint
+from errors import InputError
+from models.command import OneLineParser, run_command
+from models.layouts import holds_weights, state_dict_of
+
+DESCRIPTION = """\
+Write the state dict inside IN to OUT, a file that torch.load(OUT, weights_only=True) opens and
+--init accepts. The names of the weights stay as they are; everything else in IN is left out.
+
+Some checkpoints (MadryLab/robustness, robust-models-transfer, old releases) hold pickled objects
+beside the weights, and can be opened only by running code that is stored in them. This project
+never does so, except here and only with --trust_pickle.
+
+  --trust_pickle RUNS WHATEVER CODE IS IN THE FILE, with your rights. Use it for files whose origin
+  you trust, best in a container without network or credentials, and carry only OUT over.
+"""
+EXAMPLES = """\
+examples:
+  python -m models.convert resnet50_linf_eps4.0.ckpt robust.pth.tar --trust_pickle
+  python -m models.convert cv_lth.pth.tar start.pth.tar --key init_weight
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="python -m models.convert",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="IN", help="the file to read")
+    parser.add_argument("target", metavar="OUT", help="the file to write, such as robust.pth.tar")
+    parser.add_argument(
+        "--trust_pickle", "--trust-pickle", action="store_true", help="run the code stored in IN"
+    )
+    parser.add_argument(
+        "--key", help="the entry of IN to take (else state_dict, model, or IN itself)"
+    )
+    return parser
+
+
+def convert(source: str, target: str, *, trust_pickle: bool = False, key: str | None = None) -> int:
+    """Write the state dict inside `source` to `target`; return how many tensors it has.
+
+    Raises InputError if `source` cannot be opened, with `trust_pickle` or without, or has no state
+    dict (under `key`).
+    """
+    if Path(source).resolve() == Path(target).resolve():
+        raise InputError(f"{target}: IN and OUT are the same file; name another OUT")
+    if target.endswith(".safetensors"):
+        raise InputError(f"{target}: OUT is a PyTorch file; name it like robust.pth.tar")
+    payload = _load_trusted(source) if trust_pickle else load_checkpoint(source)
+    if key is None:
+        state = state_dict_of(payload, source)
+    elif holds_weights(payload.get(key)):
+        state = payload[key]
+    else:
+        fitting = [str(name) for name, value in payload.items() if holds_weights(value)]
+        raise InputError(
+            f"{source}: no dictionary of tensors under {key!r}; there is {fitting or 'none'}"
+        )
+    save_checkpoint(target, {str(name): _plain(value) for name, value in state.items()})
+    return len(state)
+
+
+def _load_trusted(source: str) -> Mapping[str, Any]:
+    try:
+        return load_trusted_pickle(source)
+    except ImportError as error:
+        package = (error.name or str(error)).split(".")[0]
+        raise InputError(
+            f"{source}: was saved with the package {package}, which is not installed here; "
+            f"pip install {package}, then convert again"
+        ) from error
+    except AttributeError as error:
+        raise InputError(f"{source}: needs code that is not here ({error})") from error
+
+
+def _plain(value: torch.Tensor) -> torch.Tensor:
+    # A copy, since tensors that are views of a larger one would take all of it into the file.
+    return torch.empty_like(value, requires_grad=False).copy_(value.detach())
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
+    count = convert(args.source, args.target, trust_pickle=args.trust_pickle, key=args.key)
+    print(f"{args.target}: {count} tensors; opens with weights_only=True and as --init")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,111 @@
+"""What a run would do, write and cost: the text that `--dry_run` prints.
+
+Costs are estimates from FLOPs, never measurements, and say so.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import checkpoint_utils as files
+from errors import InputError
+from models import build_model, estimate_flops
+
+ASSUMED_RATE = 50e12  # FLOP/s that one data-centre GPU is taken to sustain, for GPU-hours
+IMAGENET_IMAGES = (1_281_167, 50_000)
+IMAGES = {
+    "cifar10": (45_000, 5_000, 10_000),
+    "cifar100": (45_000, 5_000, 10_000),
+    "svhn": (68_257, 5_000, 26_032),
+    "digits": (1_290, 144, 363),
+}
+
+
+def attack_passes(steps: int) -> int:
+    """Network passes of a PGD attack: each step is one forward and one backward to the image."""
+    return 2 * steps
+
+
+def training_passes(steps: int) -> int:
+    """Passes per training image: the attack, a forward, a backward to inputs and one to weights."""
+    return attack_passes(steps) + 3
+
+
+def plan_imp(args: argparse.Namespace, states: Any) -> str:
+    """The plan of an IMP run; `states` is its `main_imp_pretrain.States`."""
+    images = _count_folder(args.data, "train") or IMAGENET_IMAGES[0]
+    steps = args.train_step if args.mode == "adv" else 0
+    lines = [f"IMP, {args.mode}: {args.arch} at {args.input_size} pixels, seed {args.seed}"]
+    lines += _inputs({"DATA/train": Path(args.data) / "train", "DATA/val": Path(args.data) / "val"})
+    lines += _inputs({"--init": args.init}) if args.init != "torchvision" else []
+    if states.pretrain_epochs:
+        lines.append(f"  state 0: density 100 %, {states.pretrain_epochs} epochs of dense training")
+    for state in range(1, states.last + 1):
+        epochs = states.first_epoch(state + 1) - states.first_epoch(state)
+        lines.append(
+            f"  state {state}: density {100 * (1 - args.rate) ** state:.2f} %, {epochs} epochs"
+        )
+    lines.append(f"  {-(-images // args.batch_size)} steps per epoch of {args.batch_size} images")
+    names = [files.INIT_FILE, "args.json", "metrics.jsonl", "tb/", "accuracy_vs_density.png"]
+    names += [f"{{0..{states.last + 1}}}-ticket.safetensors"]
+    first = 0 if states.pretrain_epochs else 1
+    names += [f"{{{first}..{states.last}}}-checkpoint.pth.tar, …-model_best.pth.tar"]
+    lines += [f"writes into {args.save_dir}:", *(f"  {name}" for name in names)]
+    passes = states.total_epochs * images * training_passes(steps)
+    return "\n".join(lines + _cost(args, passes, classes=1000))
+
+
+def plan_transfer(args: argparse.Namespace) -> str:
+    """The plan of a transfer run."""
+    adversarial = args.mode == "adv"
+    stored = args.dataset.split("_")[0]
+    train, val, test = IMAGES.get(stored) or (_count_folder(args.data, "train") or 0, 0, 0)
+    train = max(int(train * args.data_number), 1)
+    evaluations = args.epochs - min(args.eval_from, args.epochs - 1)
+    lines = [
+        f"transfer, {args.mode}: {args.arch} to {args.dataset} at {args.input_size} pixels, "
+        f"seed {args.seed}",
+        *_inputs({"--data": args.data, "--init": args.init, "--tickets_file": args.tickets_file}),
+        f"  {args.epochs} epochs of {-(-train // args.batch_size)} steps of {args.batch_size} images, "
+        f"{evaluations} evaluations on {val} validation images, a final test on {test}",
+    ]
+    names = ["args.json", "metrics.jsonl", "tb/", files.TRANSFER_FILE, files.SA_BEST_FILE]
+    names += [files.RA_BEST_FILE] if adversarial else []
+    names += ["net_train.png", "results.json"]
+    lines += [f"writes into {args.save_dir}:", *(f"  {name}" for name in names)]
+    train_passes = args.epochs * train * training_passes(args.train_step if adversarial else 0)
+    each = 2 + attack_passes(args.test_step) if adversarial else 1
+    passes = train_passes + each * (evaluations * (val if adversarial else val + test) + 3 * test)
+    return "\n".join(lines + _cost(args, passes, classes=10))
+
+
+def _cost(args: argparse.Namespace, passes: int, classes: int) -> list[str]:
+    model = build_model(args.arch, classes, (0.5,) * 3, (0.5,) * 3, args.stem, args.width)
+    flops = estimate_flops(model, args.input_size) * passes
+    weights = 4 * sum(p.numel() for p in model.parameters())
+    return [
+        f"cost (estimate from FLOPs): {passes:.3g} passes of one image, {flops:.2g} FLOP, "
+        f"{flops / ASSUMED_RATE / 3600:.2g} GPU-hours at {ASSUMED_RATE / 1e12:.0f} TFLOP/s sustained",
+        f"memory (estimate): {3.25 * weights / 1e9:.2g} GB for weights, gradients, momentum and "
+        "masks, beside the activations",
+    ]
+
+
+def _inputs(paths: dict[str, Any]) -> list[str]:
+    return [
+        f"  {name} {path}" + ("" if Path(path).exists() else "   <- MISSING")
+        for name, path in paths.items()
+        if path
+    ]
+
+
+def _count_folder(root: str, part: str) -> int:
+    folder = Path(root) / part
+    if not folder.is_dir():
+        return 0
+    try:
+        return sum(1 for path in folder.glob("*/*") if path.is_file())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error})") from error

@@ -1,0 +1,673 @@
+"""Splits, loaders and what they say about wrong input; all files are made here, in real formats."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+import torchvision
+from PIL import Image
+
+import data_sources
+import dataset
+from checkpoint_utils import save_checkpoint
+from data_sources import VISDA_CLASSES, load_splits
+from dataset import DataSpec, Loader, build_loaders, mean_std
+from errors import InputError
+from eval_sets import adversarial_loader, cifar10_c_loader, corruptions
+from transforms import uniforms
+
+
+def write_images(folder: Path, names: list[str], size=(12, 10), suffix=".png") -> None:
+    """One image a name, whose pixels tell the name: its hash in the top left corner."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        rng = np.random.default_rng(sum(map(ord, f"{folder.name}/{name}")))
+        pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{name}{suffix}")
+
+
+def write_folder(root: Path, parts: dict[str, dict[str, int]], **kwargs) -> Path:
+    for part, classes in parts.items():
+        for name, count in classes.items():
+            write_images(root / part / name, [f"{k:03}" for k in range(count)], **kwargs)
+    return root
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """21 images of each of two classes for training, 3 for testing, bigger than what is kept."""
+    root = tmp_path_factory.mktemp("folder")
+    return write_folder(
+        root, {"train": {"cat": 21, "dog": 21}, "test": {"cat": 3, "dog": 4}}, size=(70, 90)
+    )
+
+
+def spec_of(root, name="folder", size=16, augment="rrc", hflip=True, **kwargs) -> DataSpec:
+    return DataSpec(name, str(root), size, augment, hflip, **kwargs)
+
+
+def loaders(spec: DataSpec, batch_size=8, eval_batch_size=4, workers=0, seed=3):
+    return build_loaders(
+        spec, batch_size=batch_size, eval_batch_size=eval_batch_size, workers=workers, seed=seed
+    )
+
+
+def batches(loader: Loader, *args, **kwargs):
+    return list(loader.epoch(*args, **kwargs))
+
+
+def assert_same(left, right) -> None:
+    assert len(left) == len(right) > 0
+    for (a, b), (c, d) in zip(left, right, strict=True):
+        assert torch.equal(a, c)
+        assert torch.equal(b, d)
+
+
+# ------------------------------------------------------------------ CIFAR and SVHN
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Let torchvision see that a file is there; its MD5 sum no file made here can have."""
+    for module in ("cifar", "svhn"):
+        monkeypatch.setattr(
+            getattr(torchvision.datasets, module),
+            "check_integrity",
+            lambda p, md5=None: Path(p).is_file(),
+        )
+
+
+def write_cifar10(root: Path, per_file: int) -> None:
+    base = root / "cifar-10-batches-py"
+    base.mkdir(parents=True)
+    for part in range(6):
+        pixels = np.zeros((per_file, 3072), dtype=np.uint8)
+        number = np.arange(per_file) + part * per_file  # the test batch comes last
+        pixels[:, 0], pixels[:, 1], pixels[:, 2] = number // 65536, number // 256, number
+        name = f"data_batch_{part + 1}" if part < 5 else "test_batch"
+        content = {"data": pixels, "labels": [int(n) % 10 for n in number]}
+        (base / name).write_bytes(pickle.dumps(content))
+    names = {"label_names": [f"class{k}" for k in range(10)]}
+    (base / "batches.meta").write_bytes(pickle.dumps(names))
+
+
+def number_of(images: torch.Tensor | np.ndarray) -> list[int]:
+    """The number that write_cifar10 hid in the first three pixels of an image."""
+    assert isinstance(images, torch.Tensor)
+    first = images[:, 0, 0, :3].int()
+    return (first[:, 0] * 65536 + first[:, 1] * 256 + first[:, 2]).tolist()
+
+
+@pytest.mark.parametrize("data_number", [1.0, 0.1, 0.01])
+def test_cifar_splits_by_index_whatever_the_fraction(tmp_path, unchecked, monkeypatch, data_number):
+    write_cifar10(tmp_path, 1000)
+    monkeypatch.setitem(data_sources.INDEX_SPLITS, "cifar10", (4500, 5000))
+    splits = load_splits("cifar10", str(tmp_path), data_number, None)
+    assert splits.test is not None
+    assert number_of(splits.train.images) == list(range(int(4500 * data_number)))
+    assert number_of(splits.val.images) == list(range(4500, 5000))
+    assert number_of(splits.test.images) == list(range(5000, 6000))
+    assert splits.train.labels.tolist() == [n % 10 for n in range(int(4500 * data_number))]
+    assert splits.classes[3] == "class3"
+
+
+def test_the_split_points_are_the_released_ones():
+    assert data_sources.INDEX_SPLITS == {
+        "cifar10": (45000, 50000),
+        "cifar100": (45000, 50000),
+        "svhn": (68257, 73257),
+    }
+
+
+def test_cifar_of_the_wrong_length_is_an_error(tmp_path, unchecked):
+    write_cifar10(tmp_path, 20)
+    with pytest.raises(InputError, match="100 training images, not 50000"):
+        load_splits("cifar10", str(tmp_path), 1.0, None)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10_2", "cifar10_3"])
+def test_cifar_variants_share_data_and_statistics(tmp_path, unchecked, monkeypatch, name):
+    write_cifar10(tmp_path, 20)
+    monkeypatch.setitem(data_sources.INDEX_SPLITS, "cifar10", (90, 100))
+    train, val, test = loaders(spec_of(tmp_path, name, 32, "crop"), batch_size=32)
+    assert (train.num_images, val.num_images, test.num_images) == (90, 10, 20)
+    assert number_of(batches(test, 0)[0][0]) == [100, 101, 102, 103]
+    assert mean_std(name) == mean_std("cifar10")
+
+
+def test_cifar100_is_read_with_its_fine_labels(tmp_path, unchecked, monkeypatch):
+    base = tmp_path / "cifar-100-python"
+    base.mkdir()
+    for name, count in (("train", 100), ("test", 10)):
+        pixels = np.zeros((count, 3072), dtype=np.uint8)
+        content = {"data": pixels, "fine_labels": list(range(count))}
+        (base / name).write_bytes(pickle.dumps(content))
+    (base / "meta").write_bytes(pickle.dumps({"fine_label_names": [f"c{k}" for k in range(100)]}))
+    monkeypatch.setitem(data_sources.INDEX_SPLITS, "cifar100", (90, 100))
+    splits = load_splits("cifar100", str(tmp_path), 1.0, None)
+    assert splits.val.labels.tolist() == list(range(90, 100))
+    assert len(splits.classes) == 100
+
+
+def test_svhn_mat_files_split_by_index_with_ten_meaning_zero(tmp_path, unchecked, monkeypatch):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (32, 32, 3, 50), dtype=np.uint8)
+    digits = (np.arange(50) % 10 + 1).astype(np.uint8)[:, None]  # 1 … 10, where 10 is a zero
+    for name in ("train", "test"):
+        scipy.io.savemat(tmp_path / f"{name}_32x32.mat", {"X": pixels, "y": digits})
+    monkeypatch.setitem(data_sources.INDEX_SPLITS, "svhn", (40, 50))
+    splits = load_splits("svhn", str(tmp_path), 0.5, None)
+    assert splits.train.labels.tolist() == [(n + 1) % 10 for n in range(20)]
+    assert splits.val.labels.tolist() == [(n + 1) % 10 for n in range(40, 50)]
+    assert np.array_equal(splits.val.images[0].numpy(), pixels[..., 40].transpose(2, 0, 1))
+    assert splits.test is not None
+    assert len(splits.test.labels) == 50
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("cifar10", "cifar-10-batches-py"), ("svhn", "train_32x32.mat")]
+)
+def test_a_failed_download_says_which_file_goes_where(tmp_path, monkeypatch, name, file):
+    def refuse(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.utils.urllib.request.urlopen", refuse)
+    root = tmp_path / "new"
+    with pytest.raises(InputError, match=file) as caught:
+        load_splits(name, str(root), 1.0, None)
+    assert str(root) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not root.exists()
+
+
+def test_no_download_is_tried_when_the_files_are_there(tmp_path, unchecked, monkeypatch):
+    write_cifar10(tmp_path, 20)
+    monkeypatch.setitem(data_sources.INDEX_SPLITS, "cifar10", (90, 100))
+    monkeypatch.setattr(
+        torchvision.datasets.CIFAR10, "download", lambda self: pytest.fail("tried to download")
+    )
+    load_splits("cifar10", str(tmp_path), 1.0, None)
+
+
+# ------------------------------------------------------------------ splits per class
+
+
+def pixels_of(split) -> torch.Tensor:
+    assert isinstance(split.images, torch.Tensor)
+    return split.images
+
+
+def names_of(split) -> list[str]:
+    return ["/".join(path.decode().split("/")[-2:]) for path in split.images]
+
+
+def test_a_folder_without_val_gives_the_last_tenth_of_each_class(folder):
+    splits = load_splits("folder", str(folder), 1.0, None)
+    assert names_of(splits.val) == ["cat/019.png", "cat/020.png", "dog/019.png", "dog/020.png"]
+    assert names_of(splits.train)[:19] == [f"cat/{k:03}.png" for k in range(19)]
+    assert splits.val.labels.tolist() == [0, 0, 1, 1]
+    assert splits.test is not None
+    assert splits.test.labels.tolist() == [0, 0, 0, 1, 1, 1, 1]
+
+
+def test_data_number_takes_the_first_of_each_class_and_leaves_val_alone(folder):
+    whole = load_splits("folder", str(folder), 1.0, None)
+    tenth = load_splits("folder", str(folder), 0.2, None)
+    assert names_of(tenth.train) == [f"{c}/{k:03}.png" for c in ("cat", "dog") for k in range(3)]
+    assert names_of(tenth.val) == names_of(whole.val)
+    least = load_splits("folder", str(folder), 0.001, None)
+    assert names_of(least.train) == ["cat/000.png", "dog/000.png"]
+
+
+def test_a_folder_with_val_and_test_uses_them_as_they_are(tmp_path):
+    counts = {"train": {"a": 5, "b": 5}, "val": {"a": 2, "b": 1}, "test": {"a": 1, "b": 3}}
+    train, val, test = loaders(spec_of(write_folder(tmp_path, counts)))
+    assert (train.num_images, val.num_images, test.num_images) == (10, 3, 4)
+
+
+def test_a_folder_with_val_only_tests_on_it(tmp_path):
+    write_folder(tmp_path, {"train": {"a": 5, "b": 5}, "val": {"a": 2, "b": 1}})
+    train, val, test = loaders(spec_of(tmp_path))
+    assert train.num_images == 10
+    assert val is test
+
+
+def test_an_imagenet_layout_has_no_test_split(tmp_path):
+    write_folder(tmp_path, {"train": {"a": 5, "b": 5}, "val": {"a": 2, "b": 1}})
+    train, val, test = loaders(spec_of(tmp_path, "imagenet", data_number=0.4))
+    assert (train.num_images, val.num_images, test) == (4, 3, None)
+
+
+def test_a_class_of_two_images_gives_one_to_val_and_one_image_is_an_error(tmp_path):
+    write_folder(tmp_path, {"train": {"a": 2, "b": 30}, "test": {"a": 1, "b": 1}})
+    splits = load_splits("folder", str(tmp_path), 1.0, None)
+    assert np.bincount(splits.val.labels).tolist() == [1, 3]
+    (tmp_path / "train" / "a" / "000.png").unlink()
+    with pytest.raises(InputError, match="class a: 1 image"):
+        load_splits("folder", str(tmp_path), 1.0, None)
+
+
+def test_digits_have_a_fixed_test_set_and_disjoint_splits():
+    whole = load_splits("digits", "", 1.0, None)
+    tenth = load_splits("digits", "", 0.1, None)
+    assert whole.test is not None
+    assert tenth.test is not None
+    sizes = [len(split.labels) for split in (whole.train, whole.val, whole.test)]
+    assert sum(sizes) == 1797
+    assert sizes[2] == pytest.approx(1797 / 5, abs=10)
+    assert torch.equal(pixels_of(whole.test), pixels_of(tenth.test))
+    assert torch.equal(pixels_of(whole.val), pixels_of(tenth.val))
+    assert (np.bincount(tenth.train.labels) == np.bincount(whole.train.labels) // 10).all()
+    assert int(whole.train.images.max()) == 255
+
+
+# ------------------------------------------------------------------ classes
+
+
+def test_classes_by_number_and_by_file_number_the_labels_alike(tmp_path):
+    write_folder(tmp_path, {p: {"a": 3, "b": 4, "c": 5} for p in ("train", "val")})
+    listing = tmp_path / "classes.txt"
+    listing.write_text("c\tthe third\nb\n\n")
+    by_number = load_splits("folder", str(tmp_path), 1.0, "2")
+    by_file = load_splits("folder", str(tmp_path), 1.0, str(listing))
+    assert by_number.classes == ["a", "b"]
+    assert np.bincount(by_number.train.labels).tolist() == [3, 4]
+    assert by_file.classes == ["b", "c"]
+    assert np.bincount(by_file.train.labels).tolist() == [4, 5]
+    assert np.bincount(by_file.val.labels).tolist() == [4, 5]
+
+
+def test_classes_of_an_array_set_keep_images_and_labels_together():
+    whole = load_splits("digits", "", 1.0, None)
+    three = load_splits("digits", "", 1.0, "3")
+    assert three.classes == ["0", "1", "2"]
+    assert torch.equal(pixels_of(three.train), pixels_of(whole.train)[whole.train.labels < 3])
+    assert set(three.train.labels) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("0", "must be 1 to 3"),
+        ("4", "must be 1 to 3"),
+        ("nowhere.txt", "neither a number nor a readable file"),
+        ("unknown.txt", "no such class in the data set: zebra"),
+        ("empty.txt", "names no class"),
+    ],
+)
+def test_wrong_classes_are_an_error(tmp_path, monkeypatch, wanted, message):
+    write_folder(tmp_path, {p: {"a": 3, "b": 3, "c": 3} for p in ("train", "val")})
+    monkeypatch.chdir(tmp_path)
+    Path("unknown.txt").write_text("a\nzebra\n")
+    Path("empty.txt").write_text("\n")
+    with pytest.raises(InputError, match=message):
+        load_splits("folder", str(tmp_path), 1.0, wanted)
+
+
+# ------------------------------------------------------------------ wrong folders
+
+
+def test_missing_and_empty_folders_are_named(tmp_path):
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        load_splits("folder", str(tmp_path / "nowhere"), 1.0, None)
+    with pytest.raises(InputError, match="no folder train"):
+        load_splits("folder", str(tmp_path), 1.0, None)
+    (tmp_path / "train").mkdir()
+    with pytest.raises(InputError, match="no folder test or val"):
+        load_splits("folder", str(tmp_path), 1.0, None)
+    with pytest.raises(InputError, match="no folder val"):
+        load_splits("imagenet", str(tmp_path), 1.0, None)
+    (tmp_path / "val").mkdir()
+    with pytest.raises(InputError, match="train: no class folders"):
+        load_splits("folder", str(tmp_path), 1.0, None)
+    (tmp_path / "train" / "a").mkdir()
+    (tmp_path / "val" / "a").mkdir()
+    with pytest.raises(InputError, match=r"train/a: no image in it"):
+        load_splits("folder", str(tmp_path), 1.0, None)
+
+
+def test_a_flat_val_folder_says_how_to_sort_it(tmp_path):
+    write_folder(tmp_path, {"train": {"a": 3}})
+    write_images(tmp_path / "val", ["ILSVRC2012_val_00000001"])
+    with pytest.raises(InputError, match=r"lie loose; sort them into .*val/CLASS/"):
+        load_splits("imagenet", str(tmp_path), 1.0, None)
+
+
+def test_class_folders_that_differ_between_splits_are_named(tmp_path):
+    write_folder(tmp_path, {"train": {"a": 3, "b": 3}, "val": {"a": 3}})
+    with pytest.raises(InputError, match="val: class folders of train missing: b"):
+        load_splits("folder", str(tmp_path), 1.0, None)
+    write_folder(tmp_path, {"val": {"b": 3, "c": 3}})
+    with pytest.raises(InputError, match="val: class folders that train has not: c"):
+        load_splits("folder", str(tmp_path), 1.0, None)
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.5, float("nan")])
+def test_a_data_number_outside_its_range_is_an_error(folder, fraction):
+    with pytest.raises(InputError, match="above 0 and at most 1"):
+        load_splits("folder", str(folder), fraction, None)
+
+
+def test_unknown_names_and_sizes_are_errors(folder):
+    with pytest.raises(InputError, match="unknown data set 'mnist'"):
+        loaders(spec_of(folder, "mnist"))
+    with pytest.raises(InputError, match="unknown data set"):
+        mean_std("mnist")
+    with pytest.raises(InputError, match="input size 0"):
+        loaders(spec_of(folder, size=0))
+    with pytest.raises(InputError, match="augment 'cutout'"):
+        loaders(spec_of(folder, augment="cutout"))
+    with pytest.raises(InputError, match="batch size 1"):
+        loaders(spec_of(folder), batch_size=1)
+
+
+def write_broken(path: Path) -> None:
+    Image.fromarray(np.zeros((70, 90, 3), np.uint8)).save(path, "JPEG")
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_truncated_image_is_an_error_of_one_line_that_names_it(tmp_path, workers):
+    write_folder(tmp_path, {p: {"a": 8, "b": 8} for p in ("train", "val")}, size=(70, 90))
+    write_broken(tmp_path / "val" / "b" / "003.jpg")
+    _, val, _ = loaders(spec_of(tmp_path), workers=workers)
+    with pytest.raises(InputError, match=r"val/b/003.jpg: not a whole image file") as caught:
+        batches(val, 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_vanished_image_is_named(tmp_path):
+    write_folder(tmp_path, {p: {"a": 3, "b": 3} for p in ("train", "val")}, size=(70, 90))
+    _, val, _ = loaders(spec_of(tmp_path))
+    (tmp_path / "val" / "b" / "001.png").unlink()
+    with pytest.raises(InputError, match=r"val/b/001.png: no such image file"):
+        batches(val, 0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skip_bad_leaves_a_broken_image_out_of_val_and_replaces_it_in_training(tmp_path, workers):
+    write_folder(tmp_path, {p: {"a": 4, "b": 4} for p in ("train", "val")}, size=(70, 90))
+    for part in ("train", "val"):
+        write_broken(tmp_path / part / "a" / "001.png")
+    train, val, _ = loaders(spec_of(tmp_path, skip_bad=True), batch_size=3, workers=workers)
+    with pytest.warns(UserWarning, match=r"skipped .*val/a/001.png"):
+        assert [len(labels) for _, labels in batches(val, 0)] == [3, 4]
+    with pytest.warns(UserWarning, match=r"skipped .*train/a/001.png"):
+        assert [len(labels) for _, labels in batches(train, 0)] == [3, 3, 2]
+
+
+# ------------------------------------------------------------------ the same bits
+
+
+@pytest.mark.parametrize("augment", ["rrc", "crop"])
+def test_any_number_of_workers_gives_the_same_bits(folder, augment):
+    alone = loaders(spec_of(folder, augment=augment))
+    two = loaders(spec_of(folder, augment=augment), workers=2)
+    for left, right in zip(alone, two, strict=True):
+        assert_same(batches(left, 1), batches(right, 1))
+
+
+def test_threads_do_not_change_the_bits(folder):
+    train, _, _ = loaders(spec_of(folder))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = batches(train, 0)
+        torch.set_num_threads(2)
+        assert_same(one, batches(train, 0))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("spec", [spec_of("", "digits", 16), spec_of("", "digits", 8, "crop")])
+def test_an_epoch_resumed_in_the_middle_goes_on_with_the_same_bits(spec):
+    train, val, _ = loaders(spec, batch_size=100, eval_batch_size=50)
+    assert_same(batches(train, 2)[5:], batches(train, 2, start_step=5))
+    assert_same(batches(val, 0)[1:], batches(val, 0, start_step=1))
+
+
+@pytest.mark.parametrize("augment", ["rrc", "crop"])
+def test_the_shares_of_all_ranks_make_up_the_global_batch(augment):
+    train, _, _ = loaders(spec_of("", "digits", 16, augment), batch_size=110)
+    shares = [batches(train, 4, rank=rank, world=3) for rank in range(3)]
+    joined = [
+        tuple(torch.cat(parts) for parts in zip(*step, strict=True))
+        for step in zip(*shares, strict=True)
+    ]
+    assert_same(joined, batches(train, 4))
+    assert [len(share[0][1]) for share in shares] == [37, 37, 36]  # as torch.tensor_split
+
+
+def test_sharded_evaluation_sees_every_image_once():
+    _, val, _ = loaders(spec_of("", "digits", 16), eval_batch_size=40)
+    whole = batches(val, 0)
+    shares = [batches(val, 0, rank=rank, world=3) for rank in range(3)]
+    assert_same([shares[s % 3][s // 3] for s in range(len(whole))], whole)
+    assert sum(len(labels) for share in shares for _, labels in share) == val.num_images
+
+
+def test_epochs_and_seeds_differ_in_order_and_evaluation_does_not():
+    spec = spec_of("", "digits", 8, "none", hflip=False)
+    train, val, _ = loaders(spec, batch_size=100)
+    other, other_val, _ = loaders(spec, batch_size=100, seed=4)
+    first = batches(train, 0)[0][0]
+    assert torch.equal(first, batches(train, 0)[0][0])
+    assert not torch.equal(first, batches(train, 1)[0][0])
+    assert not torch.equal(first, batches(other, 0)[0][0])
+    assert_same(batches(val, 0), batches(val, 1))
+    assert_same(batches(val, 0), batches(other_val, 0))
+
+
+def test_an_epoch_sees_every_training_image_once():
+    train, _, _ = loaders(spec_of("", "digits", 8, "none", hflip=False), batch_size=100)
+    seen = torch.cat([images for images, _ in batches(train, 0)]).flatten(1).tolist()
+    stored = pixels_of(load_splits("digits", "", 1.0, None).train).flatten(1).tolist()
+    assert sorted(seen) == sorted(stored)
+
+
+def test_augmentation_depends_on_seed_epoch_and_position_only(tmp_path):
+    """With one picture everywhere, the batch shows the augmentation and nothing else."""
+    write_folder(tmp_path, {"train": {"a": 1}, "val": {"a": 1}}, size=(70, 90))
+    picture = (tmp_path / "train" / "a" / "000.png").read_bytes()
+    for k in range(1, 12):
+        (tmp_path / "train" / "a" / f"{k:03}.png").write_bytes(picture)
+    small = torch.cat([i for i, _ in batches(loaders(spec_of(tmp_path), batch_size=3)[0], 0)])
+    large = torch.cat([i for i, _ in batches(loaders(spec_of(tmp_path), batch_size=12)[0], 0)])
+    assert torch.equal(small, large)
+    assert len({image.numpy().tobytes() for image in large}) == 12
+    train, _, _ = loaders(spec_of(tmp_path), batch_size=12)
+    assert not torch.equal(large, batches(train, 1)[0][0])
+    reseeded, _, _ = loaders(spec_of(tmp_path), batch_size=12, seed=4)
+    assert not torch.equal(large, batches(reseeded, 0)[0][0])
+
+
+def test_the_numbers_of_a_position_do_not_depend_on_the_block():
+    block = uniforms(7, 3, 0, 20)
+    assert np.array_equal(block[5:9], uniforms(7, 3, 5, 4))
+    assert len(np.unique(block)) == block.size
+    assert not np.array_equal(block, uniforms(7, 4, 0, 20))
+    assert not np.array_equal(block, uniforms(8, 3, 0, 20))
+    assert not np.array_equal(block, uniforms(3, 7, 0, 20))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_global_random_state_is_left_alone(folder, workers):
+    torch.manual_seed(0)
+    np.random.seed(0)
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state(legacy=False)
+    for loader in loaders(spec_of(folder), workers=workers):
+        batches(loader, 0)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert str(np.random.get_state(legacy=False)) == str(numpy_state)
+
+
+def test_images_kept_in_memory_give_the_bits_of_images_read_one_by_one(tmp_path, monkeypatch):
+    write_folder(tmp_path, {p: {"a": 9, "b": 9} for p in ("train", "val")}, size=(24, 20))
+    for augment in ("rrc", "crop"):
+        kept = loaders(spec_of(tmp_path, augment=augment))[0]
+        kept_batches = batches(kept, 1)
+        assert kept._small
+        with monkeypatch.context() as patch:
+            patch.setattr(dataset, "KEPT_BYTES", 0)
+            read = loaders(spec_of(tmp_path, augment=augment))[0]
+            assert_same(kept_batches, batches(read, 1))
+            assert not read._small
+
+
+# ------------------------------------------------------------------ batches
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "world", "sizes"),
+    [(40, 1, [40, 2]), (41, 1, [41]), (21, 1, [21, 21]), (20, 3, [7, 7]), (100, 1, [42])],
+)
+def test_a_trailing_batch_too_small_to_train_on_is_left_out(tmp_path, batch_size, world, sizes):
+    write_folder(tmp_path, {"train": {"a": 21, "b": 21}, "val": {"a": 1, "b": 1}})
+    train, _, _ = loaders(spec_of(tmp_path), batch_size=batch_size)
+    assert train.num_batches(world) == len(sizes)
+    assert [len(labels) for _, labels in batches(train, 0, world=world)] == sizes
+
+
+def test_batches_are_contiguous_uint8_with_int64_labels(folder):
+    for loader in loaders(spec_of(folder)):
+        for images, labels in loader.epoch(0):
+            assert images.dtype == torch.uint8
+            assert images.shape == (len(labels), 3, 16, 16)
+            assert images.is_contiguous()
+            assert labels.dtype == torch.int64
+    assert loader.classes == ["cat", "dog"]
+    assert loader.num_classes == 2
+    assert len(loader) == 2
+
+
+# ------------------------------------------------------------------ VisDA
+
+
+def write_visda(root: Path) -> None:
+    for part, count in (("train", 10), ("validation", 2)):
+        lines = []
+        for label, name in enumerate(VISDA_CLASSES):
+            write_images(root / part / name, [f"src_{k}" for k in range(count)], size=(20, 30))
+            lines += [f"{name}/src_{k}.png {label}" for k in range(count)]
+        (root / part / "image_list.txt").write_text("\n".join(reversed(lines)) + "\n")
+
+
+def test_visda_reads_its_lists_and_tests_on_validation(tmp_path):
+    write_visda(tmp_path)
+    splits = load_splits("visda", str(tmp_path), 0.2, None)
+    assert names_of(splits.train)[:3] == [
+        "aeroplane/src_0.png",
+        "aeroplane/src_1.png",
+        "bicycle/src_0.png",
+    ]
+    assert np.bincount(splits.train.labels).tolist() == [2] * 12
+    train, val, test = loaders(spec_of(tmp_path, "visda"))
+    assert (train.num_images, val.num_images, train.num_classes) == (120, 24, 12)
+    assert val is test
+
+
+def test_visda_stretches_for_validation_and_crops_its_own_scale_for_training(tmp_path):
+    spec = spec_of(tmp_path, "visda", 24)
+    assert dataset.eval_transform(spec).framing == "stretch"
+    assert dataset.train_transform(spec).scale == (0.75, 1.33)
+
+
+def test_visda_lists_that_are_missing_or_malformed_are_named(tmp_path):
+    with pytest.raises(InputError, match="train/image_list.txt: not there"):
+        load_splits("visda", str(tmp_path), 1.0, None)
+    write_visda(tmp_path)
+    (tmp_path / "validation" / "image_list.txt").write_text("\n")
+    with pytest.raises(InputError, match="validation/image_list.txt: lists no image"):
+        load_splits("visda", str(tmp_path), 1.0, None)
+    for line in ("bus/x.png", "bus/x.png 12", "bus/x.png bus"):
+        (tmp_path / "train" / "image_list.txt").write_text(f"bus/src_0.png 2\n{line}\n")
+        with pytest.raises(InputError, match=r"image_list.txt:2: not `path label`"):
+            load_splits("visda", str(tmp_path), 1.0, None)
+
+
+# ------------------------------------------------------------------ evaluation sets
+
+
+@pytest.fixture
+def cifar10_c(tmp_path) -> Path:
+    rng = np.random.default_rng(0)
+    for name in ("fog", "gaussian_noise"):
+        np.save(tmp_path / f"{name}.npy", rng.integers(0, 256, (50, 32, 32, 3), dtype=np.uint8))
+    np.save(tmp_path / "labels.npy", np.arange(50) % 10)
+    return tmp_path
+
+
+def test_a_severity_of_cifar10_c_is_its_fifth_of_the_rows(cifar10_c):
+    stored = np.load(cifar10_c / "fog.npy")
+    spec = spec_of(cifar10_c, "cifar10", 32, "crop")
+    for severity in (1, 5):
+        loader = cifar10_c_loader(spec, "fog", severity, batch_size=4)
+        images = torch.cat([images for images, _ in loader.epoch(0)])
+        rows = stored[(severity - 1) * 10 : severity * 10]
+        assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), rows)
+        assert torch.cat([labels for _, labels in loader.epoch(0)]).tolist() == list(range(10))
+    assert corruptions(str(cifar10_c)) == ["fog", "gaussian_noise"]
+
+
+def test_wrong_cifar10_c_folders_are_errors(cifar10_c, tmp_path_factory):
+    spec = spec_of(cifar10_c, "cifar10", 32, "crop")
+    with pytest.raises(InputError, match="severity 6"):
+        cifar10_c_loader(spec, "fog", 6, batch_size=4)
+    with pytest.raises(InputError, match=r"no snow.npy; there are fog"):
+        cifar10_c_loader(spec, "snow", 1, batch_size=4)
+    np.save(cifar10_c / "labels.npy", np.zeros(49, np.int64))
+    with pytest.raises(InputError, match="labels.npy: not 50 labels"):
+        cifar10_c_loader(spec, "fog", 1, batch_size=4)
+    np.save(cifar10_c / "fog.npy", np.zeros((50, 32, 32)))
+    with pytest.raises(InputError, match="not uint8 images"):
+        cifar10_c_loader(spec, "fog", 1, batch_size=4)
+    (cifar10_c / "fog.npy").write_bytes(b"no array")
+    with pytest.raises(InputError, match=r"fog.npy: missing or not a .npy array"):
+        cifar10_c_loader(spec, "fog", 1, batch_size=4)
+    with pytest.raises(InputError, match="unpack CIFAR-10-C"):
+        corruptions(str(tmp_path_factory.mktemp("empty")))
+
+
+CLASSES = [str(k) for k in range(10)]
+
+
+def test_a_saved_float_set_comes_back_bit_for_bit(tmp_path):
+    data, label = torch.rand(10, 3, 32, 32), torch.arange(10)
+    save_checkpoint(tmp_path / "adv.pt", {"data": data, "label": label})
+    spec = spec_of("", "cifar10", 32, "rrc")
+    loader = adversarial_loader(str(tmp_path / "adv.pt"), spec, CLASSES, batch_size=4)
+    assert torch.equal(torch.cat([images for images, _ in loader.epoch(0)]), data)
+    assert torch.equal(torch.cat([labels for _, labels in loader.epoch(0)]), label)
+
+
+def test_a_saved_uint8_set_may_have_its_channels_last(tmp_path):
+    data = torch.randint(0, 256, (10, 32, 32, 3), dtype=torch.uint8)
+    save_checkpoint(tmp_path / "adv.pt", {"data": data, "label": torch.arange(10)})
+    spec = spec_of("", "cifar10", 32, "crop")
+    loader = adversarial_loader(str(tmp_path / "adv.pt"), spec, CLASSES, batch_size=10)
+    assert torch.equal(batches(loader, 0)[0][0], data.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"images": torch.zeros(1)}, "no tensors 'data' and 'label'"),
+        (
+            {"data": torch.zeros(2, 3, 32, 32), "label": torch.zeros(3).long()},
+            r"not \(N, 3, H, W\)",
+        ),
+        ({"data": torch.zeros(2, 3, 32, 32), "label": torch.full((2,), 10)}, "labels are not"),
+        ({"data": torch.zeros(2, 3, 32, 32), "label": torch.zeros(2)}, "labels are not"),
+        ({"data": torch.zeros(2, 3, 16, 16), "label": torch.zeros(2).long()}, "16×16 pixels"),
+        ({"data": torch.full((2, 3, 32, 32), 1.5), "label": torch.zeros(2).long()}, "outside"),
+        ({"data": torch.zeros(2, 3, 32, 32).int(), "label": torch.zeros(2).long()}, "of type"),
+    ],
+)
+def test_a_wrong_saved_set_is_an_error(tmp_path, content, message):
+    save_checkpoint(tmp_path / "adv.pt", content)
+    spec = spec_of("", "cifar10", 32, "crop")
+    with pytest.raises(InputError, match=message):
+        adversarial_loader(str(tmp_path / "adv.pt"), spec, CLASSES, batch_size=4)

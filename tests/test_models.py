@@ -1,0 +1,426 @@
+"""The zoo, folding, the FLOP count, and the commands models.convert and models.export."""
+
+import collections
+import copy
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import torch
+import torchvision
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn.utils import prune
+
+from checkpoint_utils import load_checkpoint, save_checkpoint, transfer_keys
+from errors import InputError
+from models import (
+    ARCHS,
+    STEMS,
+    bake_masks,
+    build_model,
+    estimate_flops,
+    fold_for_evaluation,
+    load_pretrained,
+)
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SMALL = {"width": 4}
+
+
+def enliven(model):
+    """BatchNorm as after training; with its initial values folding would have nothing to do."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.3)
+            nn.init.normal_(module.running_mean, std=0.3)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model
+
+
+def prune_half(model):
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            prune.random_unstructured(module, "weight", amount=0.5)
+    return model
+
+
+def command(name, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", f"models.{name}", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+# --- build_model ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arch", [arch for arch in ARCHS if arch != "resnet20s"])
+def test_networks_have_the_entries_of_torchvision(arch):
+    with torch.device("meta"):
+        ours = build_model(arch, 5, MEAN, STD).state_dict()
+        theirs = torchvision.models.get_model(arch, weights=None, num_classes=5).state_dict()
+    assert [n for n in ours if not n.startswith("normalize.")] == list(theirs)
+    assert all(ours[name].shape == value.shape for name, value in theirs.items())
+    assert set(ours) - set(theirs) == {"normalize.mean", "normalize.std"}
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
+def test_logits_equal_those_of_torchvision_on_normalised_images(arch):
+    theirs = enliven(torchvision.models.get_model(arch, weights=None, num_classes=5)).eval()
+    ours = build_model(arch, 5, MEAN, STD).eval()
+    ours.load_state_dict(theirs.state_dict(), strict=False)
+    images = torch.rand(2, 3, 64, 64)
+    normalised = torchvision.transforms.functional.normalize(images, MEAN, STD)
+    assert torch.equal(ours(images), theirs(normalised))
+
+
+def test_same_seed_gives_the_weights_of_torchvision():
+    torch.manual_seed(5)
+    theirs = torchvision.models.resnet18(num_classes=5).state_dict()
+    torch.manual_seed(5)
+    ours = build_model("resnet18", 5, MEAN, STD).state_dict()
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+
+
+def test_normalisation_buffers_are_vectors_and_not_trained():
+    model = build_model("resnet20s", 5, MEAN, STD, **SMALL)
+    assert model.normalize.mean.shape == model.normalize.std.shape == (3,)
+    assert not any(name.startswith("normalize") for name, _ in model.named_parameters())
+
+
+def test_cifar_stem_keeps_the_resolution():
+    model = build_model("resnet18", 5, MEAN, STD, stem="cifar")
+    assert model.conv1.weight.shape == (64, 3, 3, 3)
+    sizes = []
+    model.layer1.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].shape[-1]))
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 5)
+    assert sizes == [32]
+
+
+def test_resnet20s_is_the_network_of_the_paper():
+    model = build_model("resnet20s", 10, MEAN, STD)
+    assert model.stem == "cifar"
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len(layers) == 20
+    # He et al. (2015), table 6: 0.27 M parameters.
+    assert sum(p.numel() for p in model.parameters()) == 269_722
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    assert build_model("resnet20s", 10, MEAN, STD, width=5).fc.weight.shape == (10, 20)
+
+
+def test_resnet20s_shortcut_subsamples_and_pads():
+    block = build_model("resnet20s", 10, MEAN, STD, **SMALL).layer2[0]
+    x = torch.rand(1, 4, 8, 8)
+    shortcut = block._shortcut(x)
+    assert shortcut.shape == (1, 8, 4, 4)
+    assert torch.equal(shortcut[:, 2:6], x[:, :, ::2, ::2])
+    assert not shortcut[:, :2].any()
+    assert not shortcut[:, 6:].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            {"arch": "resnet19"},
+            "unknown architecture 'resnet19'; choose from resnet18, .*resnet20s",
+        ),
+        ({"stem": "tiny"}, "unknown stem 'tiny'; choose from imagenet, cifar"),
+        ({"num_classes": 0}, "num_classes"),
+        ({"width": 0}, "width"),
+        ({"std": (0.2, 0.0, 0.2)}, "above 0"),
+        ({"mean": (0.5,)}, "three numbers"),
+    ],
+)
+def test_wrong_arguments_are_told(change, text):
+    arguments = {"arch": "resnet20s", "num_classes": 5, "mean": MEAN, "std": STD}
+    with pytest.raises(InputError, match=text):
+        build_model(**(arguments | change))
+
+
+# --- folding --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnext50_32x4d", "resnet20s"])
+def test_folded_network_gives_the_same_logits_in_double_precision(arch, stem):
+    model = prune_half(enliven(build_model(arch, 5, MEAN, STD, stem, width=4))).double()
+    images = torch.rand(2, 3, 48, 48, dtype=torch.float64)
+    folded = fold_for_evaluation(model)
+    with torch.no_grad():
+        expected = model.eval()(images)
+        assert (folded(images) - expected).norm() <= 1e-9 * expected.norm()
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+
+
+def test_folded_network_gives_the_same_logits_in_single_precision_and_channels_last():
+    model = prune_half(enliven(build_model("resnet18", 5, MEAN, STD, "cifar")))
+    model = model.to(memory_format=torch.channels_last)
+    images = torch.rand(4, 3, 32, 32).to(memory_format=torch.channels_last)
+    folded = fold_for_evaluation(model)
+    assert folded.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    expected = model.eval()(images)
+    assert (folded(images) - expected).norm() <= 1e-4 * expected.norm()
+
+
+def test_folding_leaves_the_model_as_it_was():
+    model = prune_half(enliven(build_model("resnet20s", 5, MEAN, STD, **SMALL))).train()
+    model(torch.rand(4, 3, 32, 32)).sum().backward()  # masked weights now carry a graph
+    before = copy.deepcopy(dict(model.state_dict()))
+    folded = fold_for_evaluation(model)
+    assert model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert model.conv1.weight_orig.requires_grad
+    assert len(model.conv1._forward_pre_hooks) == 1
+    assert not folded.training
+    assert not any(p.requires_grad for p in folded.parameters())
+    assert not any("orig" in name or "mask" in name for name in folded.state_dict())
+    own = {p.data_ptr() for p in model.parameters()}
+    assert own.isdisjoint(p.data_ptr() for p in folded.parameters())
+
+
+def test_folded_network_hands_gradients_to_the_images():
+    model = enliven(build_model("resnet20s", 5, MEAN, STD, **SMALL)).double().eval()
+    images = torch.rand(2, 3, 32, 32, dtype=torch.float64, requires_grad=True)
+    expected = torch.autograd.grad(model(images).sum(), images)[0]
+    found = torch.autograd.grad(fold_for_evaluation(model)(images).sum(), images)[0]
+    assert (found - expected).norm() <= 1e-9 * expected.norm()
+
+
+def test_folding_reaches_a_wrapped_network():
+    model = enliven(build_model("resnet20s", 5, MEAN, STD, **SMALL)).double().eval()
+    images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    folded = fold_for_evaluation(nn.Sequential(nn.Identity(), model))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert (folded(images) - model(images)).norm() <= 1e-9 * model(images).norm()
+
+
+def test_baked_masks_are_zeros_in_plain_weights():
+    model = prune_half(build_model("resnet20s", 5, MEAN, STD, **SMALL)).eval()
+    baked = bake_masks(model)
+    mask = model.conv1.weight_mask.bool()
+    assert not baked.conv1.weight[~mask].any()
+    assert torch.equal(baked.conv1.weight[mask], model.conv1.weight_orig[mask])
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(baked(images), model(images))
+    assert "conv1.weight" in baked.state_dict()
+
+
+# --- FLOPs ----------------------------------------------------------------------------------------
+
+
+class HandCounted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.wide = nn.Conv2d(3, 8, 3, padding=1)
+        self.grouped = nn.Conv2d(8, 4, 3, stride=2, groups=2)
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, x):
+        return self.fc(self.grouped(self.wide(x)).mean((2, 3)))
+
+
+def test_flops_of_a_network_counted_by_hand():
+    model = HandCounted()
+    wide = 3 * 8 * 9 * (9 * 7)
+    grouped = 4 * 4 * 9 * (4 * 3)  # 4 input channels per group
+    assert estimate_flops(model, (9, 7)) == 2 * (wide + grouped + 4 * 5)
+    mask = torch.zeros(8, 3, 3, 3, dtype=torch.bool)
+    mask[0, 0] = True
+    masks = {"wide.weight_mask": mask}
+    assert estimate_flops(model, (9, 7), masks) == 2 * (9 * 9 * 7 + grouped + 4 * 5)
+
+
+def test_flops_of_resnet50_at_224():
+    # torchvision's published count: 4.09 G multiply-adds.
+    flops = estimate_flops(build_model("resnet50", 1000, MEAN, STD), 224)
+    assert flops == pytest.approx(2 * 4.09e9, rel=1e-3)
+
+
+def test_counting_flops_leaves_the_model_as_it_was():
+    model = prune_half(build_model("resnet20s", 5, MEAN, STD, **SMALL)).train()
+    model.bn1.eval()
+    before = copy.deepcopy(dict(model.state_dict()))
+    estimate_flops(model, 32)
+    assert model.training
+    assert model.layer1[0].bn1.training
+    assert not model.bn1.training
+    assert not any(module._forward_hooks for module in model.modules())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+# --- models.convert -------------------------------------------------------------------------------
+
+
+def pickled_file(tmp_path):
+    """A checkpoint with an object beside its weights that weights_only refuses."""
+    state = build_model("resnet20s", 5, MEAN, STD, **SMALL).state_dict()
+    payload = {"model": state, "schedule": pathlib.PurePosixPath("x"), "counts": {"a": 1}}
+    payload["args"] = collections.Counter("ab")
+    path = tmp_path / "in.ckpt"
+    torch.save(payload, path)
+    return path, state
+
+
+def test_convert_makes_a_file_that_opens_without_running_code(tmp_path):
+    path, state = pickled_file(tmp_path)
+    target = tmp_path / "out.pth.tar"
+    refused = command("convert", path, target)
+    assert refused.returncode == 2
+    assert "--trust_pickle" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert not target.exists()
+    done = command("convert", path, target, "--trust_pickle")
+    assert done.returncode == 0, done.stderr
+    converted = load_checkpoint(target)
+    assert all(torch.equal(converted[name], value) for name, value in state.items())
+    load_pretrained(build_model("resnet20s", 5, MEAN, STD, **SMALL), target)
+
+
+def test_convert_takes_one_entry_of_a_file(tmp_path):
+    from models.convert import convert
+
+    path, target = tmp_path / "in.pth.tar", tmp_path / "out.pth.tar"
+    save_checkpoint(path, {"state_dict": {"a": torch.zeros(2)}, "init": {"a": torch.ones(2)}})
+    convert(str(path), str(target), key="init")
+    assert torch.equal(load_checkpoint(target)["a"], torch.ones(2))
+    with pytest.raises(InputError, match=r"no dictionary of tensors under 'x'.*state_dict.*init"):
+        convert(str(path), str(target), key="x")
+    with pytest.raises(InputError, match="same file"):
+        convert(str(path), str(path))
+    with pytest.raises(InputError, match="PyTorch file"):
+        convert(str(path), str(tmp_path / "out.safetensors"))
+
+
+def test_convert_names_the_package_a_file_needs(tmp_path, monkeypatch):
+    from models import convert
+
+    def needs_dill(path):
+        raise ModuleNotFoundError("No module named 'dill'", name="dill._dill")
+
+    monkeypatch.setattr(convert, "load_trusted_pickle", needs_dill)
+    with pytest.raises(InputError, match="pip install dill"):
+        convert.convert("in.ckpt", str(tmp_path / "out.pth.tar"), trust_pickle=True)
+
+
+def test_convert_writes_only_what_a_view_shows(tmp_path):
+    from models.convert import convert
+
+    path, target = tmp_path / "in.pth.tar", tmp_path / "out.pth.tar"
+    save_checkpoint(path, {"state_dict": {"a": torch.zeros(1_000_000)[:10]}})
+    convert(str(path), str(target))
+    assert target.stat().st_size < 10_000
+
+
+# --- models.export --------------------------------------------------------------------------------
+
+
+def transfer_checkpoint(tmp_path, arch="resnet20s", **options):
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+    model = prune_half(enliven(build_model(arch, 5, mean, std, **options))).eval()
+    path = tmp_path / "model_RA_best.pth.tar"
+    save_checkpoint(path, {"state_dict": transfer_keys(model.state_dict()), "result": {}})
+    return path, model
+
+
+def test_exported_safetensors_is_a_torchvision_state_dict(tmp_path):
+    path, model = transfer_checkpoint(tmp_path, "resnet18")
+    target = tmp_path / "net.safetensors"
+    done = command("export", path, target, "--input_size", 64)
+    assert done.returncode == 0, done.stderr
+    theirs = torchvision.models.resnet18(num_classes=5)
+    theirs.load_state_dict(load_file(target))
+    with safe_open(target, framework="pt") as file:
+        assert file.metadata()["arch"] == "resnet18"
+    images = torch.rand(2, 3, 64, 64)
+    normalised = torchvision.transforms.functional.normalize(
+        images, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+    )
+    assert torch.allclose(theirs.eval()(normalised), model(images), rtol=1e-5, atol=1e-5)
+
+
+def test_exported_safetensors_loads_back_with_its_constants(tmp_path):
+    from models.export import main
+
+    path, model = transfer_checkpoint(tmp_path, **SMALL)
+    target = tmp_path / "net.safetensors"
+    main([str(path), str(target)])
+    back = build_model("resnet20s", 5, MEAN, STD, **SMALL).eval()
+    load_pretrained(back, target)
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(back(images), model(images))
+
+
+def test_exported_onnx_gives_the_same_logits(tmp_path):
+    if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
+        pytest.skip("onnx and onnxscript are not installed (an optional extra)")
+    from models.export import _run_onnx, main
+
+    path, model = transfer_checkpoint(tmp_path, **SMALL)
+    target = tmp_path / "net.onnx"
+    main([str(path), str(target)])
+    images = torch.rand(3, 3, 32, 32)
+    assert torch.allclose(_run_onnx(target, images), model(images), rtol=1e-3, atol=1e-4)
+    assert [file.name for file in tmp_path.glob("*.onnx*")] == ["net.onnx"]
+
+
+def test_export_without_onnx_says_what_to_install(tmp_path, monkeypatch):
+    from models.export import main
+
+    path, _ = transfer_checkpoint(tmp_path, **SMALL)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(InputError, match="pip install onnx onnxscript"):
+        main([str(path), str(tmp_path / "net.onnx")])
+
+
+def test_export_that_does_not_compare_leaves_no_file(tmp_path, monkeypatch):
+    from models import export
+
+    path, _ = transfer_checkpoint(tmp_path, **SMALL)
+    monkeypatch.setattr(export, "_run_safetensors", lambda path, images: torch.zeros(2, 5))
+    with pytest.raises(RuntimeError, match="logits differ"):
+        export.main([str(path), str(tmp_path / "net.safetensors")])
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_export_without_constants_asks_for_them(tmp_path):
+    from models.export import main
+
+    state = build_model("resnet20s", 5, MEAN, STD, **SMALL).state_dict()
+    bare = {name: value for name, value in state.items() if not name.startswith("normalize.")}
+    path = tmp_path / "in.pth.tar"
+    save_checkpoint(path, bare)
+    with pytest.raises(InputError, match="--mean R G B --std R G B"):
+        main([str(path), str(tmp_path / "net.safetensors")])
+    constants = ["--mean", "0.4", "0.5", "0.6", "--std", "0.2", "0.3", "0.25"]
+    main([str(path), str(tmp_path / "net.safetensors"), *constants])
+    with safe_open(tmp_path / "net.safetensors", framework="pt") as file:
+        assert file.metadata()["mean"].startswith("[0.4")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["none.pth.tar", "net.safetensors"], "no such file"),
+        (["none.pth.tar", "net.txt"], ".safetensors or .onnx"),
+        (["none.pth.tar"], "OUT"),
+        (["a.safetensors", "b.safetensors", "--mean", "1", "1", "1"], "--std"),
+    ],
+)
+def test_export_answers_bad_usage_in_one_line(arguments, text):
+    done = command("export", *arguments)
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1

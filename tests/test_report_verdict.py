@@ -1,0 +1,233 @@
+"""The verdict on hand-made results whose answers are known."""
+
+import math
+
+import pytest
+from report_cases import run, ticket
+
+from errors import InputError
+from report_verdict import judge
+
+DENSE = ticket(0, 90.0, 80.0, 40.0)
+
+
+def only(verdict):
+    assert len(verdict.groups) == 1
+    return verdict.groups[0]
+
+
+def wins(verdict, kind="imp", state=1):
+    row = next(r for r in only(verdict).rows if (r.ticket, r.state) == (kind, state))
+    return (*row.wins.values(), row.double_win)
+
+
+# --- what matches -------------------------------------------------------------------------------
+
+
+def test_exactly_equal_is_a_match_even_without_a_margin():
+    assert wins(judge(DENSE + ticket(1, 90.0, 80.0, 40.0), margin=0)) == (True,) * 4
+
+
+def test_a_tie_of_means_survives_rounding():
+    dense = [run(sa, mode="std", state=0, seed=s) for s, sa in enumerate((0.1, 0.2, 0.3))]
+    equal = [run(sa, mode="std", state=1, seed=s) for s, sa in enumerate((0.3, 0.3, 0.0))]
+    level = [run(0.2, 0.2, mode="adv", state=k, seed=s) for k in (0, 1) for s in range(3)]
+    assert wins(judge(dense + equal + level))[0] is True
+
+
+@pytest.mark.parametrize(
+    ("figures", "expected"),
+    [
+        ((89.9, 80.0, 40.0), (False, True, True, False)),
+        ((90.0, 79.9, 40.0), (True, False, True, False)),
+        ((90.0, 80.0, 39.9), (True, True, False, False)),
+        ((99.0, 99.0, 99.0), (True, True, True, True)),
+    ],
+)
+def test_a_double_win_needs_all_three(figures, expected):
+    assert wins(judge(DENSE + ticket(1, *figures), margin=0)) == expected
+
+
+def test_with_one_dense_seed_the_margin_is_what_a_ticket_may_lack():
+    at_the_line, below = ticket(1, 89.5, 79.5, 39.5), ticket(2, 89.49, 79.5, 39.5)
+    verdict = judge(DENSE + at_the_line + below, margin=0.5)
+    assert wins(verdict) == (True,) * 4
+    assert wins(verdict, state=2) == (False, True, True, False)
+    assert only(verdict).tolerance == {"st_sa": 0.5, "at_sa": 0.5, "at_ra": 0.5}
+
+
+def test_with_several_dense_seeds_their_sample_deviation_replaces_the_margin():
+    dense = [r for s, sa in enumerate((89.0, 90.0, 91.0)) for r in ticket(0, sa, sa, 40.0, seed=s)]
+    verdict = judge(
+        dense + ticket(1, 89.0, 89.0, 40.0) + ticket(2, 88.99, 89.0, 39.99), margin=50.0
+    )
+    # Deviations with n - 1 are 1, 1 and 0 points; with n they would be 0.816.
+    assert only(verdict).tolerance == pytest.approx({"st_sa": 1.0, "at_sa": 1.0, "at_ra": 0.0})
+    assert wins(verdict) == (True,) * 4
+    assert wins(verdict, state=2) == (False, True, False, False)
+
+
+def test_the_mean_over_seeds_is_judged_and_its_spread_is_told():
+    seeds = [r for s, sa in ((1, 88.0), (2, 92.0)) for r in ticket(1, sa, 80, 40, seed=s)]
+    verdict = judge(DENSE + seeds, margin=0)
+    stat = only(verdict).rows[0].stats["st_sa"]
+    assert (stat.mean, stat.n) == (90.0, 2)
+    assert stat.std == pytest.approx(math.sqrt(8))
+    assert wins(verdict)[0] is True
+
+
+def test_at_figures_are_those_of_the_network_with_the_best_ra():
+    # Judged by the best-SA network it would win on SA; by the last network it would lose on RA.
+    pair = run(
+        mode="adv", sa_best={"sa": 85, "ra": 0}, ra_best={"sa": 70, "ra": 50},
+        last={"sa": 0, "ra": 0},
+    )  # fmt: skip
+    verdict = judge([*DENSE, run(90.0, mode="std"), pair])
+    assert wins(verdict) == (True, False, True, False)
+    stats = only(verdict).rows[0].stats
+    assert (stats["at_sa_of_best_sa"].mean, stats["at_ra_of_best_sa"].mean) == (85.0, 0.0)
+
+
+def test_the_st_figure_is_that_of_the_best_network():
+    standard = run(mode="std", sa_best={"sa": 90, "ra": None}, last={"sa": 10, "ra": None})
+    assert wins(judge([*DENSE, standard]))[0] is True
+
+
+# --- what is missing ----------------------------------------------------------------------------
+
+
+def test_a_missing_run_leaves_its_wins_open():
+    verdict = judge(DENSE + [run(90.0, mode="std")])
+    assert wins(verdict) == (True, None, None, None)
+    assert verdict.missing == ("adv, cifar10, 100 % of the data: imp state 1, AT, seed 1",)
+
+
+def test_one_loss_settles_it_whatever_is_missing():
+    assert wins(judge(DENSE + [run(10.0, mode="std")])) == (False, None, None, False)
+
+
+def test_a_missing_dense_regime_leaves_its_wins_open():
+    verdict = judge([DENSE[0], *ticket(1, 90, 80, 40)])
+    assert wins(verdict) == (True, None, None, None)
+    assert verdict.missing == ("adv, cifar10, 100 % of the data: dense, AT, seed 1",)
+    assert verdict.errors == ()
+
+
+def test_missing_seeds_are_named_and_the_others_are_judged():
+    dense = [r for s in (1, 2, 3) for r in ticket(0, 90, 80, 40, seed=s)]
+    some = [r for s in (1, 3) for r in ticket(1, 90, 80, 40, seed=s)]
+    verdict = judge(dense + some[:-1])
+    assert wins(verdict) == (True,) * 4
+    assert [s.n for s in list(only(verdict).rows[0].stats.values())[:3]] == [2, 1, 1]
+    assert [line.split(": ")[1] for line in verdict.missing] == [
+        "imp state 1, ST, seed 2",
+        "imp state 1, AT, seed 2, 3",
+    ]
+
+
+def test_an_at_run_without_ra_is_open_on_ra_only():
+    unmeasured = run(mode="adv", ra_best={"sa": 80, "ra": None})
+    verdict = judge([*DENSE, run(90.0, mode="std"), unmeasured])
+    assert wins(verdict) == (True, True, None, None)
+    assert verdict.missing == (
+        "adv, cifar10, 100 % of the data: imp state 1, RA under AT of seed 1",
+    )
+
+
+def test_a_group_without_a_dense_run_is_an_error_that_names_it():
+    lost = ticket(1, 90, 80, 40, pretraining="std", dataset="svhn", data_number=0.1)
+    verdict = judge(DENSE + ticket(1, 90, 80, 40) + lost)
+    assert len(verdict.errors) == 1
+    assert "std, svhn, 10 % of the data" in verdict.errors[0]
+    assert "no dense run" in verdict.errors[0]
+    by_name = {group.group.pretraining: group for group in verdict.groups}
+    assert set(by_name["std"].rows[0].wins.values()) == {None}
+    assert by_name["std"].rows[0].double_win is None
+    assert by_name["adv"].rows[0].double_win is True
+
+
+# --- groups, baselines, the sparsest ------------------------------------------------------------
+
+
+def test_pretraining_dataset_and_fraction_are_judged_apart():
+    lower = {"pretraining": "std"}, {"dataset": "svhn"}, {"data_number": 0.1}
+    runs = DENSE + ticket(1, 50, 50, 50)
+    for change in lower:
+        runs += ticket(0, 50, 50, 20, **change) + ticket(1, 50, 50, 20, **change)
+    doubles = {tuple(g.group): g.rows[0].double_win for g in judge(runs).groups}
+    assert len(doubles) == 4
+    assert doubles.pop(("adv", "cifar10", 1.0)) is False
+    assert set(doubles.values()) == {True}
+
+
+def test_density_1_is_the_line_to_match_whatever_ticket_says():
+    dense = [run(90, mode="std", state=0, ticket="random"), DENSE[1]]
+    verdict = judge(dense + ticket(1, 90, 80, 40))
+    assert wins(verdict) == (True,) * 4
+    assert [row.ticket for row in only(verdict).rows] == ["imp"]
+
+
+def test_baselines_are_judged_but_are_not_the_sparsest_ticket():
+    runs = DENSE + ticket(2, 90, 80, 40)
+    for kind, sa in (("omp", 90), ("random", 70), ("reinit", 95)):
+        runs += ticket(5, sa, 80, 40, ticket=kind)
+    verdict = judge(runs)
+    doubles = {row.ticket: row.double_win for row in only(verdict).rows}
+    assert doubles == {"imp": True, "omp": True, "random": False, "reinit": True}
+    assert only(verdict).sparsest.state == 2
+
+
+def test_the_sparsest_double_win_may_follow_a_loss():
+    runs = DENSE + ticket(1, 80, 80, 40) + ticket(2, 90, 80, 40) + ticket(10, 90, 80, 40)
+    assert only(judge(runs + ticket(11, 90, 80, 10))).sparsest.state == 10
+
+
+@pytest.mark.parametrize("state", [None, 2])
+def test_tickets_of_one_state_or_none_are_told_apart_by_density(state):
+    runs = [run(90, mode="std", state=state, density=d) for d in (0.5, 0.2)]
+    runs.append(run(80, mode="std", state=state, density=0.2000001, seed=2))
+    verdict = judge(DENSE + runs)
+    assert [(row.density, row.stats["st_sa"].n) for row in only(verdict).rows] == [
+        (0.5, 1),
+        (0.2, 2),
+    ]
+
+
+def test_a_copied_run_does_not_count_as_a_seed():
+    copy = run(50.0, mode="std", path="zz/copy")
+    verdict = judge(DENSE + ticket(1, 90, 80, 40) + [copy])
+    assert only(verdict).rows[0].stats["st_sa"].n == 1
+    assert wins(verdict)[0] is True
+    assert "zz/copy" in verdict.warnings[0]
+
+
+def test_mixed_architectures_and_a_runs_own_warnings_are_told():
+    other = ticket(1, 90, 80, 40, arch="resnet50", warnings=["gradients may be masked"])
+    text = "\n".join(judge(DENSE + other).warnings)
+    assert "resnet18, resnet50" in text
+    assert "gradients may be masked" in text
+
+
+@pytest.mark.parametrize("margin", [-0.1, float("nan"), float("inf")])
+def test_a_margin_must_be_a_number_of_points(margin):
+    with pytest.raises(InputError, match="margin"):
+        judge(DENSE, margin)
+
+
+def test_verdict_json_has_the_stated_rows():
+    verdict = judge(DENSE + ticket(2, 90, 80, 40) + [run(80, mode="std", state=3)])
+    data = verdict.to_json()
+    group = {"pretraining": "adv", "dataset": "cifar10", "data_number": 1.0}
+    assert data["rows"] == [
+        {
+            **group, "state": 2, "density": 0.8**2, "ticket": "imp",
+            "wins": {"st_sa": True, "at_sa": True, "at_ra": True}, "double_win": True,
+        },
+        {
+            **group, "state": 3, "density": 0.8**3, "ticket": "imp",
+            "wins": {"st_sa": False, "at_sa": None, "at_ra": None}, "double_win": False,
+        },
+    ]  # fmt: skip
+    assert data["sparsest"] == [{**group, "state": 2, "sparsity": 0.36}]
+    assert data["margin"] == 0.5
+    assert judge(DENSE + ticket(1, 0, 0, 0)).to_json()["sparsest"] == []

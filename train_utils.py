@@ -1,0 +1,229 @@
+"""One epoch of training, one pass of evaluation, learning rates.
+
+Nothing here knows an attack or a mask: training and evaluation take `perturb(images, labels)`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dist_utils import average_gradients, sum_over_ranks
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+Perturb = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How passes run; nothing here changes results by more than rounding, but for `amp`."""
+
+    device: torch.device = torch.device("cpu")
+    channels_last: bool = True
+    amp: torch.dtype | None = None
+    micro_batch: int | None = None
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move a model to the device and the memory layout of its convolutions."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return model.to(self.device, memory_format=layout)
+
+    def images(self, images: Tensor) -> Tensor:
+        """uint8 (N, 3, H, W) -> float32 in [0, 1] on the device; the same bits as ToTensor."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        if images.dtype == torch.uint8:
+            images = images.to(self.device, non_blocking=True).float().div_(255)
+        return images.to(self.device, memory_format=layout)
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        if self.amp is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.amp)
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Means over `images` images: cross-entropy, and accuracies in percent."""
+
+    images: int
+    loss: float
+    top1: float
+    top5: float
+
+
+class Meter:
+    """Running sums of loss and accuracy, kept on the device so that no step waits for the host."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(4, dtype=torch.float64, device=device)  # images, loss, top1, top5
+
+    @torch.no_grad()
+    def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """Args: logits (N, classes), labels (N,), loss () the mean over the N images."""
+        count = len(labels)
+        best = logits.topk(min(5, logits.shape[1])).indices
+        hits = (best == labels[:, None]).sum(0)
+        top1, top5 = hits[0].double(), hits.sum().double()
+        images = torch.full_like(top1, count)
+        self.sums += torch.stack([images, loss.double() * count, top1, top5])
+
+    def read(self) -> Metrics:
+        """Means so far, of this process."""
+        return _means(self.sums)
+
+    def read_all(self) -> Metrics:
+        """Means over all processes."""
+        return _means(sum_over_ranks(self.sums.clone()))
+
+
+def _means(sums: Tensor) -> Metrics:
+    images, loss, top1, top5 = sums.tolist()
+    count = max(images, 1)
+    return Metrics(int(images), loss / count, 100 * top1 / count, 100 * top5 / count)
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+def training_step(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    optimizer: Optimizer,
+    execution: Execution,
+    perturb: Perturb | None = None,
+    global_batch: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One optimizer step on the mean cross-entropy of the (perturbed) batch.
+
+    With `execution.micro_batch` the gradients of that many images at a time are accumulated.
+
+    Args:
+        images: (N, 3, H, W) float in [0, 1]; labels: (N,) int64.
+        global_batch: images of this step on all processes together; N if left out.
+
+    Returns:
+        The loss, a scalar, and the logits (N, classes), both detached.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    count = len(labels)
+    size = execution.micro_batch or count
+    losses, logits = [], []
+    for some_images, some_labels in zip(images.split(size), labels.split(size), strict=True):
+        with execution.autocast():
+            if perturb is not None:
+                some_images = perturb(some_images, some_labels)
+            output = model(some_images)
+        loss = F.cross_entropy(output.float() if execution.amp else output, some_labels)
+        share = len(some_labels) / count
+        (loss * share if share < 1 else loss).backward()
+        losses.append(loss.detach() * share)
+        logits.append(output.detach())
+    average_gradients(model.parameters(), count / (global_batch or count))
+    optimizer.step()
+    return torch.stack(losses).sum(), torch.cat(logits)
+
+
+def train_one_epoch(
+    model: nn.Module,
+    batches: Batches,
+    optimizer: Optimizer,
+    *,
+    execution: Execution,
+    learning_rate: Callable[[int], float],
+    perturb: Perturb | None = None,
+    global_batch: Callable[[int], int] | None = None,
+    report: Callable[[int, Meter], None] | None = None,
+) -> Metrics:
+    """Train on every batch once, in train mode.
+
+    Args:
+        batches: uint8 images (N, 3, H, W) and labels (N,).
+        learning_rate: of the step in this epoch, counted from 0.
+        global_batch: images of that step on all processes; only needed where there are several.
+        report: called after every step with its number of images and the meter.
+
+    Returns:
+        Loss and accuracy on the images as trained on: perturbed ones, under an attack.
+    """
+    model.train()
+    meter = Meter(execution.device)
+    for step, (images, labels) in enumerate(batches):
+        set_learning_rate(optimizer, learning_rate(step))
+        labels = labels.to(execution.device, non_blocking=True)
+        loss, logits = training_step(
+            model,
+            execution.images(images),
+            labels,
+            optimizer,
+            execution,
+            perturb,
+            global_batch(step) if global_batch else None,
+        )
+        meter.add(logits, labels, loss)
+        if report:
+            report(len(labels), meter)
+    return meter.read_all()
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    execution: Execution,
+    perturb: Perturb | None = None,
+    report: Callable[[int, Meter], None] | None = None,
+) -> Metrics:
+    """Loss and accuracy in eval mode, on clean images or on `perturb`ed ones."""
+    model.eval()
+    meter = Meter(execution.device)
+    for images, labels in batches:
+        images, labels = execution.images(images), labels.to(execution.device, non_blocking=True)
+        with execution.autocast():
+            if perturb is not None:
+                images = perturb(images, labels)
+            with torch.no_grad():
+                logits = model(images)
+        logits = logits.float() if execution.amp else logits
+        meter.add(logits, labels, F.cross_entropy(logits, labels))
+        if report:
+            report(len(labels), meter)
+    return meter.read_all()
+
+
+# --- learning rates -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate by epoch (counted from 0), with a linear warm-up by step.
+
+    kind: "constant", "multistep" (x0.1 from each milestone on) or "cosine" (to 0 over `epochs`).
+    """
+
+    kind: str
+    lr: float
+    epochs: int
+    milestones: tuple[int, ...] = ()
+    warmup: int = 0
+
+    def at(self, epoch: int, step: int = 0, steps_per_epoch: int = 1) -> float:
+        if epoch < self.warmup:
+            return self.lr * (epoch * steps_per_epoch + step + 1) / (self.warmup * steps_per_epoch)
+        if self.kind == "multistep":
+            return self.lr * 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
+        if self.kind == "cosine":
+            return self.lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+        return self.lr
+
+
+def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr

@@ -28,6 +28,7 @@ from errors import InputError
 TICKET_FORMAT = "double-win-ticket-1"
 INIT_FILE = "init.pth.tar"
 MASK_SUFFIX = ".weight_mask"
+CONSTANTS = ("normalize.mean", "normalize.std")
 TRANSFER_FILE = "checkpoint.pth.tar"
 SA_BEST_FILE = "model_SA_best.pth.tar"
 RA_BEST_FILE = "model_RA_best.pth.tar"
@@ -130,8 +131,8 @@ def _read_dictionary(path: str | os.PathLike[str], read: Callable[[], Any]) -> d
         payload = read()
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path}: refused, since opening it would run code stored in it or it is no checkpoint; if you "
-            f"trust it, convert it first: python -m models.convert {path} OUT.pth.tar --trust_pickle"
+            f"{path}: refused: no checkpoint, or one that runs code when it is opened; if trusted: "
+            f"python -m models.convert {path} OUT.pth.tar --trust_pickle"
         ) from error
     except (SafetensorError, RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
         raise InputError(f"{path}: not a readable checkpoint ({_first_line(error)})") from error
@@ -173,9 +174,7 @@ def _bare(name: str) -> str:
 def transfer_keys(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """Names as a transfer checkpoint has them: `0.mean`, `0.std` and `1.*` (released code)."""
     return {
-        f"0.{name.removeprefix('normalize.')}"
-        if name.startswith("normalize.")
-        else f"1.{name}": value
+        name.replace("normalize.", "0.", 1) if name in CONSTANTS else f"1.{name}": value
         for name, value in state_dict.items()
     }
 
@@ -238,7 +237,7 @@ def ticket_origin(path: str | os.PathLike[str] | None, density: float) -> dict[s
     """
     if path is None:
         return {"ticket": "imp", "state": 0, "density": density, "ticket_sha256": None}
-    state = ticket_header(path).get("state")
+    state: Any = ticket_header(path).get("state")
     if state is None and Path(path).suffix != ".safetensors":
         state = load_checkpoint(path).get("state_prune")
     if state is None:
@@ -299,7 +298,7 @@ def _as_bool(path: str | os.PathLike[str], name: str, mask: Any) -> Tensor:
     return mask.bool()
 
 
-# --- what a run needs to go on as if it had not stopped --------------------------------------------
+# --- what a run needs to go on as if it had not stopped ------------------------------------------
 
 
 def to_cpu(value: Any) -> Any:

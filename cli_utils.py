@@ -1,4 +1,4 @@
-"""Flags of both mains: groups, types, the recipe table, and the checks on values.
+"""Reading flags: the recipe table, types, checks, and one-line errors.
 
 A flag that is left out takes its value from the recipe of (task, mode, dataset); the recipes are
 the schedules that the released code's scripts and the paper use.
@@ -171,90 +171,6 @@ def _underscored(word: str) -> str:
     return "--" + name[2:].replace("-", "_") + equals + value
 
 
-# fmt: off
-# --- groups of flags that both mains share ----------------------------------------------------------
-
-
-def add_data_flags(parser: Parser) -> argparse._ArgumentGroup:
-    group = parser.add_argument_group("data")
-    add = group.add_argument
-    add("--input_size", type=image_size, help="side of the square input, in pixels (recipe)")
-    add("--augment", choices=("rrc", "crop", "none"),
-        help="training images: random resized crops, native-size crops with padding, or as in evaluation (recipe)")
-    add("--hflip", action=Switch, help="random horizontal flips in training (recipe)")
-    add("--classes", metavar="N|FILE", help="the first N classes, or those named in FILE, one a line")
-    add("-j", "--workers", type=natural, default=2, help="loader processes; results do not depend on it (2)")
-    add("--skip_bad", action="store_true", help="go on past unreadable image files, with a warning")
-    return group
-
-
-def add_model_flags(parser: Parser, archs: Sequence[str]) -> argparse._ArgumentGroup:
-    group = parser.add_argument_group("model")
-    add = group.add_argument
-    add("-a", "--arch", choices=archs, metavar="ARCH", help=f"one of {', '.join(archs)} (recipe)")
-    add("--width", type=positive_int, default=16, help="channels of resnet20s' first stage (16)")
-    add("--stem", choices=("imagenet", "cifar"),
-        help="7x7 stride 2 with max-pool, or 3x3 stride 1 without (cifar below 64 pixels)")
-    add("--mean", type=channel_triple, help="channel means of the normalisation, like .49,.48,.45 (the data set's)")
-    add("--std", type=channel_triple, help="channel standard deviations (the data set's)")
-    return group
-
-
-def add_train_attack_flags(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--train_eps", type=pixel_fraction, help="radius in training, like 8/255 (recipe)")
-    add("--train_step", "--train_steps", type=natural, help="number of PGD steps (recipe)")
-    add("--train_gamma", "--train_step_size", type=pixel_fraction, help="step size (recipe)")
-    add("--train_randinit", action=Switch, help="start from a random point of the ball (on)")
-
-
-def add_optimisation_flags(parser: Parser) -> argparse._ArgumentGroup:
-    group = parser.add_argument_group("optimisation")
-    add = group.add_argument
-    add("--epochs", type=positive_int, help="epochs in all (recipe)")
-    add("-b", "--batch_size", type=positive_int, help="images per node and step (recipe)")
-    add("--micro_batch", type=positive_int, metavar="N",
-        help="images per pass; gradients of the whole batch are accumulated (the batch)")
-    add("--lr", "--learning_rate", type=positive, help="learning rate (recipe)")
-    add("--lr_schedule", choices=("constant", "multistep", "cosine"), help="(recipe)")
-    add("--decreasing_lr", type=milestones, metavar="E,E", help="epochs at which lr falls to a tenth, for multistep (recipe)")
-    add("--warmup", type=natural, help="epochs of linear warm-up, by step (0)")
-    add("--momentum", type=not_negative, help="(0.9)")
-    add("--wd", "--weight_decay", dest="weight_decay", type=not_negative, help="(recipe)")
-    return group
-
-
-def add_runtime_flags(parser: Parser) -> None:
-    group = parser.add_argument_group("runtime")
-    add = group.add_argument
-    add("--seed", type=seed_value, help="with the same seed a run repeats to the bit (1)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(CUDA if it is there)")
-    add("--gpu", type=natural, metavar="I", help="use this one GPU")
-    add("--threads", type=positive_int, help="CPU threads (PyTorch's choice)")
-    add("--channels_last", action=Switch, default=True, help="memory layout; changes rounding only (on)")
-    add("--multiprocessing_distributed", action="store_true", help="one process per GPU of this node")
-    add("--nproc", type=positive_int, help="processes per node, with --multiprocessing_distributed (its GPUs, or 1)")
-    add("--world_size", type=positive_int, default=1, help="number of nodes (1)")
-    add("--rank", type=natural, default=0, help="this node's number (0)")
-    add("--dist_url", default="tcp://127.0.0.1:23456", help="where the nodes meet")
-    add("--dist_backend", choices=("nccl", "gloo"), help="(nccl with CUDA, else gloo)")
-
-
-def add_output_flags(parser: Parser, save_dir: str) -> argparse._ArgumentGroup:
-    group = parser.add_argument_group("output")
-    add = group.add_argument
-    add("--save_dir", default=save_dir, metavar="DIR", help=f"where the run writes ({save_dir})")
-    add("--tag", help="name of the pre-training in results and figures (std, adv, fast, …)")
-    add("-p", "--print_freq", type=positive_int, metavar="N", help="plain progress lines every N batches (every 10 s)")
-    add("--resume", nargs="?", const="auto", metavar="PATH",
-        help="go on from PATH, or from the newest file in --save_dir; a new run where there is none")
-    add("--dry_run", action="store_true", help="print what the run would do, write and cost; change nothing")
-    return group
-
-
-# fmt: on
-
-
 def launch_options(args: argparse.Namespace) -> dict[str, Any]:
     """The fields of `dist_utils.Launch`."""
     return {
@@ -269,7 +185,7 @@ def launch_options(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-# --- running a main ---------------------------------------------------------------------------------
+# --- running a main -------------------------------------------------------------------------------
 
 
 def exit_on_wrong_input(main: Callable[[], None]) -> None:

@@ -171,7 +171,7 @@ def start_run(save_dir: Path, flags: Mapping[str, Any], *, resumed: bool) -> Non
     path = save_dir / ARGS_FILE
     if path.exists() and not resumed:
         raise InputError(
-            f"--save_dir {save_dir}: holds a run already; --resume goes on with it, or choose another"
+            f"--save_dir {save_dir}: holds a run already; add --resume to go on, or choose another"
         )
     save_dir.mkdir(parents=True, exist_ok=True)
     if not path.exists():
@@ -227,7 +227,7 @@ def _processor() -> str:
     return platform.processor()
 
 
-# --- pictures of one run ---------------------------------------------------------------------------
+# --- pictures of one run --------------------------------------------------------------------------
 
 
 def plot_curves(

@@ -30,55 +30,16 @@ from dist_utils import (
     seed_everything,
 )
 from errors import InputError
+from flags import build_transfer_parser
 from log_utils import Progress, RunLog, plot_curves, provenance, say, start_run, warn
 from models import ARCHS, build_model, fold_for_evaluation, load_pretrained, torchvision_file
 from train_utils import Execution, Metrics, Schedule, evaluate, train_one_epoch
 
 RESULTS_FILE = "results.json"
 CURVES = ("train", "ta", "ra", "test_ta", "test_ra")  # the released code's names
-NAMES = {
-    "train": "train",
-    "ta": "val SA",
-    "ra": "val RA",
-    "test_ta": "test SA",
-    "test_ra": "test RA",
-}
+SHOWN_AS = {"ta": "val SA", "ra": "val RA", "test_ta": "test SA", "test_ra": "test RA"}
+TRANSFER_DATASETS = tuple(name for name in DATASETS if name != "imagenet")
 Scores = dict[str, dict[str, float | None]]
-
-
-# fmt: off
-def build_parser() -> cli_utils.Parser:
-    parser = cli_utils.Parser(
-        prog="main_downstream.py",
-        description="Transfer a ticket (or the dense network) to a data set and measure SA and RA.",
-    )
-    parser.add_argument("--mode", choices=("adv", "std"), default="adv",
-        help="adversarial training, SA and RA; or standard training, SA (adv)")
-    group = cli_utils.add_data_flags(parser)
-    group.add_argument("--dataset", default="cifar10", choices=[name for name in DATASETS if name != "imagenet"], metavar="NAME",
-        help=f"one of {', '.join(name for name in DATASETS if name != 'imagenet')} (cifar10)")
-    group.add_argument("--data", default="data", metavar="DIR", help="where the data set lies or is downloaded to (data)")
-    group.add_argument("--data_number", type=cli_utils.share, default=1.0, help="fraction of the training images, like 0.1 (1)")
-    group = cli_utils.add_model_flags(parser, ARCHS)
-    group.add_argument("--init", metavar="PATH", help="pre-trained weights, or `torchvision` to download torchvision's")
-    group = parser.add_argument_group("ticket")
-    group.add_argument("--tickets_file", "--ticket_file", metavar="PATH", help="any file with masks; the dense network if left out")
-    group = parser.add_argument_group("attack (--mode adv)")
-    cli_utils.add_train_attack_flags(group)
-    group.add_argument("--test_eps", type=cli_utils.pixel_fraction, help="radius in evaluation (recipe)")
-    group.add_argument("--test_step", "--test_steps", type=cli_utils.natural, help="number of PGD steps in evaluation (recipe)")
-    group.add_argument("--test_gamma", "--test_step_size", type=cli_utils.pixel_fraction, help="step size in evaluation (recipe)")
-    group.add_argument("--test_randinit", action=cli_utils.Switch, help="start from a random point in evaluation (on)")
-    cli_utils.add_optimisation_flags(parser)
-    group = parser.add_argument_group("evaluation")
-    group.add_argument("--eval_from", type=cli_utils.natural, metavar="EPOCH", help="first epoch (from 0) that is evaluated; the last always is (recipe)")
-    group.add_argument("--eval_batch_size", type=cli_utils.positive_int, default=128, help="images per pass in evaluation (128)")
-    group.add_argument("-e", "--evaluate", action="store_true", help="only test --resume PATH (or the newest) and write eval.json")
-    cli_utils.add_runtime_flags(parser)
-    group = cli_utils.add_output_flags(parser, "runs/transfer")
-    group.add_argument("--save_all", action="store_true", help="also keep {epoch}-checkpoint.pth.tar, bare state dicts")
-    return parser
-# fmt: on
 
 
 class Transfer:
@@ -252,7 +213,9 @@ class Transfer:
             "test_sa": scores.get("test_ta"),
         }
         self.log.metrics(epoch, values)
-        measured = ", ".join(f"{NAMES[name]} {value:.2f} %" for name, value in scores.items())
+        measured = ", ".join(
+            f"{SHOWN_AS.get(name, name)} {value:.2f} %" for name, value in scores.items()
+        )
         say(
             f"{self.label(epoch)}: train loss {trained.loss:.3f} acc {trained.top1:.2f} %, "
             f"{measured + ', ' if measured else ''}{self.log.pace(self.epoch, self.args.epochs)}"
@@ -287,7 +250,7 @@ class Transfer:
         plot_curves(
             self.save_dir / "net_train.png",
             range(1, self.epoch + 1),
-            {NAMES[name]: values for name, values in self.result.items()},
+            {SHOWN_AS.get(name, name): values for name, values in self.result.items()},
             "epoch",
             f"{self.args.dataset}, {self.args.mode}, density {100 * self.density:.2f} %",
         )
@@ -374,7 +337,7 @@ def evaluate_only(transfer: Transfer, checkpoint: Path | None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
+    args = build_transfer_parser(ARCHS, TRANSFER_DATASETS).parse_args(argv)
     cli_utils.apply_recipe(args, "transfer")
     if args.dry_run:
         say(plan_utils.plan_transfer(args))

@@ -32,40 +32,10 @@ from dist_utils import (
     seed_everything,
 )
 from errors import InputError
+from flags import build_imp_parser
 from log_utils import Progress, RunLog, plot_curves, say, start_run, warn
 from models import ARCHS, build_model, fold_for_evaluation, load_pretrained, torchvision_file
 from train_utils import Execution, Metrics, Perturb, Schedule, evaluate, train_one_epoch
-
-
-# fmt: off
-def build_parser() -> cli_utils.Parser:
-    parser = cli_utils.Parser(
-        prog="main_imp_pretrain.py",
-        description="Find lottery tickets by iterative magnitude pruning on a pre-training task.",
-    )
-    parser.add_argument("--mode", choices=("adv", "std"), default="adv",
-        help="adversarial (PGD) or standard training of every state (adv)")
-    data = cli_utils.add_data_flags(parser)
-    data.add_argument("data", metavar="DATA", help="ImageNet layout: DATA/train/CLASS/*, DATA/val/CLASS/*")
-    model = cli_utils.add_model_flags(parser, ARCHS)
-    model.add_argument("--init", metavar="PATH", help="pre-trained weights, or `torchvision` to download torchvision's")
-    model.add_argument("--pretrained", dest="init", action="store_const", const="torchvision", help="the same as --init torchvision")
-    ticket = parser.add_argument_group("ticket")
-    ticket.add_argument("--rate", type=cli_utils.pruning_rate, help="fraction of the remaining weights that each prune removes (recipe: 0.2)")
-    ticket.add_argument("--prune_epoch", type=cli_utils.positive_int, help="epochs per state (recipe: 30)")
-    ticket.add_argument("--pretrain_epochs", type=cli_utils.natural, default=0,
-        help="train the dense network first, as state 0, for those without pre-trained weights; not counted in --epochs (0)")
-    ticket.add_argument("--pretrain_lr", type=cli_utils.positive, default=0.1, help="its learning rate, falling to 0 by a cosine (0.1)")
-    cli_utils.add_train_attack_flags(parser.add_argument_group("attack (--mode adv)"))
-    cli_utils.add_optimisation_flags(parser)
-    evaluation = parser.add_argument_group("evaluation")
-    evaluation.add_argument("-e", "--evaluate", action="store_true", help="only validate --resume PATH (or the newest) and write eval.json")
-    cli_utils.add_runtime_flags(parser)
-    output = cli_utils.add_output_flags(parser, "runs/imp")
-    output.add_argument("--keep", choices=("all", "last", "tickets"), default="all", help="which checkpoints stay; tickets always do (all)")
-    output.add_argument("--export_released", type=cli_utils.natural, metavar="K", help="only write state K of --save_dir as one file in the released code's format")
-    return parser
-# fmt: on
 
 
 @dataclass(frozen=True)
@@ -383,7 +353,7 @@ def evaluate_only(search: TicketSearch, checkpoint: Path | None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
+    args = build_imp_parser(ARCHS).parse_args(argv)
     cli_utils.apply_recipe(args, "imp")
     if args.export_released is not None:
         path = files.export_released(Path(args.save_dir), args.export_released, args.mode)

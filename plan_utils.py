@@ -68,8 +68,8 @@ def plan_transfer(args: argparse.Namespace) -> str:
         f"transfer, {args.mode}: {args.arch} to {args.dataset} at {args.input_size} pixels, "
         f"seed {args.seed}",
         *_inputs({"--data": args.data, "--init": args.init, "--tickets_file": args.tickets_file}),
-        f"  {args.epochs} epochs of {-(-train // args.batch_size)} steps of {args.batch_size} images, "
-        f"{evaluations} evaluations on {val} validation images, a final test on {test}",
+        f"  {args.epochs} epochs of {-(-train // args.batch_size)} steps of {args.batch_size}",
+        f"  {evaluations} evaluations on {val} validation images, a final test on {test}",
     ]
     names = ["args.json", "metrics.jsonl", "tb/", files.TRANSFER_FILE, files.SA_BEST_FILE]
     names += [files.RA_BEST_FILE] if adversarial else []
@@ -87,7 +87,7 @@ def _cost(args: argparse.Namespace, passes: int, classes: int) -> list[str]:
     weights = 4 * sum(p.numel() for p in model.parameters())
     return [
         f"cost (estimate from FLOPs): {passes:.3g} passes of one image, {flops:.2g} FLOP, "
-        f"{flops / ASSUMED_RATE / 3600:.2g} GPU-hours at {ASSUMED_RATE / 1e12:.0f} TFLOP/s sustained",
+        f"{flops / ASSUMED_RATE / 3600:.2g} GPU-hours at {ASSUMED_RATE / 1e12:.0f} TFLOP/s",
         f"memory (estimate): {3.25 * weights / 1e9:.2g} GB for weights, gradients, momentum and "
         "masks, beside the activations",
     ]

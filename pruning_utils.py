@@ -91,8 +91,21 @@ def pruning_model_random(model: nn.Module, px: float) -> None:
 def _set_mask(module: nn.Conv2d, mask: Tensor) -> None:
     if not _is_pruned(module):
         prune.identity(module, "weight")  # registers weight_orig, weight_mask and the hook
-    module.weight_mask = mask.to(module.weight_orig.device, torch.bool).contiguous()
-    module.weight = module.weight_orig * module.weight_mask
+    module._buffers["weight_mask"] = mask.to(module.weight.device, torch.bool).contiguous()
+    _refresh(module)
+
+
+def _mask_of(module: nn.Conv2d) -> Tensor:
+    """The mask, bool, in the weight's shape; ones where nothing is pruned."""
+    mask = module._buffers.get("weight_mask")
+    return torch.ones_like(module.weight, dtype=torch.bool) if mask is None else mask
+
+
+def _refresh(module: nn.Conv2d) -> None:
+    """Compute `weight` anew, as the hook does before a forward pass."""
+    original = module._parameters["weight_orig"]
+    assert original is not None
+    module.weight = original * _mask_of(module)  # type: ignore[assignment]
 
 
 def prune_model_custom(model: nn.Module, mask_dict: Mapping[str, Tensor]) -> list[str]:
@@ -112,8 +125,8 @@ def prune_model_custom(model: nn.Module, mask_dict: Mapping[str, Tensor]) -> lis
     unknown = [name for name in given if name not in layers]
     if unknown:
         raise InputError(
-            f"ticket: {unknown[0]}{MASK_SUFFIX} ({len(unknown)} such) has no convolution in this network; "
-            "the ticket was made for another architecture"
+            f"ticket: {unknown[0]}{MASK_SUFFIX} ({len(unknown)} such) fits no convolution of this "
+            "network; the ticket was made for another architecture"
         )
     left_dense = []
     for name, module in layers.items():
@@ -129,8 +142,8 @@ def prune_model_custom(model: nn.Module, mask_dict: Mapping[str, Tensor]) -> lis
             del given[name]
         else:
             raise InputError(
-                f"ticket: {name}{MASK_SUFFIX} is {tuple(given[name].shape)}, "
-                f"the weight {tuple(module.weight.shape)}; the ticket was made for another architecture"
+                f"ticket: {name}{MASK_SUFFIX} is {tuple(given[name].shape)}, the weight "
+                f"{tuple(module.weight.shape)}; the ticket was made for another architecture"
             )
     for name, mask in given.items():
         _set_mask(layers[name], mask)
@@ -139,12 +152,7 @@ def prune_model_custom(model: nn.Module, mask_dict: Mapping[str, Tensor]) -> lis
 
 def masks(model: nn.Module) -> dict[str, Tensor]:
     """The masks of a model, `{module name + '.weight_mask': bool tensor}`; ones where unpruned."""
-    return {
-        f"{name}{MASK_SUFFIX}": module.weight_mask
-        if _is_pruned(module)
-        else torch.ones_like(module.weight, dtype=torch.bool)
-        for name, module in convolutions(model)
-    }
+    return {f"{name}{MASK_SUFFIX}": _mask_of(module) for name, module in convolutions(model)}
 
 
 def extract_mask(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -186,7 +194,7 @@ def rewind(model: nn.Module, init: Mapping[str, Tensor]) -> None:
                 value.copy_(init[name.removesuffix("_orig")])
     for _, module in convolutions(model):
         if _is_pruned(module):
-            module.weight = module.weight_orig * module.weight_mask
+            _refresh(module)
 
 
 def pruning_with_rewind(model: nn.Module, px: float, init: Mapping[str, Tensor]) -> None:
@@ -200,10 +208,10 @@ def pruning_with_rewind(model: nn.Module, px: float, init: Mapping[str, Tensor])
 
 
 def check_sparsity(model: nn.Module) -> float:
-    """Percent of the convolution weights that remain: unmasked, or nonzero where nothing is masked."""
+    """Percent of the convolution weights that remain: unmasked, or nonzero if never masked."""
     kept = total = 0
     for _, module in convolutions(model):
-        mask = module.weight_mask if _is_pruned(module) else module.weight != 0
+        mask = _mask_of(module) if _is_pruned(module) else module.weight != 0
         kept += int(mask.sum())
         total += mask.numel()
     return 100.0 * kept / total

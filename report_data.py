@@ -147,8 +147,8 @@ def _whole(data: dict[str, Any], key: str, optional: bool = False) -> int | None
 
 def _text(data: dict[str, Any], key: str) -> str:
     value = data[key]
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{key} is {value!r}, not a name")
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise ValueError(f"{key} is {value!r}, not a printable name")
     return value
 
 

@@ -252,7 +252,8 @@ def table(group: GroupVerdict, margin: float) -> str:
         cells = [cell.ljust(w) if i == 0 else cell.rjust(w)
                  for i, (cell, w) in enumerate(zip(row, widths, strict=True))]  # fmt: skip
         lines.append("  " + "  ".join(cells).rstrip())
-    lines.append(f"  matches = at least the dense mean minus {rule(group, margin)}")
+    if group.dense:
+        lines.append(f"  matches = at least the dense mean minus {rule(group, margin)}")
     lines.append(f"  {conclusion(group)}")
     return "\n".join(lines)
 

@@ -33,7 +33,7 @@ class Execution:
     def place(self, model: nn.Module) -> nn.Module:
         """Move a model to the device and the memory layout of its convolutions."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return model.to(self.device, memory_format=layout)
+        return model.to(self.device).to(memory_format=layout)
 
     def images(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, H, W) -> float32 in [0, 1] on the device; the same bits as ToTensor."""

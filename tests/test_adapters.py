@@ -26,8 +26,8 @@ def network(arch="resnet20s", classes=CLASSES, seed=1, mean=MEAN, std=STD, **opt
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.3)
-            nn.init.normal_(module.running_mean, std=0.3)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            module.get_buffer("running_mean").normal_(std=0.3)
+            module.get_buffer("running_var").uniform_(0.5, 1.5)
     return model.eval()
 
 

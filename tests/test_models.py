@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -16,21 +17,27 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.utils import prune
 
+import models
 from checkpoint_utils import load_checkpoint, save_checkpoint, transfer_keys
 from errors import InputError
 from models import (
     ARCHS,
     STEMS,
     bake_masks,
-    build_model,
+    convert,
     estimate_flops,
+    export,
     fold_for_evaluation,
     load_pretrained,
 )
+from models.command import run_command
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALL = {"width": 4}
+build_model: Any = models.build_model  # tests reach for layers that nn.Module does not declare
+fold: Any = fold_for_evaluation
+bake: Any = bake_masks
 
 
 def enliven(model):
@@ -39,20 +46,20 @@ def enliven(model):
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.3)
-            nn.init.normal_(module.running_mean, std=0.3)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            module.get_buffer("running_mean").normal_(std=0.3)
+            module.get_buffer("running_var").uniform_(0.5, 1.5)
     return model
 
 
 def prune_half(model):
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            prune.random_unstructured(module, "weight", amount=0.5)
+            prune.custom_from_mask(module, "weight", torch.rand_like(module.weight) < 0.5)
     return model
 
 
 def command(name, *arguments):
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", f"models.{name}", *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
@@ -60,6 +67,24 @@ def command(name, *arguments):
         check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def refusal(monkeypatch, capsys):
+    """Run a command that must fail; give its one line."""
+
+    def run(module, *arguments):
+        monkeypatch.setattr(sys, "argv", ["prog", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            run_command(module.main)
+        assert ended.value.code == 2
+        line = capsys.readouterr().err
+        assert line.startswith("error: ")
+        assert line.count("\n") == 1
+        return line
+
+    return run
 
 
 # --- build_model ----------------------------------------------------------------------------------
@@ -157,7 +182,7 @@ def test_wrong_arguments_are_told(change, text):
 def test_folded_network_gives_the_same_logits_in_double_precision(arch, stem):
     model = prune_half(enliven(build_model(arch, 5, MEAN, STD, stem, width=4))).double()
     images = torch.rand(2, 3, 48, 48, dtype=torch.float64)
-    folded = fold_for_evaluation(model)
+    folded = fold(model)
     with torch.no_grad():
         expected = model.eval()(images)
         assert (folded(images) - expected).norm() <= 1e-9 * expected.norm()
@@ -168,7 +193,7 @@ def test_folded_network_gives_the_same_logits_in_single_precision_and_channels_l
     model = prune_half(enliven(build_model("resnet18", 5, MEAN, STD, "cifar")))
     model = model.to(memory_format=torch.channels_last)
     images = torch.rand(4, 3, 32, 32).to(memory_format=torch.channels_last)
-    folded = fold_for_evaluation(model)
+    folded = fold(model)
     assert folded.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
     expected = model.eval()(images)
     assert (folded(images) - expected).norm() <= 1e-4 * expected.norm()
@@ -178,7 +203,7 @@ def test_folding_leaves_the_model_as_it_was():
     model = prune_half(enliven(build_model("resnet20s", 5, MEAN, STD, **SMALL))).train()
     model(torch.rand(4, 3, 32, 32)).sum().backward()  # masked weights now carry a graph
     before = copy.deepcopy(dict(model.state_dict()))
-    folded = fold_for_evaluation(model)
+    folded = fold(model)
     assert model.training
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert model.conv1.weight_orig.requires_grad
@@ -194,21 +219,21 @@ def test_folded_network_hands_gradients_to_the_images():
     model = enliven(build_model("resnet20s", 5, MEAN, STD, **SMALL)).double().eval()
     images = torch.rand(2, 3, 32, 32, dtype=torch.float64, requires_grad=True)
     expected = torch.autograd.grad(model(images).sum(), images)[0]
-    found = torch.autograd.grad(fold_for_evaluation(model)(images).sum(), images)[0]
+    found = torch.autograd.grad(fold(model)(images).sum(), images)[0]
     assert (found - expected).norm() <= 1e-9 * expected.norm()
 
 
 def test_folding_reaches_a_wrapped_network():
     model = enliven(build_model("resnet20s", 5, MEAN, STD, **SMALL)).double().eval()
     images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
-    folded = fold_for_evaluation(nn.Sequential(nn.Identity(), model))
+    folded = fold(nn.Sequential(nn.Identity(), model))
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     assert (folded(images) - model(images)).norm() <= 1e-9 * model(images).norm()
 
 
 def test_baked_masks_are_zeros_in_plain_weights():
     model = prune_half(build_model("resnet20s", 5, MEAN, STD, **SMALL)).eval()
-    baked = bake_masks(model)
+    baked = bake(model)
     mask = model.conv1.weight_mask.bool()
     assert not baked.conv1.weight[~mask].any()
     assert torch.equal(baked.conv1.weight[mask], model.conv1.weight_orig[mask])
@@ -273,39 +298,31 @@ def pickled_file(tmp_path):
     return path, state
 
 
-def test_convert_makes_a_file_that_opens_without_running_code(tmp_path):
+def test_convert_makes_a_file_that_opens_without_running_code(tmp_path, refusal):
     path, state = pickled_file(tmp_path)
     target = tmp_path / "out.pth.tar"
-    refused = command("convert", path, target)
-    assert refused.returncode == 2
-    assert "--trust_pickle" in refused.stderr
-    assert refused.stderr.count("\n") == 1
+    assert "--trust_pickle" in refusal(convert, path, target)
     assert not target.exists()
-    done = command("convert", path, target, "--trust_pickle")
-    assert done.returncode == 0, done.stderr
+    command("convert", path, target, "--trust_pickle")
     converted = load_checkpoint(target)
     assert all(torch.equal(converted[name], value) for name, value in state.items())
     load_pretrained(build_model("resnet20s", 5, MEAN, STD, **SMALL), target)
 
 
 def test_convert_takes_one_entry_of_a_file(tmp_path):
-    from models.convert import convert
-
     path, target = tmp_path / "in.pth.tar", tmp_path / "out.pth.tar"
     save_checkpoint(path, {"state_dict": {"a": torch.zeros(2)}, "init": {"a": torch.ones(2)}})
-    convert(str(path), str(target), key="init")
+    convert.convert(str(path), str(target), key="init")
     assert torch.equal(load_checkpoint(target)["a"], torch.ones(2))
     with pytest.raises(InputError, match=r"no dictionary of tensors under 'x'.*state_dict.*init"):
-        convert(str(path), str(target), key="x")
+        convert.convert(str(path), str(target), key="x")
     with pytest.raises(InputError, match="same file"):
-        convert(str(path), str(path))
+        convert.convert(str(path), str(path))
     with pytest.raises(InputError, match="PyTorch file"):
-        convert(str(path), str(tmp_path / "out.safetensors"))
+        convert.convert(str(path), str(tmp_path / "out.safetensors"))
 
 
 def test_convert_names_the_package_a_file_needs(tmp_path, monkeypatch):
-    from models import convert
-
     def needs_dill(path):
         raise ModuleNotFoundError("No module named 'dill'", name="dill._dill")
 
@@ -315,11 +332,9 @@ def test_convert_names_the_package_a_file_needs(tmp_path, monkeypatch):
 
 
 def test_convert_writes_only_what_a_view_shows(tmp_path):
-    from models.convert import convert
-
     path, target = tmp_path / "in.pth.tar", tmp_path / "out.pth.tar"
     save_checkpoint(path, {"state_dict": {"a": torch.zeros(1_000_000)[:10]}})
-    convert(str(path), str(target))
+    convert.convert(str(path), str(target))
     assert target.stat().st_size < 10_000
 
 
@@ -337,8 +352,7 @@ def transfer_checkpoint(tmp_path, arch="resnet20s", **options):
 def test_exported_safetensors_is_a_torchvision_state_dict(tmp_path):
     path, model = transfer_checkpoint(tmp_path, "resnet18")
     target = tmp_path / "net.safetensors"
-    done = command("export", path, target, "--input_size", 64)
-    assert done.returncode == 0, done.stderr
+    command("export", path, target, "--input_size", 64)
     theirs = torchvision.models.resnet18(num_classes=5)
     theirs.load_state_dict(load_file(target))
     with safe_open(target, framework="pt") as file:
@@ -351,11 +365,9 @@ def test_exported_safetensors_is_a_torchvision_state_dict(tmp_path):
 
 
 def test_exported_safetensors_loads_back_with_its_constants(tmp_path):
-    from models.export import main
-
     path, model = transfer_checkpoint(tmp_path, **SMALL)
     target = tmp_path / "net.safetensors"
-    main([str(path), str(target)])
+    export.main([str(path), str(target)])
     back = build_model("resnet20s", 5, MEAN, STD, **SMALL).eval()
     load_pretrained(back, target)
     images = torch.rand(2, 3, 32, 32)
@@ -365,28 +377,22 @@ def test_exported_safetensors_loads_back_with_its_constants(tmp_path):
 def test_exported_onnx_gives_the_same_logits(tmp_path):
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
         pytest.skip("onnx and onnxscript are not installed (an optional extra)")
-    from models.export import _run_onnx, main
-
     path, model = transfer_checkpoint(tmp_path, **SMALL)
     target = tmp_path / "net.onnx"
-    main([str(path), str(target)])
+    export.main([str(path), str(target)])
     images = torch.rand(3, 3, 32, 32)
-    assert torch.allclose(_run_onnx(target, images), model(images), rtol=1e-3, atol=1e-4)
+    assert torch.allclose(export._run_onnx(target, images), model(images), rtol=1e-3, atol=1e-4)
     assert [file.name for file in tmp_path.glob("*.onnx*")] == ["net.onnx"]
 
 
 def test_export_without_onnx_says_what_to_install(tmp_path, monkeypatch):
-    from models.export import main
-
     path, _ = transfer_checkpoint(tmp_path, **SMALL)
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(InputError, match="pip install onnx onnxscript"):
-        main([str(path), str(tmp_path / "net.onnx")])
+        export.main([str(path), str(tmp_path / "net.onnx")])
 
 
 def test_export_that_does_not_compare_leaves_no_file(tmp_path, monkeypatch):
-    from models import export
-
     path, _ = transfer_checkpoint(tmp_path, **SMALL)
     monkeypatch.setattr(export, "_run_safetensors", lambda path, images: torch.zeros(2, 5))
     with pytest.raises(RuntimeError, match="logits differ"):
@@ -395,16 +401,14 @@ def test_export_that_does_not_compare_leaves_no_file(tmp_path, monkeypatch):
 
 
 def test_export_without_constants_asks_for_them(tmp_path):
-    from models.export import main
-
     state = build_model("resnet20s", 5, MEAN, STD, **SMALL).state_dict()
     bare = {name: value for name, value in state.items() if not name.startswith("normalize.")}
     path = tmp_path / "in.pth.tar"
     save_checkpoint(path, bare)
     with pytest.raises(InputError, match="--mean R G B --std R G B"):
-        main([str(path), str(tmp_path / "net.safetensors")])
+        export.main([str(path), str(tmp_path / "net.safetensors")])
     constants = ["--mean", "0.4", "0.5", "0.6", "--std", "0.2", "0.3", "0.25"]
-    main([str(path), str(tmp_path / "net.safetensors"), *constants])
+    export.main([str(path), str(tmp_path / "net.safetensors"), *constants])
     with safe_open(tmp_path / "net.safetensors", framework="pt") as file:
         assert file.metadata()["mean"].startswith("[0.4")
 
@@ -418,9 +422,5 @@ def test_export_without_constants_asks_for_them(tmp_path):
         (["a.safetensors", "b.safetensors", "--mean", "1", "1", "1"], "--std"),
     ],
 )
-def test_export_answers_bad_usage_in_one_line(arguments, text):
-    done = command("export", *arguments)
-    assert done.returncode == 2
-    assert text in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
+def test_export_answers_bad_usage_in_one_line(arguments, text, refusal):
+    assert text in refusal(export, *arguments)

@@ -47,6 +47,7 @@ BAD = {
     "state negative": {"state": -1, "density": 0.5},
     "no pretraining": {"pretraining": None},
     "an empty dataset": {"dataset": " "},
+    "a name that would move the cursor": {"dataset": "\x1b[2J"},
 }
 
 
@@ -130,7 +131,7 @@ def test_a_curve_survives_a_resumed_and_a_cut_off_run(tmp_path):
         {"epoch": 0, "test_sa": 10},
         "[1, 2]",
         "",
-        '{"epoch": 0, "test_sa": NaN, "val_sa": 12}',
+        '{"epoch": 2, "test_sa": NaN}',
         {"epoch": 0, "test_sa": 20},
         {"epoch": 1},
         '{"epoch": 1, "test_s',

@@ -125,11 +125,11 @@ HEAD = "document.querySelectorAll('#tickets th button')[%d]"
 def opened(tmp_path_factory):
     """The page of a small grid with one missing run and hostile names, in a running browser."""
     folder = tmp_path_factory.mktemp("page")
-    runs = GRID + [run(91, mode="std", state=9)] + ticket(0, 1, 1, 1, dataset=HOSTILE)
+    runs = GRID + [run(91, mode="std", state=9)] + ticket(0, 1, 1, 1, dataset=f"z{HOSTILE}")
     curves = {r.path: [Point(0, 1.0, 10.0, None), Point(1, 2.0, 90.0, 5.0)] for r in runs}
     path = folder / "report.html"
     path.write_text(build(runs, Path(folder), curves=curves), encoding="utf-8")
-    with browser(CHROMIUM) as tab:
+    with browser(CHROMIUM or "") as tab:
         tab.look(1200, 900)
         yield tab, path
 
@@ -170,7 +170,7 @@ def test_the_keyboard_sorts_and_missing_figures_stay_last(opened, key):
         assert tab.run(SORTED)[7] == way
         shown = tab.run(COLUMN % 7)
         assert shown[-1] == "missing"
-        numbers = [float(re.search(r"[\d.]+", cell)[0]) for cell in shown[:-1]]
+        numbers = [float(re.findall(r"[\d.]+", cell)[0]) for cell in shown[:-1]]
         assert numbers == sorted(numbers, reverse=way == "descending")
     assert tab.problems == []
 

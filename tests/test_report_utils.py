@@ -103,7 +103,7 @@ def test_a_bad_file_is_a_warning_in_the_terminal_and_on_the_page(tmp_path, capsy
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "results.json").write_text('{"sa_best": NaN}')
     assert main([str(tmp_path)]) == 0
-    (line,) = capsys.readouterr().err.splitlines()
+    line, *_ = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: {tmp_path / 'broken' / 'results.json'} is left out: it lacks")
     assert line.removeprefix("warning: ") in (tmp_path / "report" / "report.html").read_text()
     assert len(collect(tmp_path)) == 8
@@ -182,7 +182,7 @@ def test_nothing_usable_is_an_input_error(tmp_path):
 def test_collect_and_judge_are_what_a_script_needs(tmp_path):
     write_grid(tmp_path)
     verdict = judge(collect(tmp_path), 0.5)
-    assert verdict.groups[0].sparsest.state == 2
+    assert [entry["state"] for entry in verdict.to_json()["sparsest"]] == [2]
 
 
 def test_inspect_runs_as_a_command_from_another_folder(tmp_path):

@@ -190,6 +190,7 @@ def save_ticket(
     state: int,
     density: float,
     init_sha256: str,
+    kind: str = "imp",
 ) -> None:
     """Write a ticket: one bit per weight, in C order, and its origin in the header.
 
@@ -198,6 +199,7 @@ def save_ticket(
         state: how many times the weights were pruned; 0 is the dense network.
         density: the fraction of the weights that is left, in (0, 1].
         init_sha256: hash of the file with the initial weights that belong to the masks.
+        kind: how it was found: imp, omp or random.
     """
     packed = {
         name: torch.from_numpy(np.packbits(mask.cpu().numpy().astype(bool).reshape(-1)))
@@ -205,6 +207,7 @@ def save_ticket(
     }
     header = {
         "format": TICKET_FORMAT,
+        "kind": kind,
         "arch": arch,
         "state": str(state),
         "density": repr(float(density)),
@@ -216,7 +219,7 @@ def save_ticket(
 
 
 def ticket_header(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Origin of a ticket file: format, arch, state, density, init_sha256, shapes (as text).
+    """Origin of a ticket file: format, kind, arch, state, density, init_sha256, shapes (as text).
 
     Empty for a file that is not one of this project's ticket files.
     """
@@ -237,13 +240,14 @@ def ticket_origin(path: str | os.PathLike[str] | None, density: float) -> dict[s
     """
     if path is None:
         return {"ticket": "imp", "state": 0, "density": density, "ticket_sha256": None}
-    state: Any = ticket_header(path).get("state")
+    header = ticket_header(path)
+    state: Any = header.get("state")
     if state is None and Path(path).suffix != ".safetensors":
         state = load_checkpoint(path).get("state_prune")
     if state is None:
         state = round(math.log(density) / math.log(0.8))
     return {
-        "ticket": "imp",
+        "ticket": header.get("kind", "imp"),
         "state": int(state),
         "density": density,
         "ticket_sha256": sha256_of(path),

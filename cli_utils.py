@@ -7,11 +7,12 @@ the schedules that the released code's scripts and the paper use.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -198,6 +199,19 @@ def exit_on_wrong_input(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+@contextlib.contextmanager
+def memory_advice(images: int) -> Iterator[None]:
+    """Turn running out of memory with `images` per pass into a line with a value to try."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise InputError(
+            f"out of memory with {images} images per pass: try --micro_batch {max(1, images // 2)}"
+        ) from error
 
 
 def set_threads(threads: int | None) -> None:

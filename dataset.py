@@ -204,6 +204,7 @@ class Loader:
         full, rest = divmod(self.num_images, self.batch_size)
         if not self._batches.train:
             return full + (rest > 0)
+        # Deviation: the released code trains on whatever is left, even a single image.
         return full + (rest >= max(2, world))
 
     def images_in_batch(self, step: int) -> int:

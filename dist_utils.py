@@ -130,6 +130,13 @@ def seed_everything(seed: int) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
 
 
+def synchronised(model: nn.Module) -> nn.Module:
+    """The model with BatchNorm statistics over all processes (CUDA only, as PyTorch has it)."""
+    if not torch.cuda.is_available():
+        raise InputError("--sync_bn needs CUDA: PyTorch's SyncBatchNorm runs on no other device")
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
 # --- talking to each other ------------------------------------------------------------------------
 
 

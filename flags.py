@@ -31,7 +31,10 @@ def build_imp_parser(archs: Sequence[str]) -> Parser:
     _add_mode(parser, "adversarial (PGD) or standard training of every state (adv)")
     data = parser.add_argument_group("data")
     data.add_argument(
-        "data", metavar="DATA", help="ImageNet layout: DATA/train/CLASS/*, DATA/val/CLASS/*"
+        "data",
+        metavar="DATA",
+        nargs="?",
+        help="ImageNet layout: DATA/train/CLASS/*, DATA/val/CLASS/*; only --ticket imp needs it",
     )
     _add_image_flags(data)
     _add_model_flags(parser, archs).add_argument(
@@ -42,6 +45,13 @@ def build_imp_parser(archs: Sequence[str]) -> Parser:
         help="the same as --init torchvision",
     )
     add = parser.add_argument_group("ticket").add_argument
+    add(
+        "--ticket",
+        choices=("imp", "omp", "random"),
+        default="imp",
+        help="imp; omp: one-shot magnitude pruning of --init at every density of IMP's states; "
+        "random: masks with the same counts. Neither trains (imp)",
+    )
     add("--rate", type=pruning_rate, help="fraction of the weights left that a prune removes (0.2)")
     add("--prune_epoch", type=positive_int, help="epochs per state (recipe: 30)")
     add(
@@ -106,12 +116,14 @@ def build_transfer_parser(archs: Sequence[str], datasets: Sequence[str]) -> Pars
     )
     _add_image_flags(data)
     _add_model_flags(parser, archs)
-    parser.add_argument_group("ticket").add_argument(
+    add = parser.add_argument_group("ticket").add_argument
+    add(
         "--tickets_file",
         "--ticket_file",
         metavar="PATH",
         help="any file that holds masks; the dense network if left out",
     )
+    add("--reinit", action="store_true", help="random weights, not --init's, under the masks")
     attack = parser.add_argument_group("attack, in --mode adv")
     _add_training_attack(attack)
     add = attack.add_argument
@@ -230,6 +242,7 @@ def _add_runtime_flags(parser: Parser) -> None:
     add("--gpu", type=natural, metavar="I", help="use this one GPU")
     add("--threads", type=positive_int, help="CPU threads (PyTorch's choice)")
     add("--channels_last", action=Switch, default=True, help="layout; changes rounding only (on)")
+    add("--sync_bn", action="store_true", help="BatchNorm statistics over all GPUs (CUDA only)")
     add(
         "--multiprocessing_distributed",
         action="store_true",
@@ -261,4 +274,5 @@ def _add_output_flags(parser: Parser, save_dir: str):
         help="go on from PATH, or from the newest file in --save_dir; a new run if there is none",
     )
     add("--dry_run", action="store_true", help="print what would be done, written and spent")
+    add("--time_it", action="store_true", help="with --dry_run: time a few steps, estimate hours")
     return add

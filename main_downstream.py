@@ -28,6 +28,7 @@ from dist_utils import (
     is_main,
     launch,
     seed_everything,
+    synchronised,
 )
 from errors import InputError
 from flags import build_transfer_parser
@@ -95,7 +96,9 @@ class Transfer:
         args = self.args
         mean, std = (args.mean, args.std) if args.mean else mean_std(args.dataset)
         model = build_model(args.arch, self.train.num_classes, mean, std, args.stem, args.width)
-        if args.init:
+        if args.reinit:
+            say(f"re-initialised weights (seed {args.seed}); --init is not used")
+        elif args.init:
             path = torchvision_file(args.arch) if args.init == "torchvision" else args.init
             loaded = load_pretrained(model, path, fc="drop", stem="fresh", normalization="keep")
             say(f"init: {path} ({loaded.layout})")
@@ -106,7 +109,7 @@ class Transfer:
         if args.tickets_file:
             for note in pruning.prune_model_custom(model, files.load_ticket(args.tickets_file)):
                 warn(f"ticket: {note}")
-        return self.execution.place(model)
+        return self.execution.place(synchronised(model) if args.sync_bn else model)
 
     # --- the algorithm ---
 
@@ -291,6 +294,7 @@ class Transfer:
             results = {
                 "pretraining": args.tag or "unnamed",
                 **files.ticket_origin(args.tickets_file, self.density),
+                **({"ticket": "reinit"} if args.reinit else {}),
                 "dataset": args.dataset,
                 "mode": args.mode,
                 "data_number": args.data_number,
@@ -321,7 +325,9 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
     if checkpoint:
         transfer.resume(checkpoint)
     start_run(save_dir, vars(args), resumed=checkpoint is not None)
-    return transfer.run()
+    with cli_utils.memory_advice(args.micro_batch or args.batch_size):
+        transfer.run()
+    return None
 
 
 def evaluate_only(transfer: Transfer, checkpoint: Path | None) -> None:

@@ -30,11 +30,19 @@ from dist_utils import (
     is_main,
     launch,
     seed_everything,
+    synchronised,
 )
 from errors import InputError
 from flags import build_imp_parser
 from log_utils import Progress, RunLog, plot_curves, say, start_run, warn
-from models import ARCHS, build_model, fold_for_evaluation, load_pretrained, torchvision_file
+from models import (
+    ARCHS,
+    build_model,
+    count_classes,
+    fold_for_evaluation,
+    load_pretrained,
+    torchvision_file,
+)
 from train_utils import Execution, Metrics, Perturb, Schedule, evaluate, train_one_epoch
 
 
@@ -115,7 +123,7 @@ class TicketSearch:
                 say(f"init: {note}")
         elif not args.pretrain_epochs:
             warn(f"no --init: starting from random weights (seed {args.seed})")
-        return self.execution.place(model)
+        return self.execution.place(synchronised(model) if args.sync_bn else model)
 
     def _attack(self) -> Perturb | None:
         args = self.args
@@ -322,6 +330,41 @@ class TicketSearch:
         )
 
 
+def prune_without_training(args: argparse.Namespace) -> None:
+    """OMP and random tickets: the initial weights pruned to the densities of IMP's states."""
+    seed_everything(args.seed)
+    save_dir, last = Path(args.save_dir), States(0, args.epochs, args.prune_epoch).last
+    path = init_file(args)
+    mean, std = (args.mean, args.std) if args.mean else mean_std("imagenet")
+    model = build_model(args.arch, count_classes(path), mean, std, args.stem, args.width)
+    load_pretrained(model, path)
+    start_run(save_dir, vars(args), resumed=False)
+    files.save_checkpoint(save_dir / files.INIT_FILE, model.state_dict())
+    sha256 = files.sha256_of(save_dir / files.INIT_FILE)
+    prune = pruning.pruning_model if args.ticket == "omp" else pruning.pruning_model_random
+    for state in range(last + 2):
+        if state > 0:
+            prune(model, args.rate)
+        density = pruning.check_sparsity_mask(pruning.masks(model)) / 100
+        say(f"state {state}: density {100 * density:.2f} %")
+        files.save_ticket(
+            save_dir / files.ticket_name(state),
+            pruning.masks(model),
+            arch=args.arch,
+            state=state,
+            density=density,
+            init_sha256=sha256,
+            kind=args.ticket,
+        )
+    say(f"done: {last + 2} {args.ticket} tickets in {save_dir}")
+
+
+def init_file(args: argparse.Namespace) -> Path:
+    if args.init is None:
+        raise InputError(f"--ticket {args.ticket} prunes pre-trained weights: name them by --init")
+    return torchvision_file(args.arch) if args.init == "torchvision" else Path(args.init)
+
+
 def work(runtime: Runtime, args: argparse.Namespace) -> None:
     """What every process of the run does."""
     cli_utils.set_threads(args.threads)
@@ -337,7 +380,8 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
     if args.evaluate:
         return evaluate_only(search, checkpoint)
     start_run(save_dir, vars(args), resumed=checkpoint is not None)
-    search.run()
+    with cli_utils.memory_advice(args.micro_batch or args.batch_size):
+        search.run()
     return say(f"done: {last + 2} tickets and accuracy_vs_density.png in {save_dir}")
 
 
@@ -355,11 +399,15 @@ def evaluate_only(search: TicketSearch, checkpoint: Path | None) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_imp_parser(ARCHS).parse_args(argv)
     cli_utils.apply_recipe(args, "imp")
+    if args.ticket == "imp" and args.data is None and args.export_released is None:
+        raise InputError("DATA is missing: the folder with train/CLASS/* and val/CLASS/*")
     if args.export_released is not None:
         path = files.export_released(Path(args.save_dir), args.export_released, args.mode)
         say(f"wrote {path}")
     elif args.dry_run:
         say(plan_utils.plan_imp(args, States(args.pretrain_epochs, args.epochs, args.prune_epoch)))
+    elif args.ticket != "imp":
+        prune_without_training(args)
     else:
         launch(work, args, Launch(**cli_utils.launch_options(args)))
 

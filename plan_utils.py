@@ -6,15 +6,21 @@ Costs are estimates from FLOPs, never measurements, and say so.
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import checkpoint_utils as files
+from attack_utils import PGDConfig, make_pgd
 from errors import InputError
 from models import build_model, estimate_flops
+from train_utils import Execution, training_step
 
 ASSUMED_RATE = 50e12  # FLOP/s that one data-centre GPU is taken to sustain, for GPU-hours
-IMAGENET_IMAGES = (1_281_167, 50_000)
+IMAGENET_IMAGES = 1_281_167
+TIMED_STEPS, TIMED_IMAGES = 4, 64  # of --time_it
 IMAGES = {
     "cifar10": (45_000, 5_000, 10_000),
     "cifar100": (45_000, 5_000, 10_000),
@@ -35,9 +41,11 @@ def training_passes(steps: int) -> int:
 
 def plan_imp(args: argparse.Namespace, states: Any) -> str:
     """The plan of an IMP run; `states` is its `main_imp_pretrain.States`."""
-    images = _count_folder(args.data, "train") or IMAGENET_IMAGES[0]
-    steps = args.train_step if args.mode == "adv" else 0
+    if args.ticket != "imp":
+        return _plan_one_shot(args, states)
     lines = [f"IMP, {args.mode}: {args.arch} at {args.input_size} pixels, seed {args.seed}"]
+    images = _count_folder(args.data, "train") or IMAGENET_IMAGES
+    steps = args.train_step if args.mode == "adv" else 0
     lines += _inputs({"DATA/train": Path(args.data) / "train", "DATA/val": Path(args.data) / "val"})
     lines += _inputs({"--init": args.init}) if args.init != "torchvision" else []
     if states.pretrain_epochs:
@@ -54,7 +62,22 @@ def plan_imp(args: argparse.Namespace, states: Any) -> str:
     names += [f"{{{first}..{states.last}}}-checkpoint.pth.tar, …-model_best.pth.tar"]
     lines += [f"writes into {args.save_dir}:", *(f"  {name}" for name in names)]
     passes = states.total_epochs * images * training_passes(steps)
-    return "\n".join(lines + _cost(args, passes, classes=1000))
+    lines += _cost(args, passes, classes=1000)
+    return "\n".join(lines + _timed(args, states.total_epochs * images, classes=1000))
+
+
+def _plan_one_shot(args: argparse.Namespace, states: Any) -> str:
+    tickets = f"  {{0..{states.last + 1}}}-ticket.safetensors"
+    return "\n".join(
+        [
+            f"{args.ticket}: {args.arch}, seed {args.seed}; no data, no training",
+            *_inputs({"--init": args.init}),
+            f"writes into {args.save_dir}:",
+            f"  {files.INIT_FILE}",
+            "  args.json",
+            tickets,
+        ]
+    )
 
 
 def plan_transfer(args: argparse.Namespace) -> str:
@@ -78,7 +101,8 @@ def plan_transfer(args: argparse.Namespace) -> str:
     train_passes = args.epochs * train * training_passes(args.train_step if adversarial else 0)
     each = 2 + attack_passes(args.test_step) if adversarial else 1
     passes = train_passes + each * (evaluations * (val if adversarial else val + test) + 3 * test)
-    return "\n".join(lines + _cost(args, passes, classes=10))
+    lines += _cost(args, passes, classes=10)
+    return "\n".join(lines + _timed(args, args.epochs * train, classes=10))
 
 
 def _cost(args: argparse.Namespace, passes: int, classes: int) -> list[str]:
@@ -90,6 +114,35 @@ def _cost(args: argparse.Namespace, passes: int, classes: int) -> list[str]:
         f"{flops / ASSUMED_RATE / 3600:.2g} GPU-hours at {ASSUMED_RATE / 1e12:.0f} TFLOP/s",
         f"memory (estimate): {3.25 * weights / 1e9:.2g} GB for weights, gradients, momentum and "
         "masks, beside the activations",
+    ]
+
+
+def _timed(args: argparse.Namespace, images: int, classes: int) -> list[str]:
+    """Hours of training `images` images in all, from a few steps on random ones."""
+    if not args.time_it:
+        return []
+    execution = Execution(
+        torch.device("cuda" if torch.cuda.is_available() and args.device != "cpu" else "cpu"),
+        args.channels_last,
+    )
+    model = build_model(args.arch, classes, (0.5,) * 3, (0.5,) * 3, args.stem, args.width)
+    execution.place(model).train()
+    optimizer = torch.optim.SGD(model.parameters(), args.lr, args.momentum)
+    attack = PGDConfig(args.train_eps, args.train_step, args.train_gamma, args.train_randinit)
+    perturb = make_pgd(model, attack) if args.mode == "adv" else None
+    count = min(args.micro_batch or args.batch_size, TIMED_IMAGES)
+    batch = execution.images(torch.rand(count, 3, args.input_size, args.input_size))
+    labels = torch.randint(classes, (count,), device=execution.device)
+    seconds = []
+    for _ in range(TIMED_STEPS):
+        start = time.perf_counter()
+        loss, _ = training_step(model, batch, labels, optimizer, execution, perturb)
+        loss.item()  # waits for the device
+        seconds.append(time.perf_counter() - start)
+    rate = count / min(seconds)
+    return [
+        f"timed here: {rate:.3g} images/s in steps of {count} random images on {execution.device}: "
+        f"{images / rate / 3600:.3g} hours of training on one such device, evaluation aside"
     ]
 
 

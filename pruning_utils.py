@@ -75,13 +75,15 @@ def pruning_model(model: nn.Module, px: float) -> None:
     What is measured is the effective weight, mask times parameter. Equals
     `prune.global_unstructured(…, L1Unstructured, amount=px)`, ties aside.
     """
-    scores = [module.weight.detach().abs() for _, module in convolutions(model)]
+    scores = [_effective(module).abs() for _, module in convolutions(model)]
     _prune_globally(model, scores, px)
 
 
 def pruning_model_random(model: nn.Module, px: float) -> None:
     """Prune the fraction `px` of the weights that are left, at random, by torch's generator."""
-    scores = [-torch.rand_like(module.weight) for _, module in convolutions(model)]
+    weights = [_parameter(module).detach() for _, module in convolutions(model)]
+    # NCHW order whatever the memory layout, so that a seed gives one mask
+    scores = [-torch.rand(w.shape, dtype=w.dtype, device=w.device) for w in weights]
     _prune_globally(model, scores, px)
 
 
@@ -91,21 +93,32 @@ def pruning_model_random(model: nn.Module, px: float) -> None:
 def _set_mask(module: nn.Conv2d, mask: Tensor) -> None:
     if not _is_pruned(module):
         prune.identity(module, "weight")  # registers weight_orig, weight_mask and the hook
-    module._buffers["weight_mask"] = mask.to(module.weight.device, torch.bool).contiguous()
+    # A copy: loading a state dict into the model must not write into the masks that were given.
+    own = torch.empty(mask.shape, dtype=torch.bool, device=_parameter(module).device)
+    module._buffers["weight_mask"] = own.copy_(mask)
     _refresh(module)
 
 
 def _mask_of(module: nn.Conv2d) -> Tensor:
     """The mask, bool, in the weight's shape; ones where nothing is pruned."""
-    mask = module._buffers.get("weight_mask")
-    return torch.ones_like(module.weight, dtype=torch.bool) if mask is None else mask
+    mask = module._buffers.get("weight_mask")  # float where torch's own pruning made it
+    return torch.ones_like(module.weight, dtype=torch.bool) if mask is None else mask.bool()
+
+
+def _parameter(module: nn.Conv2d) -> Tensor:
+    parameter = module._parameters["weight_orig" if _is_pruned(module) else "weight"]
+    assert parameter is not None
+    return parameter
+
+
+def _effective(module: nn.Conv2d) -> Tensor:
+    """Mask times parameter as they are now: `weight` is as old as the last forward pass."""
+    return _parameter(module).detach() * _mask_of(module)
 
 
 def _refresh(module: nn.Conv2d) -> None:
     """Compute `weight` anew, as the hook does before a forward pass."""
-    original = module._parameters["weight_orig"]
-    assert original is not None
-    module.weight = original * _mask_of(module)  # type: ignore[assignment]
+    module.weight = _parameter(module) * _mask_of(module)  # type: ignore[assignment]
 
 
 def prune_model_custom(model: nn.Module, mask_dict: Mapping[str, Tensor]) -> list[str]:
@@ -166,9 +179,7 @@ def extract_mask(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def generate_mask(model: nn.Module) -> dict[str, Tensor]:
     """Masks that keep the nonzero effective weights: for networks saved without their masks."""
-    return {
-        f"{name}{MASK_SUFFIX}": module.weight.detach() != 0 for name, module in convolutions(model)
-    }
+    return {f"{name}{MASK_SUFFIX}": _effective(module) != 0 for name, module in convolutions(model)}
 
 
 def remove_prune(model: nn.Module) -> None:

@@ -20,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation
 
 from report_data import Point, natural
 from report_verdict import MEASURES, GroupVerdict, Measure, TicketRow
@@ -100,7 +101,7 @@ def accuracy_figure(groups: Sequence[GroupVerdict], look: Look) -> Figure:
         for axis, measure in zip(axes, MEASURES, strict=True):
             for group in groups:
                 _draw_group(axis, group, measure, *look[group.group.pretraining])
-            _sparsity_axis(axis, [row.density for group in groups for row in group.rows])
+            _sparsity_axis(axis, [row.density for group in groups for row in _all_rows(group)])
             _accuracy_limits(axis, groups, measure)
             axis.set_title(measure.title)
             if not any(_points(_all_rows(group), measure) for group in groups):
@@ -138,6 +139,10 @@ def _draw_group(
     dense = group.dense.stats[measure.name] if group.dense else None
     if dense is not None:
         axis.axhline(dense.mean, color=colour, linestyle=DASHED, linewidth=1.2, zorder=1)
+        axis.errorbar(
+            0, dense.mean, dense.std, color=colour, marker=marker, markersize=6, capsize=3,
+            elinewidth=1, markerfacecolor="white", zorder=3,
+        )  # fmt: skip
     for kind, dashes in BASELINES.items():
         points = _points((row for row in group.rows if row.ticket == kind), measure)
         if points:
@@ -155,9 +160,11 @@ def _draw_group(
             markersize=5, capsize=3, elinewidth=1, zorder=3,
         )  # fmt: skip
     stars = _points((row for row in tickets if row.double_win), measure)
+    above = ScaledTranslation(0, 9 / 72, axis.figure.dpi_scale_trans)  # the marker stays in sight
     axis.plot(
         [x for x, _, _ in stars], [y for _, y, _ in stars], linestyle="", marker="*",
-        markersize=13, markerfacecolor=colour, markeredgecolor="black", zorder=4,
+        markersize=10, markerfacecolor=colour, markeredgecolor="black", markeredgewidth=0.7,
+        zorder=4, transform=axis.transData + above,
     )  # fmt: skip
 
 
@@ -204,7 +211,7 @@ def _legend(groups: Sequence[GroupVerdict], look: Look) -> list[Line2D]:
                     label=kind,
                 )  # fmt: skip
             )
-    stars = Line2D([], [], color=grey, linestyle="", marker="*", markersize=12, label="double win")
+    stars = Line2D([], [], color=grey, linestyle="", marker="*", markersize=10, label="double win")
     return [*handles, stars]
 
 

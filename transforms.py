@@ -84,6 +84,7 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     """
     if image.shape[1:] == (height, width):
         return image
+    # Deviation: the released code resizes with PIL; this differs by one level in few pixels.
     pixels = image[None].contiguous(memory_format=torch.channels_last)
     return F.interpolate(pixels, size=(height, width), mode="bilinear", antialias=True)[0]
 

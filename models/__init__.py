@@ -1,6 +1,6 @@
 """Networks, foreign weight files, what a network costs; commands models.convert, models.export."""
 
-from models.adapters import Loaded, load_pretrained
+from models.adapters import Loaded, count_classes, load_pretrained
 from models.download import torchvision_file
 from models.flops import estimate_flops
 from models.fold import bake_masks, fold_for_evaluation
@@ -13,6 +13,7 @@ __all__ = [
     "Loaded",
     "bake_masks",
     "build_model",
+    "count_classes",
     "estimate_flops",
     "fold_for_evaluation",
     "guess_arch",

@@ -222,3 +222,11 @@ def _choose_constants(
 
 def _numbers(values: Tensor) -> str:
     return " ".join(f"{value:.4g}" for value in values.tolist())
+
+
+def count_classes(path: str | os.PathLike[str]) -> int:
+    """How many classes the classifier of a weight file has; InputError where there is none."""
+    fc = read_layout(load_checkpoint(path), str(path)).weights.get("fc.weight")
+    if fc is None:
+        raise InputError(f"{path}: has no classifier (fc.weight); it can only be transferred")
+    return fc.shape[0]

@@ -26,9 +26,8 @@ def estimate_flops(
 
         def hook(_module: nn.Module, _inputs: tuple, output: Tensor) -> None:
             nonlocal total
-            # Every weight of a convolution is used once at every position of its output map.
-            positions = output[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
-            total += 2 * weights * positions
+            # Every weight is used once at every position of a convolution's output map.
+            total += 2 * weights * output[0, 0].numel()
 
         return hook
 

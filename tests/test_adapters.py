@@ -289,6 +289,20 @@ def test_entry_without_the_prefix_of_the_others_is_unexpected(tmp_path):
         load_pretrained(network(), write(tmp_path, payload))
 
 
+@pytest.mark.parametrize("stray", ["layer1.0.bn1.scale", "1.layer1.0.conv9.weight_mask"])
+def test_entry_beside_a_wrapped_network_or_mask_without_a_weight_is_unexpected(stray, tmp_path):
+    payload = our_transfer_file(plain_weights())
+    payload["state_dict"][stray] = torch.ones(4)
+    with pytest.raises(InputError, match=f"unexpected: {stray}$"):
+        load_pretrained(network(), write(tmp_path, payload))
+
+
+def test_two_entries_for_one_place_are_told(tmp_path):
+    payload = torchvision_file(plain_weights()) | {"linear.weight": torch.ones(CLASSES, 16)}
+    with pytest.raises(InputError, match=r"unexpected: linear\.weight$"):
+        load_pretrained(network(), write(tmp_path, payload))
+
+
 def test_masks_are_returned_under_bare_names_and_not_applied(tmp_path):
     weights = plain_weights()
     expected = {name: mask.bool() for name, mask in masks_of(weights).items()}

@@ -517,6 +517,14 @@ def test_images_kept_in_memory_give_the_bits_of_images_read_one_by_one(tmp_path,
             assert not read._small
 
 
+def test_small_images_of_several_sizes_are_read_one_by_one(tmp_path):
+    write_folder(tmp_path, {p: {"a": 3} for p in ("train", "val")}, size=(24, 20))
+    write_folder(tmp_path, {p: {"b": 3} for p in ("train", "val")}, size=(20, 24))
+    train, _, _ = loaders(spec_of(tmp_path))
+    assert [len(labels) for _, labels in batches(train, 0)] == [6]
+    assert not train._small
+
+
 # ------------------------------------------------------------------ batches
 
 

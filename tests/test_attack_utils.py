@@ -1,0 +1,313 @@
+"""PGD: advertorch 0.2.3 is the reference, to the bit; an independent ten lines are a second one."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import attack_utils
+from attack_utils import PGDConfig, frozen, make_advertorch_pgd, make_pgd
+from errors import InputError
+from models import build_model
+from pruning_utils import pruning_model
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+ATTACK = PGDConfig(8 / 255, 4, 2 / 255)
+
+
+def network(pruned=False, train=False, arch="resnet20s"):
+    torch.manual_seed(0)
+    model = build_model(arch, 10, MEAN, STD, stem="cifar", width=4)
+    for module in model.modules():  # as after some training
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+    if pruned:
+        pruning_model(model, 0.6)
+    return model.train(train)
+
+
+def some_images(count=6, size=12):
+    """Pixels at both ends of the range among them, where the clamps matter."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(count, 3, size, size, generator=generator) * 1.2 - 0.1
+    return images.clamp_(0, 1), torch.randint(0, 10, (count,), generator=generator)
+
+
+def call(perturb, images, labels, seed=7):
+    torch.manual_seed(seed)
+    return perturb(images, labels)
+
+
+def advertorch_directly(model, config):
+    """advertorch as anybody would call it, parameters' gradients and all."""
+    attack = attack_utils._import_advertorch().LinfPGDAttack(
+        model,
+        loss_fn=nn.CrossEntropyLoss(),
+        eps=config.eps,
+        nb_iter=config.steps,
+        eps_iter=config.step_size,
+        rand_init=config.random_start,
+        clip_min=0.0,
+        clip_max=1.0,
+        targeted=False,
+    )
+    return attack.perturb
+
+
+# --- against advertorch ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reference", [make_advertorch_pgd, advertorch_directly])
+@pytest.mark.parametrize("pruned", [False, True], ids=["dense", "pruned"])
+@pytest.mark.parametrize("random_start", [True, False], ids=["random", "zero"])
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+def test_pgd_is_advertorchs_to_the_bit(train, random_start, pruned, reference):
+    config = PGDConfig(8 / 255, 4, 2 / 255, random_start)
+    ours, theirs = network(pruned, train), network(pruned, train)
+    images, labels = some_images()
+    for seed in (7, 8):  # the second time from the BatchNorm statistics that the first one left
+        adversarial = call(make_pgd(ours, config), images, labels, seed)
+        after = torch.get_rng_state()
+        assert torch.equal(adversarial, call(reference(theirs, config), images, labels, seed))
+        assert torch.equal(after, torch.get_rng_state())
+    for (name, ours_now), theirs_now in zip(
+        ours.state_dict().items(), theirs.state_dict().values(), strict=True
+    ):
+        assert torch.equal(ours_now, theirs_now), name
+    fresh = network(pruned, train).get_buffer("bn1.running_mean")
+    assert torch.equal(ours.get_buffer("bn1.running_mean"), fresh) != train
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PGDConfig(8 / 255, 3, 16 / (3 * 255)),  # IMP
+        PGDConfig(8 / 255, 1, 10 / 255),  # fast adversarial training
+        PGDConfig(8 / 255, 20, 2 / 255),  # test attack
+        PGDConfig(0.3, 5, 0.1),
+        PGDConfig(0.0, 3, 2 / 255),
+        PGDConfig(8 / 255, 0, 2 / 255),
+    ],
+    ids=str,
+)
+def test_every_attack_in_use_is_advertorchs_to_the_bit(config):
+    model = network(arch="resnet20s")
+    images, labels = some_images(4)
+    adversarial = call(make_pgd(model, config), images, labels)
+    assert torch.equal(adversarial, call(make_advertorch_pgd(model, config), images, labels))
+
+
+@pytest.mark.parametrize("random_start", [True, False], ids=["random", "zero"])
+def test_pgd_in_double_precision_is_advertorchs_to_the_bit(random_start):
+    config = PGDConfig(8 / 255, 4, 2 / 255, random_start)
+    model, (images, labels) = network().double(), some_images()
+    adversarial = call(make_pgd(model, config), images.double(), labels)
+    assert adversarial.dtype == torch.float64
+    reference = call(make_advertorch_pgd(model, config), images.double(), labels)
+    assert torch.equal(adversarial, reference)
+
+
+# --- against ten plain lines ----------------------------------------------------------------------
+
+
+def plain_pgd(model, images, labels, config, noise):
+    """The attack of Madry et al. (2018) on the image itself, with no delta."""
+    low, high = images - config.eps, images + config.eps
+    adversarial = (images + config.eps * noise).clamp(0, 1)
+    for _ in range(config.steps):
+        adversarial = adversarial.detach().requires_grad_()
+        loss = F.cross_entropy(model(adversarial), labels)
+        (slope,) = torch.autograd.grad(loss, adversarial)
+        adversarial = adversarial + config.step_size * slope.sign()
+        adversarial = torch.minimum(torch.maximum(adversarial, low), high).clamp(0, 1)
+    return adversarial.detach()
+
+
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+def test_pgd_equals_an_independent_implementation(train):
+    ours, theirs = network(train=train).double(), network(train=train).double()
+    images, labels = some_images()
+    adversarial = call(make_pgd(ours, ATTACK), images.double(), labels, seed=3)
+    torch.manual_seed(3)
+    noise = 2 * torch.rand(images.shape, dtype=torch.float64) - 1
+    expected = plain_pgd(theirs, images.double(), labels, ATTACK, noise)
+    assert torch.allclose(adversarial, expected, rtol=0, atol=1e-12)
+
+
+def test_pgd_raises_the_loss():
+    model, (images, labels) = network(), some_images(12)
+    adversarial = make_pgd(model, PGDConfig(8 / 255, 10, 2 / 255))(images, labels)
+    with torch.no_grad():
+        clean, attacked = (F.cross_entropy(model(x), labels) for x in (images, adversarial))
+    assert attacked > 1.2 * clean
+
+
+def test_the_last_iterate_is_returned_not_the_worst():
+    """One huge step overshoots: the loss falls again, and the attack does not look back."""
+    weight = torch.tensor([[1.0, -1.0]])
+
+    class Peak(nn.Module):
+        def forward(self, images):  # the loss of class 0 is largest at 0.6
+            height = -((images.mean((1, 2, 3)) - 0.6) ** 2)
+            return -height[:, None] * 50 * weight
+
+    images, labels = torch.full((1, 3, 2, 2), 0.55), torch.zeros(1, dtype=torch.int64)
+    config = PGDConfig(0.4, 1, 0.4, random_start=False)
+    assert torch.allclose(make_pgd(Peak(), config)(images, labels), torch.tensor(0.95))
+
+
+# --- what a caller relies on ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("eps", [8 / 255, 0.3])
+def test_the_perturbation_stays_in_the_ball_and_the_image_in_range(eps):
+    images, labels = some_images()
+    before = images.clone()
+    adversarial = make_pgd(network(), PGDConfig(eps, 6, eps / 2))(images, labels)
+    distance = (adversarial - images).abs().max()
+    assert 0.9 * eps < distance <= eps + 1e-6
+    assert adversarial.min() >= 0
+    assert adversarial.max() <= 1
+    assert not adversarial.requires_grad
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+def test_the_model_is_left_as_it_was(train):
+    model = network(pruned=True, train=train)
+    some_bn = model.get_submodule("layer1.0.bn1")
+    some_bn.train(not train)
+    model.get_parameter("conv1.weight_orig").requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 0.5)
+    modes = {name: module.training for name, module in model.named_modules()}
+    asking = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    weights = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    call(make_pgd(model, ATTACK), *some_images())
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert {n: parameter.requires_grad for n, parameter in model.named_parameters()} == asking
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, weights[name])
+        assert parameter.grad is not None
+        assert torch.equal(parameter.grad, torch.full_like(parameter, 0.5))
+
+
+def test_no_gradient_of_a_parameter_is_computed_while_crafting():
+    model, seen = network(pruned=True), []
+    model.register_forward_hook(
+        lambda *_: seen.extend(parameter.requires_grad for parameter in model.parameters())
+    )
+    call(make_pgd(model, ATTACK), *some_images())
+    assert len(seen) == ATTACK.steps * len(list(model.parameters()))
+    assert not any(seen)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_training_goes_on_after_an_attack_on_a_pruned_model():
+    """The attack leaves a masked weight without a graph; the next forward pass makes a new one."""
+    attacked, other = network(pruned=True), network(pruned=True)
+    images, labels = some_images()
+    call(make_pgd(attacked, ATTACK), images, labels)
+    for model in (attacked, other):
+        F.cross_entropy(model(images), labels).backward()
+    for one, two in zip(attacked.parameters(), other.parameters(), strict=True):
+        assert one.grad is not None
+        assert torch.equal(one.grad, two.grad)
+
+
+def test_parameters_ask_for_gradients_again_after_an_error():
+    model = network()
+    with pytest.raises(RuntimeError, match="stop"), frozen(model):
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+        raise RuntimeError("stop")
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("make", [make_pgd, make_advertorch_pgd])
+def test_the_attack_works_where_gradients_are_off(make):
+    model, (images, labels) = network(), some_images()
+    expected = call(make(model, ATTACK), images, labels)
+    with torch.no_grad():
+        assert torch.equal(call(make(model, ATTACK), images, labels), expected)
+        assert not torch.is_grad_enabled()
+
+
+def test_the_random_start_is_drawn_in_nchw_order_whatever_the_layout():
+    start = make_pgd(network(), PGDConfig(8 / 255, 0, 2 / 255))
+    images, labels = some_images()
+    strided = images.to(memory_format=torch.channels_last)
+    first, second = call(start, images, labels), call(start, strided, labels)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, images)
+    torch.manual_seed(7)
+    noise = torch.empty(images.shape).uniform_(-1, 1)
+    assert torch.equal(
+        first, (images + ((images + noise * 8 / 255).clamp(0, 1) - images)).clamp(0, 1)
+    )
+
+
+def test_images_keep_their_memory_layout():
+    model = network().to(memory_format=torch.channels_last)
+    images, labels = some_images()
+    images = images.to(memory_format=torch.channels_last)
+    for steps in (0, 2):
+        adversarial = make_pgd(model, PGDConfig(8 / 255, steps, 2 / 255))(images, labels)
+        assert adversarial.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_layouts_agree_on_the_attack_in_double_precision():
+    ours = network().double().to(memory_format=torch.channels_last)
+    images, labels = some_images()
+    strided = images.double().to(memory_format=torch.channels_last)
+    expected = call(make_pgd(network().double(), ATTACK), images.double(), labels)
+    assert torch.allclose(call(make_pgd(ours, ATTACK), strided, labels), expected, atol=1e-12)
+
+
+def test_an_attack_of_radius_zero_returns_the_images():
+    images, labels = some_images()
+    for random_start in (True, False):
+        attack = make_pgd(network(), PGDConfig(0.0, 3, 2 / 255, random_start))
+        assert torch.equal(attack(images, labels), images)
+
+
+def test_an_attack_of_no_steps_is_its_start():
+    images, labels = some_images()
+    model = network(train=True)
+    before = copy.deepcopy(model.state_dict())
+    assert torch.equal(make_pgd(model, PGDConfig(0.1, 0, 0.1, False))(images, labels), images)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_random_start_follows_torchs_generator():
+    images, labels = some_images()
+    attack = make_pgd(network(), ATTACK)
+    assert torch.equal(call(attack, images, labels, 1), call(attack, images, labels, 1))
+    assert not torch.equal(call(attack, images, labels, 1), call(attack, images, labels, 2))
+
+
+# --- the configuration ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ((8.0, 3, 0.01), "eps 8.0"),
+        ((-0.1, 3, 0.01), "eps -0.1"),
+        ((float("nan"), 3, 0.01), "eps nan"),
+        ((0.1, -1, 0.01), "steps -1"),
+        ((0.1, 3, 2.0), "step size 2.0"),
+    ],
+)
+def test_wrong_values_are_named(values, named):
+    with pytest.raises(InputError, match=named):
+        PGDConfig(*values)
+
+
+def test_an_attack_says_what_it_is():
+    assert str(PGDConfig(8 / 255, 10, 2 / 255)) == (
+        "PGD-10, eps 8/255, step size 2/255, random start"
+    )
+    assert str(PGDConfig(8 / 255, 3, 16 / 765, False)).endswith("no random start")

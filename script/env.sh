@@ -1,15 +1,29 @@
-# Sourced by demo.sh and test.sh: an environment with what a requirements file names.
-#
-# The active environment is used if there is one (a virtual environment, or conda), and the PyTorch
-# that it has is kept; otherwise .venv is made in the project's folder.
+# Sourced by the other scripts: which Python, and an environment with what the project needs.
 
+# Print the project's Python: $PYTHON, else that of the active environment (a virtual environment,
+# or conda), else the one of ROOT/.venv, else the system's.
+find_python() {
+  local root=$1
+  if [ -n "${PYTHON:-}" ]; then
+    echo "$PYTHON"
+  elif [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
+    echo python
+  elif [ -x "$root/.venv/bin/python" ]; then
+    echo "$root/.venv/bin/python"
+  else
+    echo python3
+  fi
+}
+
+# Set PYTHON to an environment that has what ROOT/REQUIREMENTS names.
+#
+# The active environment is used if there is one, and the PyTorch that it has is kept; otherwise
+# .venv is made in the project's folder (by $PYTHON, if that is set).
 use_environment() {
   local root=$1 requirements=$2
-  local python=${PYTHON:-python3}
-  if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
-    python=${PYTHON:-python}
-  else
+  if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
     if [ ! -x "$root/.venv/bin/python" ]; then
+      local python=${PYTHON:-python3}
       "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
         echo "error: $python is older than 3.10; name a newer one: PYTHON=python3.12 bash $0" >&2
         exit 2
@@ -17,9 +31,9 @@ use_environment() {
       echo "making $root/.venv"
       "$python" -m venv "$root/.venv"
     fi
-    python=$root/.venv/bin/python
+    PYTHON=$root/.venv/bin/python
   fi
-  PYTHON=$python
+  PYTHON=$(find_python "$root")
   export PYTHON
   # Nothing to install is the usual case, and should not need a network.
   if ! "$PYTHON" "$root/script/installed.py" "$root/$requirements"; then

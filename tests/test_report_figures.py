@@ -24,13 +24,13 @@ from report_figures import (
 from report_verdict import judge
 
 TITLES = ["SA under ST", "SA under AT", "RA under AT"]
-HOSTILE = ["$\\frac{", "_hidden", "<b>&\"'", "x" * 300, "名前", "../..", "%s{0}"]
+HOSTILE = ["$\\frac{$", "_hidden", "<b>&\"'", "x" * 300, "名前", "../..", "a/b", "%s{0}"]
 
 
 def grid(name="adv", seeds=(1,)):
     runs = []
     for seed in seeds:
-        for state, figures in enumerate(((90, 80, 40), (90, 80, 41), (91, 80, 40), (85, 79, 30))):
+        for state, figures in enumerate(((90, 80, 40), (90, 80, 41), (91, 80, 40), (90, 79, 30))):
             shifted = (figure + seed / 10 for figure in figures)
             runs += ticket(state, *shifted, pretraining=name, seed=seed)
     return runs
@@ -64,7 +64,7 @@ def test_the_lines_show_the_judged_figures_where_the_states_are():
     assert list(line.get_xdata()) == pytest.approx([1, 2, 3])
     assert list(line.get_ydata()) == pytest.approx([41.1, 40.1, 30.1])
     assert state_of(1.0) == 0
-    assert [text.get_text() for text in axis.get_xticklabels()] == ["48.8", "36", "20"]
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["48.8", "36", "20", "0"]
 
 
 def test_double_win_tickets_are_starred_in_every_panel():
@@ -74,8 +74,9 @@ def test_double_win_tickets_are_starred_in_every_panel():
 
 
 def test_several_seeds_have_error_bars_and_one_has_none():
+    # One for the tickets and one for the dense network, at sparsity 0.
     assert [len(axis.collections) for axis in draw(grid()).axes] == [0, 0, 0]
-    assert [len(axis.collections) for axis in draw(grid(seeds=(1, 2))).axes] == [1, 1, 1]
+    assert [len(axis.collections) for axis in draw(grid(seeds=(1, 2))).axes] == [2, 2, 2]
 
 
 def test_a_missing_run_is_a_gap_in_the_line():

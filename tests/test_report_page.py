@@ -42,7 +42,7 @@ class Tags(HTMLParser):
 
 
 DENSE = ticket(0, 90, 80, 40)
-GRID = DENSE + ticket(1, 90, 80, 40) + ticket(2, 90, 80.2, 40) + ticket(10, 50, 9, 4)
+GRID = DENSE + ticket(1, 90, 80.05, 40) + ticket(2, 90, 80.2, 40) + ticket(10, 50, 9, 4)
 
 
 def build(runs, tmp_path, **extra):

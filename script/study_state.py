@@ -1,0 +1,108 @@
+"""How far the runs of a study are, and what those that are left will cost."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from study_config import ConfigError, Run, Study
+
+DONE, CUT_OFF, TO_DO = "done", "cut off", "to do"
+SPECIFIC = ("--init", "--tickets_file", "--tag", "--seed", "--save_dir", "--resume")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a main's --dry_run says of a run; None where it does not say."""
+
+    text: str
+    flop: float | None
+    gpu_hours: float | None
+    last_ticket: int | None
+    missing: tuple[str, ...]
+
+
+def state_of(run: Run) -> str:
+    """Done: results.json of a transfer, the last ticket of a search. Cut off: begun, not done."""
+    if (run.folder / "results.json").is_file() or _has_last_ticket(run.folder):
+        return DONE
+    return CUT_OFF if (run.folder / "args.json").is_file() else TO_DO
+
+
+def _has_last_ticket(folder: Path) -> bool:
+    try:
+        flags = json.loads((folder / "args.json").read_text())
+        last = -(-flags["epochs"] // flags["prune_epoch"]) + 1
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return (folder / f"{last}-ticket.safetensors").is_file()
+
+
+# --- plans ----------------------------------------------------------------------------------------
+
+
+def make_plans(study: Study, runs: Iterable[Run], python: str, jobs: int) -> dict[str, Plan]:
+    """The plan of every run by name. Runs that cost the same share one call of the main.
+
+    Raises:
+        ConfigError: a main refuses its flags; or a transfer wants a ticket that will not exist.
+    """
+    runs = list(runs)
+    groups: dict[tuple[str, ...], Run] = {}
+    for run in runs:
+        groups.setdefault(_kind(run), run)
+    with ThreadPoolExecutor(jobs) as pool:
+        made = pool.map(lambda run: _plan(run, python, study.out), groups.values())
+        plans = dict(zip(groups, made, strict=True))
+    by_name = {run.name: plans[_kind(run)] for run in runs}
+    for run in runs:
+        _check_needs(run, study, by_name)
+    return by_name
+
+
+def _kind(run: Run) -> tuple[str, ...]:
+    """What the cost depends on: the main and its arguments, without those of one run only."""
+    kept, skip = [run.main], False
+    for word in run.arguments:
+        if not skip and word not in SPECIFIC:
+            kept.append(word)
+        skip = not skip and word in SPECIFIC
+    return tuple(kept)
+
+
+def _plan(run: Run, python: str, out: Path) -> Plan:
+    answer = subprocess.run(
+        run.command(python, "--dry_run"), capture_output=True, text=True, check=False
+    )
+    if answer.returncode:
+        lines = answer.stderr.strip().splitlines() or ["no message"]
+        raise ConfigError(f"{run.name}: {lines[-1].removeprefix('error: ')}")
+    text = answer.stdout
+    missing = [line.split("<-")[0].strip() for line in text.splitlines() if "<- MISSING" in line]
+    tickets = re.search(r"\.\.(\d+)\}-ticket", text)
+    return Plan(
+        text,
+        _number(r"([\d.e+-]+) FLOP,", text),
+        _number(r"([\d.e+-]+) GPU-hours", text),
+        int(tickets[1]) if tickets else None,
+        tuple(line for line in missing if f" {out}/" not in line or f" {out}/data" in line),
+    )
+
+
+def _number(pattern: str, text: str) -> float | None:
+    found = re.search(pattern, text)
+    return float(found[1]) if found else None
+
+
+def _check_needs(run: Run, study: Study, plans: dict[str, Plan]) -> None:
+    for path in run.needs:
+        name = path.parent.relative_to(study.out).as_posix()
+        last = plans[name].last_ticket if name in plans else None
+        state = int(path.name.split("-")[0])
+        if last is not None and state > last:
+            raise ConfigError(f"{run.name}: {name} ends with the ticket of state {last}")

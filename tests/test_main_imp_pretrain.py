@@ -1,0 +1,645 @@
+"""main_imp_pretrain.py: states, rewinding, files, and runs that go on as if they had not stopped."""
+
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from main_cases import (
+    Interrupted,
+    assert_same_bits,
+    assert_same_run,
+    contents,
+    copy_after_each_epoch,
+    effective_weights,
+    load,
+    metrics,
+    names,
+    one_error_line,
+    read_json,
+    run_imp,
+    skip_pictures,
+    write_images,
+)
+from torch import nn
+from torch.nn.utils import prune
+
+import main_imp_pretrain
+from checkpoint_utils import load_ticket, save_checkpoint, sha256_of, ticket_header
+from main_imp_pretrain import States, TicketSearch
+from models import build_model, load_pretrained
+from train_utils import Metrics
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+ALWAYS = {"args.json", "metrics.jsonl", "tb", "init.pth.tar", "accuracy_vs_density.png"}
+# Two epochs of dense training, then states 1 and 2 of two epochs each.
+SCHEDULE = ["--pretrain_epochs", "2", "--epochs", "4", "--prune_epoch", "2", "--lr", "0.01"]
+STATE_OF = [0, 0, 1, 1, 2, 2]
+
+
+def tiny(stem="cifar"):
+    return build_model("resnet20s", 3, *IMAGENET, stem, 4)
+
+
+def cut(left, rate):
+    return left - round(rate * left)
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    skip_pictures(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("source") / "data")
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """A whole adversarial run, copied after every epoch, and what each epoch began with."""
+    root = tmp_path_factory.mktemp("imp")
+    seen: list[SimpleNamespace] = []
+    train = main_imp_pretrain.train_one_epoch
+
+    def spy(model, batches, optimizer, **rest):
+        start = {name: value.clone() for name, value in model.state_dict().items()}
+        layers = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+        entry = SimpleNamespace(start=start, optimizer=len(optimizer.state), passes=0, leaks=0)
+
+        def check(module, *_):
+            entry.passes += 1
+            if hasattr(module, "weight_mask"):
+                entry.leaks += int(module.weight[~module.weight_mask].count_nonzero())
+
+        hooks = [layer.register_forward_hook(check) for layer in layers]
+        seen.append(entry)
+        result = train(model, batches, optimizer, **rest)
+        for hook in hooks:
+            hook.remove()
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        skip_pictures(patch)
+        copy_after_each_epoch(patch, TicketSearch, root / "copies")
+        patch.setattr(main_imp_pretrain, "train_one_epoch", spy)
+        run_imp(data, root / "run", *SCHEDULE)
+    return SimpleNamespace(folder=root / "run", copies=root / "copies", epochs=seen)
+
+
+@pytest.fixture(scope="module")
+def standard(data, tmp_path_factory):
+    """A whole standard run of two states from given weights, seed 1."""
+    root = tmp_path_factory.mktemp("imp_std")
+    torch.manual_seed(5)
+    save_checkpoint(root / "given.pth.tar", tiny().state_dict())
+    with pytest.MonkeyPatch.context() as patch:
+        skip_pictures(patch)
+        run_imp(data, root / "run", *standard_flags(root / "given.pth.tar"))
+    return SimpleNamespace(folder=root / "run", given=root / "given.pth.tar")
+
+
+def standard_flags(given):
+    return [*("--mode", "std", "--epochs", "2", "--prune_epoch", "1"), "--init", str(given)]
+
+
+# --- states -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("schedule", "of", "last"),
+    [
+        ((0, 4, 2), [1, 1, 2, 2, 3], 2),
+        ((2, 4, 2), [0, 0, 1, 1, 2, 2, 3], 2),
+        ((1, 3, 2), [0, 1, 1, 2, 3], 2),  # the last state is cut short
+        ((0, 1, 30), [1, 2], 1),
+    ],
+)
+def test_every_epoch_belongs_to_one_state(schedule, of, last):
+    states = States(*schedule)
+    assert [states.of(epoch) for epoch in range(states.total_epochs + 1)] == of
+    assert states.last == last
+    for state in range(0 if schedule[0] else 1, last + 2):
+        assert states.first_epoch(state) == of.index(state)
+
+
+def test_the_papers_schedule_is_19_states():
+    assert States(0, 570, 30).last == 19
+
+
+def test_state_0_comes_first_and_is_not_counted_in_epochs(run):
+    lines = metrics(run.folder)
+    assert [line["state"] for line in lines] == STATE_OF
+    assert [line["epoch"] for line in lines] == list(range(6))
+    # state 0: a cosine from --pretrain_lr to 0; the others: --lr, constant
+    assert [line["lr"] for line in lines] == pytest.approx([0.1, 0.05, *[0.01] * 4])
+    assert [line["density"] for line in lines] == pytest.approx([1, 1, 0.8, 0.8, 0.64, 0.64])
+
+
+# --- masks --------------------------------------------------------------------------------------
+
+
+def test_the_ticket_of_state_k_has_density_08_to_the_k_exactly(run):
+    weights = sum(m.weight.numel() for m in tiny().modules() if isinstance(m, nn.Conv2d))
+    left, before = weights, None
+    for state in range(4):
+        path = run.folder / f"{state}-ticket.safetensors"
+        masks = load_ticket(path)
+        assert sum(mask.numel() for mask in masks.values()) == weights
+        assert sum(int(mask.sum()) for mask in masks.values()) == left
+        header = ticket_header(path)
+        assert float(header["density"]) == pytest.approx(left / weights, abs=1e-12)
+        assert left / weights == pytest.approx(0.8**state, abs=1e-4)
+        assert (header["state"], header["arch"]) == (str(state), "resnet20s")
+        assert header["init_sha256"] == sha256_of(run.folder / "init.pth.tar")
+        if before:
+            assert all(bool((before[name] | ~masks[name]).all()) for name in masks)  # nested
+        left, before = cut(left, 0.2), masks
+
+
+def test_another_rate_removes_that_fraction_of_what_is_left(data, tmp_path):
+    run_imp(data, tmp_path / "run", "--epochs", "1", "--prune_epoch", "1", "--rate", "1/2")
+    for state, density in enumerate((1, 0.5, 0.25)):
+        masks = load_ticket(tmp_path / "run" / f"{state}-ticket.safetensors").values()
+        kept, total = sum(int(m.sum()) for m in masks), sum(m.numel() for m in masks)
+        assert kept == total * density
+
+
+def test_state_1_prunes_the_initial_weights_before_any_training(run):
+    model = tiny()
+    load_pretrained(model, run.folder / "init.pth.tar")
+    layers = [(m, "weight") for m in model.modules() if isinstance(m, nn.Conv2d)]
+    prune.global_unstructured(layers, pruning_method=prune.L1Unstructured, amount=0.2)
+    masks = load_ticket(run.folder / "1-ticket.safetensors")
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            assert torch.equal(masks[f"{name}.weight_mask"], module.weight_mask.bool())
+
+
+def test_later_states_prune_the_trained_weights(run):
+    trained = effective_weights(load(run.copies / "4" / "1-checkpoint.pth.tar")["state_dict"])
+    kept = load_ticket(run.folder / "1-ticket.safetensors")
+    after = load_ticket(run.folder / "2-ticket.safetensors")
+    size = torch.cat([trained[n.removesuffix("_mask")].abs()[kept[n]] for n in kept])
+    survives = torch.cat([after[name][kept[name]] for name in kept])
+    assert size[~survives].max() <= size[survives].min()
+
+
+def test_each_state_starts_from_the_masked_initial_weights(run):
+    init = load(run.folder / "init.pth.tar")
+    for epoch in (2, 4):
+        start = run.epochs[epoch].start
+        masks = load_ticket(run.folder / f"{STATE_OF[epoch]}-ticket.safetensors")
+        for name, value in effective_weights(start).items():
+            mask = masks.get(f"{name}_mask")
+            assert torch.equal(value, init[name] if mask is None else init[name] * mask), name
+    # what was trained is not what was begun with: all of it had to be put back
+    trained = effective_weights(load(run.folder / "1-checkpoint.pth.tar")["state_dict"])
+    still = [name for name in init if torch.equal(trained[name], init[name])]
+    assert still == ["normalize.mean", "normalize.std"]
+
+
+def test_each_state_has_a_new_optimizer(run):
+    assert [entry.optimizer > 0 for entry in run.epochs] == [False, True] * 3
+
+
+def test_pruned_weights_are_exactly_zero_in_every_forward_pass_of_training(run):
+    for entry, state in zip(run.epochs, STATE_OF, strict=True):
+        # 19 convolutions, 3 batches, 3 passes of the attack and 1 of the loss
+        assert entry.passes == 19 * 3 * 4
+        assert entry.leaks == 0, state
+
+
+def test_pruned_weights_are_exactly_zero_in_every_checkpoint(run):
+    paths = sorted(run.copies.glob("*/[12]-*.pth.tar"))
+    assert len(paths) >= 12
+    for path in paths:
+        state_dict = load(path)["state_dict"]
+        state = int(path.name[0])
+        masks = load_ticket(run.folder / f"{state}-ticket.safetensors")
+        weights = effective_weights(state_dict)
+        for name, mask in masks.items():
+            assert torch.equal(state_dict[name], mask)
+            assert weights[name.removesuffix("_mask")][~mask].count_nonzero() == 0
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def checkpoints(*states):
+    ends = ("checkpoint", "model_best")
+    return {f"{state}-{end}.pth.tar" for state in states for end in ends}
+
+
+def tickets(*states):
+    return {f"{state}-ticket.safetensors" for state in states}
+
+
+def test_a_run_writes_these_files_and_no_other(run, standard):
+    assert names(run.folder) == ALWAYS | checkpoints(0, 1, 2) | tickets(0, 1, 2, 3)
+    assert names(standard.folder) == ALWAYS | checkpoints(1, 2) | tickets(0, 1, 2, 3)
+
+
+def test_a_ticket_is_written_the_moment_its_mask_exists(run):
+    written = [tickets(*states) for states in ([], [], [0, 1], [0, 1], [0, 1, 2], [0, 1, 2])]
+    for epoch, expected in enumerate(written, start=1):
+        assert {n for n in names(run.copies / str(epoch)) if "ticket" in n} == expected
+
+
+def test_checkpoints_have_the_released_entries_and_open_without_an_allow_list(run):
+    released = {"epoch", "arch", "state_dict", "best_acc1", "state_prune", "init"}
+    origin = {
+        "file": "init.pth.tar", "sha256": sha256_of(run.folder / "init.pth.tar")
+    }  # fmt: skip
+    bare = set(tiny().state_dict())
+    masked = {m.removesuffix("_mask") for m in load_ticket(run.folder / "1-ticket.safetensors")}
+    pruned = bare - masked | {f"{m}_orig" for m in masked} | {f"{m}_mask" for m in masked}
+    for state, epoch in enumerate((2, 4, 6)):
+        last = load(run.folder / f"{state}-checkpoint.pth.tar")
+        best = load(run.folder / f"{state}-model_best.pth.tar")
+        assert set(last) == released | {"optimizer", "resume"}
+        assert set(best) == released  # no optimizer
+        assert last["epoch"] == epoch
+        for file in (last, best):
+            assert (file["arch"], file["state_prune"]) == ("resnet20s", state)
+            assert file["init"] == (origin if state else {})
+            assert set(file["state_dict"]) == (pruned if state else bare)
+            kinds = {v.dtype for k, v in file["state_dict"].items() if k.endswith("_mask")}
+            assert kinds <= {torch.bool}
+
+
+def test_the_init_file_is_a_plain_state_dict_that_init_accepts(run, data, tmp_path):
+    init = load(run.folder / "init.pth.tar")
+    model = tiny()
+    assert set(init) == set(model.state_dict())
+    load_pretrained(model, run.folder / "init.pth.tar")
+    assert_same_bits(dict(model.state_dict()), init)
+    # state 0 was trained before it was written
+    dense = load(run.folder / "0-checkpoint.pth.tar")["state_dict"]
+    assert_same_bits(dict(dense), init)
+
+
+def test_init_is_what_the_run_starts_from(standard):
+    given, init = load(standard.given), load(standard.folder / "init.pth.tar")
+    assert_same_bits(dict(given), init)
+
+
+def test_args_json_tells_flags_command_code_packages_and_hardware(run):
+    written = read_json(run.folder / "args.json")
+    assert (written["epochs"], written["prune_epoch"], written["rate"]) == (4, 2, 0.2)
+    assert (written["mode"], written["seed"], written["train_step"]) == ("adv", 1, 3)
+    assert {"command", "code", "packages", "hardware"} <= set(written)
+
+
+@pytest.mark.parametrize(("keep", "stay"), [("last", checkpoints(2)), ("tickets", set())])
+def test_keep_decides_which_checkpoints_stay(data, standard, tmp_path, keep, stay):
+    run_imp(data, tmp_path / "run", *standard_flags(standard.given), "--keep", keep)
+    assert names(tmp_path / "run") == ALWAYS | tickets(0, 1, 2, 3) | stay
+    for name in stay | tickets(0, 1, 2, 3):
+        if name.endswith(".pth.tar"):
+            assert_same_bits(load(tmp_path / "run" / name), load(standard.folder / name))
+    # finished, whatever stayed
+    before = contents(tmp_path / "run")
+    flags = [*standard_flags(standard.given), "--keep", keep, "--resume"]
+    run_imp(data, tmp_path / "run", *flags)
+    assert contents(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("mode", ["adv", "std"])
+def test_export_released_writes_one_file_of_the_released_format(data, run, tmp_path, mode, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    before = names(folder)
+    run_imp(data, folder, "--mode", mode, "--export_released", "2")
+    assert names(folder) - before == {"2-released.pth.tar"}
+    assert f"wrote {folder / '2-released.pth.tar'}" in capsys.readouterr().out
+    file, own = load(folder / "2-released.pth.tar"), load(folder / "2-checkpoint.pth.tar")
+    assert set(file) == {
+        "epoch", "arch", "state_dict", "best_acc1", "optimizer", "state_prune", "init"
+    }  # fmt: skip
+    left_out = set() if mode == "adv" else {"normalize.mean", "normalize.std"}
+    assert set(file["state_dict"]) == set(own["state_dict"]) - left_out
+    assert set(file["init"]) == set(tiny().state_dict()) - left_out
+    for name, value in file["state_dict"].items():
+        assert value.is_floating_point() or name.endswith("num_batches_tracked")
+        assert torch.equal(value.double(), own["state_dict"][name].double())
+    exported = load_ticket(folder / "2-released.pth.tar")
+    assert_same_bits(exported, load_ticket(folder / "2-ticket.safetensors"))
+
+
+def test_a_real_figure_shows_the_best_accuracy_of_each_state(data, standard, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(main_imp_pretrain, "plot_curves", lambda *a, **k: drawn.append((a, k)))
+    run_imp(data, tmp_path / "run", *standard_flags(standard.given))
+    path, x, curves, *_ = drawn[-1][0]
+    assert path == tmp_path / "run" / "accuracy_vs_density.png"
+    assert x == pytest.approx([80, 64])
+    best = [line["val_sa"] for line in metrics(tmp_path / "run")]
+    assert list(curves.values()) == [best]
+
+
+# --- accuracies ---------------------------------------------------------------------------------
+
+
+def test_the_best_accuracy_starts_anew_in_every_state(data, tmp_path, monkeypatch):
+    scripted = iter([50.0, 60.0, 40.0, 30.0, 20.0, 45.0])
+
+    def pretend(*_, **__):
+        return Metrics(12, 1.0, next(scripted), 100.0)
+
+    monkeypatch.setattr(main_imp_pretrain, "evaluate", pretend)
+    run_imp(data, tmp_path / "run", *SCHEDULE)
+    for state, best, epoch in ((0, 60, 2), (1, 40, 3), (2, 45, 6)):
+        assert load(tmp_path / "run" / f"{state}-checkpoint.pth.tar")["best_acc1"] == best
+        kept = load(tmp_path / "run" / f"{state}-model_best.pth.tar")
+        assert (kept["best_acc1"], kept["epoch"]) == (best, epoch)
+
+
+def test_the_best_network_of_a_state_is_the_earliest_of_equals(data, tmp_path, monkeypatch):
+    def pretend(*_, **__):
+        return Metrics(12, 1.0, 25.0, 100.0)
+
+    monkeypatch.setattr(main_imp_pretrain, "evaluate", pretend)
+    run_imp(data, tmp_path / "run", *SCHEDULE)
+    kept = [load(tmp_path / "run" / f"{k}-model_best.pth.tar")["epoch"] for k in range(3)]
+    assert kept == [1, 3, 5]
+
+
+def test_even_a_state_that_never_gets_one_image_right_has_a_best_network(
+    data, standard, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        main_imp_pretrain, "evaluate", lambda *_, **__: Metrics(12, 1.0, 0.0, 100.0)
+    )
+    run_imp(data, tmp_path / "run", *standard_flags(standard.given))
+    assert checkpoints(1, 2) <= names(tmp_path / "run")
+
+
+def test_the_lines_that_scripts_read_are_printed(data, tmp_path, capsys):
+    run_imp(data, tmp_path / "run", "--epochs", "2", "--prune_epoch", "1", "--print_freq", "2")
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    remain = [re.fullmatch(r"\* remain weight =  ([\d.]+) %", line) for line in lines]
+    percent = [float(match[1]) for match in remain if match]
+    assert percent == pytest.approx([80, 64, 51.2], abs=0.01)
+    validated = [
+        match for line in lines if (match := re.fullmatch(r" \* Acc@1 (\S+) Acc@5 (\S+)", line))
+    ]
+    assert [float(m[1]) for m in validated] == pytest.approx(
+        [line["val_sa"] for line in metrics(tmp_path / "run")], abs=6e-4
+    )
+    assert all(m[2] == "100.000" for m in validated)  # three classes: Acc@5 is over all of them
+    shown = [line for line in lines if line.startswith("[state 2/2, density 64.00 %] epoch 2/2")]
+    assert any("2/3  loss" in line and "images/s  ETA" in line for line in shown)
+    assert any("val SA" in line and "elapsed" in line for line in shown)
+    assert printed.err == "warning: no --init: starting from random weights (seed 1)\n"
+
+
+def test_adversarial_states_attack_with_the_flags_and_standard_ones_do_not(
+    data, tmp_path, monkeypatch
+):
+    made = []
+    make = main_imp_pretrain.make_pgd
+    monkeypatch.setattr(
+        main_imp_pretrain, "make_pgd", lambda model, config: made.append(config) or make(model, config)
+    )  # fmt: skip
+    short = ("--epochs", "1", "--prune_epoch", "1")
+    run_imp(data, tmp_path / "std", *short, "--mode", "std")
+    assert made == []
+    run_imp(data, tmp_path / "recipe", *short)
+    run_imp(
+        data, tmp_path / "flags", *short, "--train_eps", "4/255", "--train_steps", "1",
+        "--train_step_size", "1/255", "--no-train_randinit",
+    )  # fmt: skip
+    recipe, flags = made
+    assert (recipe.eps, recipe.steps, recipe.random_start) == (8 / 255, 3, True)
+    assert recipe.step_size == pytest.approx(16 / (3 * 255))
+    assert (flags.eps, flags.steps, flags.step_size) == (4 / 255, 1, 1 / 255)
+    assert flags.random_start is False
+    assert metrics(tmp_path / "recipe") != metrics(tmp_path / "std")
+
+
+# --- evaluation ---------------------------------------------------------------------------------
+
+
+def test_evaluate_writes_eval_json_with_the_accuracy_of_the_run(data, run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    before = contents(folder)
+    of_epoch = [line["val_sa"] for line in metrics(run.folder)]
+    for name, epoch in (("1-checkpoint.pth.tar", 4), ("2-checkpoint.pth.tar", 6), (None, 6)):
+        resume = ["--resume", str(folder / name)] if name else []
+        run_imp(data, folder, *SCHEDULE, "--evaluate", *resume)
+        written = read_json(folder / "eval.json")
+        assert set(written) == {"checkpoint", "acc1", "acc5"}
+        assert written["checkpoint"] == str(folder / (name or "2-checkpoint.pth.tar"))
+        assert written["acc1"] == of_epoch[epoch - 1]
+        assert written["acc5"] == 100
+    (folder / "eval.json").unlink()
+    assert contents(folder) == before  # nothing else was touched
+    assert " * Acc@1 " in capsys.readouterr().out
+
+
+def test_evaluate_takes_a_states_best_network(data, run, tmp_path):
+    best = run.folder / "1-model_best.pth.tar"
+    run_imp(data, tmp_path / "out", *SCHEDULE, "--evaluate", "--resume", str(best))
+    assert names(tmp_path / "out") == {"eval.json"}
+    assert read_json(tmp_path / "out" / "eval.json")["acc1"] == load(best)["best_acc1"]
+
+
+def test_evaluate_without_a_checkpoint_is_refused(data, tmp_path, capsys):
+    argv = flags_of(data, tmp_path / "none", "--evaluate")
+    assert "no checkpoint" in one_error_line(argv, main_imp_pretrain.main, capsys)
+    assert not (tmp_path / "none").exists()
+
+
+# --- resuming -----------------------------------------------------------------------------------
+
+
+def flags_of(data, save_dir, *flags):
+    taken: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(main_imp_pretrain, "main", taken.extend)
+        run_imp(data, save_dir, *flags)
+    return taken
+
+
+@pytest.mark.parametrize(
+    "epochs",
+    [
+        pytest.param(1, id="within-state-0"),
+        pytest.param(2, id="after-state-0"),
+        pytest.param(3, id="within-state-1"),
+        pytest.param(4, id="at-a-state-boundary"),
+        pytest.param(6, id="before-the-last-ticket"),
+    ],
+)
+def test_a_resumed_run_equals_the_uninterrupted_run(data, run, tmp_path, epochs):
+    folder = tmp_path / "run"
+    shutil.copytree(run.copies / str(epochs), folder)
+    missing = STATE_OF[epochs] if epochs < 6 else 3
+    if epochs in (2, 4, 6):
+        assert not (folder / f"{missing}-ticket.safetensors").exists()
+    run_imp(data, folder, *SCHEDULE, "--resume")
+    assert_same_run(folder, run.folder)
+
+
+def test_resume_takes_a_path_and_does_the_later_epochs_again(data, run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    (folder / "3-ticket.safetensors").unlink()
+    path = folder / "1-checkpoint.pth.tar"
+    run_imp(data, folder, *SCHEDULE, "--resume", str(path))
+    assert_same_run(folder, run.folder)
+
+
+@pytest.mark.parametrize("where", ["begin", "train_epoch", "save"])
+def test_a_run_that_dies_anywhere_in_an_epoch_resumes_to_the_same_run(
+    data, run, tmp_path, monkeypatch, where
+):
+    original = getattr(TicketSearch, where)
+
+    def die(self, *args):
+        if self.epoch == (4 if where != "save" else 5):
+            raise Interrupted
+        return original(self, *args)
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(TicketSearch, where, die)
+        with pytest.raises(Interrupted):
+            run_imp(data, folder, *SCHEDULE)
+    # `save` comes after the epoch's line in metrics.jsonl: it must not stay twice
+    assert len(metrics(folder)) == (5 if where == "save" else 4)
+    run_imp(data, folder, *SCHEDULE, "--resume")
+    assert_same_run(folder, run.folder)
+
+
+def test_a_run_that_dies_before_its_first_checkpoint_starts_anew(data, run, tmp_path, monkeypatch):
+    def die(*_):
+        raise Interrupted
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(TicketSearch, "train_epoch", die)
+        with pytest.raises(Interrupted):
+            run_imp(data, folder, *SCHEDULE)
+    assert (folder / "args.json").exists()
+    run_imp(data, folder, *SCHEDULE, "--resume")
+    assert_same_run(folder, run.folder)
+
+
+def test_resume_in_an_empty_folder_is_a_new_run(data, standard, tmp_path):
+    run_imp(data, tmp_path / "run", *standard_flags(standard.given), "--resume")
+    assert_same_run(tmp_path / "run", standard.folder)
+
+
+def test_resume_of_a_finished_run_changes_nothing(data, run, capsys):
+    before = contents(run.folder)
+    capsys.readouterr()
+    run_imp(data, run.folder, *SCHEDULE, "--resume")
+    assert contents(run.folder) == before
+    assert capsys.readouterr().out == f"{run.folder}: this run is finished; nothing to do\n"
+
+
+def test_more_epochs_on_a_finished_run_go_on_from_its_end(data, standard, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(standard.folder, folder)
+    flags = standard_flags(standard.given)
+    flags[flags.index("--epochs") + 1] = "3"
+    run_imp(data, folder, *flags, "--resume")
+    run_imp(data, tmp_path / "whole", *flags)
+    assert_same_run(folder, tmp_path / "whole")
+
+
+def test_a_folder_with_a_run_in_it_is_not_overwritten(data, standard, capsys):
+    before = contents(standard.folder)
+    argv = flags_of(data, standard.folder, *standard_flags(standard.given))
+    message = one_error_line(argv, main_imp_pretrain.main, capsys)
+    assert "holds a run already; add --resume" in message
+    assert contents(standard.folder) == before
+
+
+def foreign(run: Any, folder: Path, **changes: Any) -> Path:
+    folder.mkdir()
+    shutil.copy(run.folder / "init.pth.tar", folder)
+    payload = {**load(run.folder / "1-checkpoint.pth.tar"), **changes}
+    path = folder / "1-checkpoint.pth.tar"
+    save_checkpoint(path, {k: v for k, v in payload.items() if v is not None})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "flags", "told"),
+    [
+        ({"resume": None}, (), "lacks 'resume'"),
+        ({"optimizer": None}, (), "lacks 'optimizer'"),
+        ({}, ("--width", "8"), "another architecture"),
+        ({}, ("--classes", "2"), "1-checkpoint.pth.tar"),
+        ({"init": {"file": "init.pth.tar", "sha256": "0"}}, (), "not the initial weights"),
+        ({"init": {"file": "gone.pth.tar", "sha256": "0"}}, (), "no such file"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused_in_one_line(
+    data, run, standard, tmp_path, capsys, changes, flags, told
+):
+    path = foreign(run, tmp_path / "other", **changes)
+    argv = flags_of(data, tmp_path / "new", *SCHEDULE, *flags, "--resume", str(path))
+    assert told in one_error_line(argv, main_imp_pretrain.main, capsys)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_dense_checkpoint_of_another_network_is_refused_in_one_line(
+    data, run, tmp_path, capsys
+):
+    path = run.copies / "1" / "0-checkpoint.pth.tar"
+    argv = flags_of(
+        data, tmp_path / "new", *SCHEDULE, "--resume", str(path), "-a", "resnet20s", "--width", "8"
+    )
+    one_error_line(argv, main_imp_pretrain.main, capsys)
+    assert not (tmp_path / "new").exists()
+
+
+# --- the same bits ------------------------------------------------------------------------------
+
+
+def test_the_same_seed_and_other_workers_give_the_same_bits(data, run, tmp_path):
+    run_imp(data, tmp_path / "again", *SCHEDULE, "--workers", "2")
+    assert_same_run(tmp_path / "again", run.folder)
+
+
+def test_standard_runs_repeat_too(data, standard, tmp_path):
+    run_imp(data, tmp_path / "again", *standard_flags(standard.given), "-j", "2")
+    assert_same_run(tmp_path / "again", standard.folder)
+
+
+def test_another_seed_gives_another_run_and_0_is_a_seed(data, tmp_path):
+    short = ("--mode", "std", "--epochs", "1", "--prune_epoch", "1")
+    for name, seed in (("0", "0"), ("0 again", "0"), ("1", "1")):
+        run_imp(data, tmp_path / name, *short, "--seed", seed)
+    assert_same_run(tmp_path / "0", tmp_path / "0 again")
+    first, other = (load(tmp_path / name / "init.pth.tar")["conv1.weight"] for name in "01")
+    assert not torch.equal(first, other)
+    assert read_json(tmp_path / "0" / "args.json")["seed"] == 0
+
+
+def test_the_order_of_the_data_depends_on_the_seed_alone(data, standard, tmp_path):
+    run_imp(data, tmp_path / "run", *standard_flags(standard.given), "--seed", "2")
+    assert metrics(tmp_path / "run") != metrics(standard.folder)
+    assert_same_bits(
+        load(tmp_path / "run" / "init.pth.tar"), load(standard.folder / "init.pth.tar")
+    )
+
+
+def test_the_architecture_asked_for_is_the_one_that_is_trained(data, tmp_path):
+    run_imp(
+        data, tmp_path / "run", "-a", "resnet18", "--stem", "imagenet", "--mode", "std",
+        "--epochs", "1", "--prune_epoch", "1", "--keep", "last",
+    )  # fmt: skip
+    checkpoint = load(tmp_path / "run" / "1-checkpoint.pth.tar")
+    assert checkpoint["arch"] == "resnet18"
+    assert "layer4.1.conv2.weight_orig" in checkpoint["state_dict"]
+    assert ticket_header(tmp_path / "run" / "2-ticket.safetensors")["arch"] == "resnet18"

@@ -47,13 +47,16 @@ class PGDConfig:
         )
 
 
-def make_pgd(model: nn.Module, config: PGDConfig) -> Perturb:
+def make_pgd(model: nn.Module, config: PGDConfig, loss_scale: float = 1.0) -> Perturb:
     """PGD on the cross-entropy of `model`, as it is given: train or eval mode, layout, precision.
 
     The random start comes from torch's global generator and is drawn in NCHW order whatever the
     layout of the images. The last iterate is returned, not the worst. In train mode the running
     statistics of BatchNorm see the attack's forward passes (released code). The model's mode, its
     parameters' `requires_grad` and their gradients are afterwards what they were.
+
+    Args:
+        loss_scale: a factor that keeps float16 gradients from vanishing; their signs stay.
 
     Returns:
         `perturb(images, labels)`: (N, 3, H, W) in [0, 1], at most `eps` from `images`.
@@ -69,13 +72,19 @@ def make_pgd(model: nn.Module, config: PGDConfig) -> Perturb:
         with torch.enable_grad(), frozen(model):
             for _ in range(config.steps):
                 adversarial = (images + delta).requires_grad_()
-                loss = F.cross_entropy(model(adversarial), labels)
+                loss = F.cross_entropy(at_least_float32(model(adversarial)), labels)
+                loss = loss * loss_scale
                 (gradient,) = torch.autograd.grad(loss, adversarial)
                 delta = (delta + step_size * gradient.sign()).clamp_(-eps, eps)
                 delta = (images + delta).clamp_(0, 1) - images
         return (images + delta).clamp_(0, 1)
 
     return perturb
+
+
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Logits as they are, but for those of a half-precision pass: the loss is in float32."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 def _random_start(images: Tensor, eps: float) -> Tensor:

@@ -85,6 +85,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(
             f"--workers {args.workers}: at most 4 per core, {4 * (os.cpu_count() or 1)} here"
         )
+    if args.amp == "fp16" and (args.device == "cpu" or not torch.cuda.is_available()):
+        raise InputError("--amp fp16 needs CUDA; on the CPU there is --amp bf16")
     if (args.mean is None) != (args.std is None):
         raise InputError("--mean and --std go together: give both or neither")
 
@@ -186,6 +188,15 @@ def launch_options(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def execution_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `train_utils.Execution` but for the device."""
+    return {
+        "channels_last": args.channels_last,
+        "amp": {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[args.amp],
+        "micro_batch": args.micro_batch,
+    }
+
+
 # --- running a main -------------------------------------------------------------------------------
 
 
@@ -214,6 +225,9 @@ def memory_advice(images: int) -> Iterator[None]:
         ) from error
 
 
-def set_threads(threads: int | None) -> None:
-    if threads:
-        torch.set_num_threads(threads)
+def configure_torch(args: argparse.Namespace) -> None:
+    """Threads, and TF32 only where it was asked for: it changes results by more than rounding."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.backends.cuda.matmul.allow_tf32 = args.tf32
+    torch.backends.cudnn.allow_tf32 = args.tf32

@@ -242,6 +242,14 @@ def _add_runtime_flags(parser: Parser) -> None:
     add("--gpu", type=natural, metavar="I", help="use this one GPU")
     add("--threads", type=positive_int, help="CPU threads (PyTorch's choice)")
     add("--channels_last", action=Switch, default=True, help="layout; changes rounding only (on)")
+    add(
+        "--amp",
+        choices=("off", "bf16", "fp16"),
+        default="off",
+        help="mixed precision in training, attacks and evaluation; changes results (off)",
+    )
+    add("--tf32", action="store_true", help="TF32 matrix products on CUDA; changes results")
+    add("--compile", action="store_true", help="torch.compile the network: for GPUs")
     add("--sync_bn", action="store_true", help="BatchNorm statistics over all GPUs (CUDA only)")
     add(
         "--multiprocessing_distributed",

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import SGD
 
 import checkpoint_utils as files
 import cli_utils
@@ -34,7 +33,7 @@ from errors import InputError
 from flags import build_transfer_parser
 from log_utils import Progress, RunLog, plot_curves, provenance, say, start_run, warn
 from models import ARCHS, build_model, fold_for_evaluation, load_pretrained, torchvision_file
-from train_utils import Execution, Metrics, Schedule, evaluate, train_one_epoch
+from train_utils import Execution, Metrics, Schedule, evaluate, make_sgd, train_one_epoch
 
 RESULTS_FILE = "results.json"
 CURVES = ("train", "ta", "ra", "test_ta", "test_ra")  # the released code's names
@@ -50,21 +49,22 @@ class Transfer:
         self.args, self.runtime = args, runtime
         self.adversarial = args.mode == "adv"
         self.save_dir = Path(args.save_dir)
-        self.execution = Execution(runtime.device, args.channels_last, None, args.micro_batch)
+        self.execution = Execution(runtime.device, **cli_utils.execution_options(args))
         self.train, self.val, self.test = self._loaders()
         self.model = self._network()
         self.density = pruning.check_sparsity(self.model) / 100
         pruning.print_remaining(self.model)
         attack = PGDConfig(args.train_eps, args.train_step, args.train_gamma, args.train_randinit)
-        self.perturb = make_pgd(self.model, attack) if self.adversarial else None
+        self.perturb = (
+            make_pgd(self.model, attack, self.execution.loss_scale) if self.adversarial else None
+        )
         self.test_attack = PGDConfig(
             args.test_eps, args.test_step, args.test_gamma, args.test_randinit
         )
         if self.adversarial:
             say(f"training attack: {attack}; test attack: {self.test_attack}")
-        self.optimizer = SGD(
-            self.model.parameters(), args.lr, args.momentum, weight_decay=args.weight_decay
-        )
+        self.optimizer = make_sgd(self.model, args.lr, args.momentum, args.weight_decay)
+        self.scaler = self.execution.scaler()
         self.schedule = Schedule(
             args.lr_schedule, args.lr, args.epochs, args.decreasing_lr, args.warmup
         )
@@ -109,7 +109,10 @@ class Transfer:
         if args.tickets_file:
             for note in pruning.prune_model_custom(model, files.load_ticket(args.tickets_file)):
                 warn(f"ticket: {note}")
-        return self.execution.place(synchronised(model) if args.sync_bn else model)
+        self.execution.place(synchronised(model) if args.sync_bn else model)
+        if args.compile:
+            model.compile()
+        return model
 
     # --- the algorithm ---
 
@@ -138,6 +141,7 @@ class Transfer:
                 perturb=self.perturb,
                 global_batch=self.train.images_in_batch,
                 report=bar.step,
+                scaler=self.scaler,
             )
         broadcast_from_main(self.model.buffers())
         return trained
@@ -161,7 +165,9 @@ class Transfer:
                 network,
                 loader.epoch(0, 0, self.runtime.rank, self.runtime.world_size),
                 execution=self.execution,
-                perturb=make_pgd(network, self.test_attack) if attacked else None,
+                perturb=make_pgd(network, self.test_attack, self.execution.loss_scale)
+                if attacked
+                else None,
                 report=bar.step,
             )
         return metrics.top1
@@ -276,6 +282,10 @@ class Transfer:
                 files.restore_random_state(checkpoint["resume"]["random"])
         except KeyError as error:
             raise InputError(f"{path}: no checkpoint to resume from, it lacks {error}") from error
+        except RuntimeError as error:
+            raise InputError(
+                f"{path}: its network is not the one that the flags ask for"
+            ) from error
         say(f"resumed {path}: {self.epoch} of {self.args.epochs} epochs done")
 
     def finish(self, scores: Scores) -> None:
@@ -313,28 +323,27 @@ def _improved(score: float | None, best: float | None) -> bool:
 
 def work(runtime: Runtime, args: argparse.Namespace) -> None:
     """What every process of the run does."""
-    cli_utils.set_threads(args.threads)
+    cli_utils.configure_torch(args)
     seed_everything(args.seed)
     save_dir = Path(args.save_dir)
-    checkpoint = files.find_checkpoint(save_dir, args.resume, files.newest_transfer_checkpoint)
+    wanted = "auto" if args.evaluate and args.resume is None else args.resume
+    checkpoint = files.find_checkpoint(save_dir, wanted, files.newest_transfer_checkpoint)
     if args.resume and not args.evaluate and (save_dir / RESULTS_FILE).is_file():
         return say(f"{save_dir}: this run is finished; nothing to do")
+    if args.evaluate and checkpoint is None:
+        raise InputError(f"--evaluate: no checkpoint in {save_dir}; name one by --resume PATH")
     transfer = Transfer(args, runtime)
-    if args.evaluate:
+    if args.evaluate and checkpoint:
         return evaluate_only(transfer, checkpoint)
     if checkpoint:
         transfer.resume(checkpoint)
-    start_run(save_dir, vars(args), resumed=checkpoint is not None)
+    start_run(save_dir, vars(args), resumed=args.resume is not None)
     with cli_utils.memory_advice(args.micro_batch or args.batch_size):
         transfer.run()
     return None
 
 
-def evaluate_only(transfer: Transfer, checkpoint: Path | None) -> None:
-    if checkpoint is None:
-        raise InputError(
-            f"--evaluate: no checkpoint in {transfer.save_dir}; name one by --resume PATH"
-        )
+def evaluate_only(transfer: Transfer, checkpoint: Path) -> None:
     transfer.resume(checkpoint, weights_only=True)
     scores = transfer.test_scores(checkpoint.name)
     say(", ".join(f"test {name.upper()} {v:.2f} %" for name, v in scores.items() if v is not None))

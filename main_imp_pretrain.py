@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import SGD
+from torch.optim import Optimizer
 
 import checkpoint_utils as files
 import cli_utils
@@ -83,11 +83,12 @@ class TicketSearch:
         self.args, self.runtime = args, runtime
         self.save_dir = Path(args.save_dir)
         self.states = States(args.pretrain_epochs, args.epochs, args.prune_epoch)
-        self.execution = Execution(runtime.device, args.channels_last, None, args.micro_batch)
+        self.execution = Execution(runtime.device, **cli_utils.execution_options(args))
         self.train, self.val = self._loaders()
         self.model = self._network()
         self.perturb = self._attack()
         self.optimizer = self._new_optimizer()
+        self.scaler = self.execution.scaler()
         self.init: dict[str, Tensor] = {}
         self.init_origin: dict[str, str] = {}
         self.epoch = 0  # finished epochs, those of state 0 included
@@ -123,7 +124,10 @@ class TicketSearch:
                 say(f"init: {note}")
         elif not args.pretrain_epochs:
             warn(f"no --init: starting from random weights (seed {args.seed})")
-        return self.execution.place(synchronised(model) if args.sync_bn else model)
+        self.execution.place(synchronised(model) if args.sync_bn else model)
+        if args.compile:
+            model.compile()
+        return model
 
     def _attack(self) -> Perturb | None:
         args = self.args
@@ -131,9 +135,9 @@ class TicketSearch:
             return None
         attack = PGDConfig(args.train_eps, args.train_step, args.train_gamma, args.train_randinit)
         say(f"attack: {attack}")
-        return make_pgd(self.model, attack)
+        return make_pgd(self.model, attack, self.execution.loss_scale)
 
-    def _new_optimizer(self) -> SGD:
+    def _new_optimizer(self) -> Optimizer:
         args = self.args
         return SGD(self.model.parameters(), args.lr, args.momentum, weight_decay=args.weight_decay)
 
@@ -209,6 +213,7 @@ class TicketSearch:
                 perturb=self.perturb,
                 global_batch=self.train.images_in_batch,
                 report=bar.step,
+                scaler=self.scaler,
             )
         broadcast_from_main(self.model.buffers())
         return trained
@@ -234,7 +239,8 @@ class TicketSearch:
     # --- files ---
 
     def finish_epoch(self, epoch: int, state: int, trained: Metrics, validated: Metrics) -> None:
-        is_best = validated.top1 > self.best_acc1
+        first = epoch == self.states.first_epoch(state)  # is the best so far, even with 0 %
+        is_best = first or validated.top1 > self.best_acc1
         self.best_acc1 = max(validated.top1, self.best_acc1)
         self.epoch = epoch + 1
         self.history.append([state, validated.top1])
@@ -306,25 +312,30 @@ class TicketSearch:
             log_x=True,
         )
 
-    def resume(self, path: Path) -> None:
+    def resume(self, path: Path, *, weights_only: bool = False) -> None:
         """Take up a checkpoint of an epoch's end; the next epoch is as in the run left alone."""
         checkpoint = files.load_checkpoint(path)
         try:
             self.epoch, state = checkpoint["epoch"], checkpoint["state_prune"]
-            self.best_acc1, self.init_origin = checkpoint["best_acc1"], checkpoint["init"]
-            self.history = checkpoint["resume"]["history"]
-            weights, optimizer = checkpoint["state_dict"], checkpoint["optimizer"]
-            random = checkpoint["resume"]["random"]
+            weights = checkpoint["state_dict"]
+            if state > 0:
+                pruning.prune_model_custom(self.model, pruning.extract_mask(weights))
+            self.model.load_state_dict(weights)
+            self.execution.place(self.model)
+            if not weights_only:
+                self.best_acc1, self.init_origin = checkpoint["best_acc1"], checkpoint["init"]
+                self.history = checkpoint["resume"]["history"]
+                self.optimizer = self._new_optimizer()
+                self.optimizer.load_state_dict(checkpoint["optimizer"])
+                files.restore_random_state(checkpoint["resume"]["random"])
         except KeyError as error:
             raise InputError(f"{path}: no checkpoint to resume from, it lacks {error}") from error
-        if state > 0:
+        except RuntimeError as error:
+            raise InputError(
+                f"{path}: its network is not the one that the flags ask for"
+            ) from error
+        if state > 0 and not weights_only:
             self.init = files.load_initial_weights(path, self.init_origin)
-            pruning.prune_model_custom(self.model, pruning.extract_mask(weights))
-        self.model.load_state_dict(weights)
-        self.execution.place(self.model)
-        self.optimizer = self._new_optimizer()
-        self.optimizer.load_state_dict(optimizer)
-        files.restore_random_state(random)
         say(
             f"resumed {path}: state {state}, {self.epoch} of {self.states.total_epochs} epochs done"
         )
@@ -367,29 +378,28 @@ def init_file(args: argparse.Namespace) -> Path:
 
 def work(runtime: Runtime, args: argparse.Namespace) -> None:
     """What every process of the run does."""
-    cli_utils.set_threads(args.threads)
+    cli_utils.configure_torch(args)
     seed_everything(args.seed)
     save_dir = Path(args.save_dir)
-    checkpoint = files.find_checkpoint(save_dir, args.resume, files.newest_imp_checkpoint)
+    wanted = "auto" if args.evaluate and args.resume is None else args.resume
+    checkpoint = files.find_checkpoint(save_dir, wanted, files.newest_imp_checkpoint)
     last = States(args.pretrain_epochs, args.epochs, args.prune_epoch).last
     if args.resume and not args.evaluate and (save_dir / files.ticket_name(last + 1)).is_file():
         return say(f"{save_dir}: this run is finished; nothing to do")
+    if args.evaluate and checkpoint is None:
+        raise InputError(f"--evaluate: no checkpoint in {save_dir}; name one by --resume PATH")
     search = TicketSearch(args, runtime)
     if checkpoint:
-        search.resume(checkpoint)
-    if args.evaluate:
+        search.resume(checkpoint, weights_only=args.evaluate)
+    if args.evaluate and checkpoint:
         return evaluate_only(search, checkpoint)
-    start_run(save_dir, vars(args), resumed=checkpoint is not None)
+    start_run(save_dir, vars(args), resumed=args.resume is not None)
     with cli_utils.memory_advice(args.micro_batch or args.batch_size):
         search.run()
     return say(f"done: {last + 2} tickets and accuracy_vs_density.png in {save_dir}")
 
 
-def evaluate_only(search: TicketSearch, checkpoint: Path | None) -> None:
-    if checkpoint is None:
-        raise InputError(
-            f"--evaluate: no checkpoint in {search.save_dir}; name one by --resume PATH"
-        )
+def evaluate_only(search: TicketSearch, checkpoint: Path) -> None:
     metrics = search.validate(search.states.of(max(search.epoch - 1, 0)))
     if is_main():
         result = {"checkpoint": str(checkpoint), "acc1": metrics.top1, "acc5": metrics.top5}

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import checkpoint_utils as files
+import cli_utils
 from attack_utils import PGDConfig, make_pgd
 from errors import InputError
 from models import build_model, estimate_flops
@@ -123,7 +124,7 @@ def _timed(args: argparse.Namespace, images: int, classes: int) -> list[str]:
         return []
     execution = Execution(
         torch.device("cuda" if torch.cuda.is_available() and args.device != "cpu" else "cpu"),
-        args.channels_last,
+        **cli_utils.execution_options(args),
     )
     model = build_model(args.arch, classes, (0.5,) * 3, (0.5,) * 3, args.stem, args.width)
     execution.place(model).train()

@@ -77,30 +77,33 @@ def pick(states: Iterable[int], most: int = 4) -> list[int]:
 def layer_densities(masks: Masks) -> dict[str, float]:
     """Fraction of the weights that is left, by layer, in the order of the file."""
     return {
-        name.removesuffix(MASK_SUFFIX): float(mask.sum()) / max(mask.numel(), 1)
+        name.removesuffix(MASK_SUFFIX): int(torch.count_nonzero(mask)) / max(mask.numel(), 1)
         for name, mask in masks.items()
     }
 
 
-def overlap(first: Masks, second: Masks) -> float | None:
-    """Intersection over union of the surviving weights, over the layers of equal shape in both.
-
-    None where there is nothing to compare. Two random masks of density d overlap by d / (2 - d).
-    """
-    both = [n for n in first if n in second and first[n].shape == second[n].shape]
-    union = sum(int((first[name] | second[name]).sum()) for name in both)
-    if not union:
-        return None
-    return sum(int((first[name] & second[name]).sum()) for name in both) / union
-
-
 def overlap_matrix(masks: Sequence[Masks]) -> list[list[float | None]]:
-    """`overlap` of each with each."""
-    table: list[list[float | None]] = [[None] * len(masks) for _ in masks]
-    for i, first in enumerate(masks):
-        for j in range(i, len(masks)):
-            table[i][j] = table[j][i] = overlap(first, masks[j])
-    return table
+    """Intersection over union of the surviving weights, of each ticket with each.
+
+    Layers count where both tickets have them in the same shape; None where there is none. Two
+    random masks of density d overlap by d / (2 - d).
+    """
+    count = len(masks)
+    common = torch.zeros(count, count, dtype=torch.float64)
+    union = torch.zeros(count, count, dtype=torch.float64)
+    layers = dict.fromkeys((name, mask.shape) for own in masks for name, mask in own.items())
+    for name, shape in layers:
+        having = [i for i, own in enumerate(masks) if name in own and own[name].shape == shape]
+        bits = torch.stack([masks[i][name].flatten() for i in having]).double()
+        both = bits @ bits.T  # (tickets, tickets): how many weights each two have in common
+        index = torch.tensor(having)
+        left = both.diagonal()
+        common[index[:, None], index] += both
+        union[index[:, None], index] += left[:, None] + left - both
+    return [
+        [float(c / u) if u else None for c, u in zip(*rows, strict=True)]
+        for rows in zip(common, union, strict=True)
+    ]
 
 
 # --- one ticket, in text ------------------------------------------------------------------------
@@ -165,7 +168,7 @@ def inspect_ticket(path: str | Path, input_size: int | None = None) -> str:
     """
     masks = load_ticket(path)
     header = ticket_header(path)
-    left = sum(int(mask.sum()) for mask in masks.values())
+    left = sum(int(torch.count_nonzero(mask)) for mask in masks.values())
     total = sum(mask.numel() for mask in masks.values())
     if not total:
         raise InputError(f"{path}: its masks are empty; a ticket has one entry per weight")
@@ -213,7 +216,7 @@ def _layer_table(masks: Masks) -> list[str]:
     wide = max(len("layer"), *map(len, shapes))
     lines = [f"{'layer':{wide}}  {'shape':>15}  {'left':>10}  density"]
     for name, density in layer_densities(masks).items():
-        left = int(masks[name + MASK_SUFFIX].sum())
+        left = int(torch.count_nonzero(masks[name + MASK_SUFFIX]))
         bar = "#" * round(40 * density)
         percent = f"{100 * density:.1f} %"
         lines.append(

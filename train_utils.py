@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.amp import GradScaler
+from torch.optim import SGD, Optimizer
 
 from dist_utils import average_gradients, sum_over_ranks
 
@@ -30,6 +31,11 @@ class Execution:
     amp: torch.dtype | None = None
     micro_batch: int | None = None
 
+    @property
+    def loss_scale(self) -> float:
+        """For the attack: float16 gradients to images would vanish without it."""
+        return 65536.0 if self.amp == torch.float16 else 1.0
+
     def place(self, model: nn.Module) -> nn.Module:
         """Move a model to the device and the memory layout of its convolutions."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
@@ -41,6 +47,10 @@ class Execution:
         if images.dtype == torch.uint8:
             images = images.to(self.device, non_blocking=True).float().div_(255)
         return images.to(self.device, memory_format=layout)
+
+    def scaler(self) -> GradScaler | None:
+        """Of the training loss, for float16 alone."""
+        return GradScaler(self.device.type) if self.amp == torch.float16 else None
 
     def autocast(self) -> contextlib.AbstractContextManager:
         if self.amp is None:
@@ -100,6 +110,7 @@ def training_step(
     execution: Execution,
     perturb: Perturb | None = None,
     global_batch: int | None = None,
+    scaler: GradScaler | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One optimizer step on the mean cross-entropy of the (perturbed) batch.
 
@@ -108,6 +119,7 @@ def training_step(
     Args:
         images: (N, 3, H, W) float in [0, 1]; labels: (N,) int64.
         global_batch: images of this step on all processes together; N if left out.
+        scaler: of the loss, for float16.
 
     Returns:
         The loss, a scalar, and the logits (N, classes), both detached.
@@ -123,11 +135,16 @@ def training_step(
             output = model(some_images)
         loss = F.cross_entropy(output.float() if execution.amp else output, some_labels)
         share = len(some_labels) / count
-        (loss * share if share < 1 else loss).backward()
+        part = loss * share if share < 1 else loss
+        (scaler.scale(part) if scaler else part).backward()
         losses.append(loss.detach() * share)
         logits.append(output.detach())
     average_gradients(model.parameters(), count / (global_batch or count))
-    optimizer.step()
+    if scaler:
+        scaler.step(optimizer)
+        scaler.update()
+    else:
+        optimizer.step()
     return torch.stack(losses).sum(), torch.cat(logits)
 
 
@@ -141,6 +158,7 @@ def train_one_epoch(
     perturb: Perturb | None = None,
     global_batch: Callable[[int], int] | None = None,
     report: Callable[[int, Meter], None] | None = None,
+    scaler: GradScaler | None = None,
 ) -> Metrics:
     """Train on every batch once, in train mode.
 
@@ -166,6 +184,7 @@ def train_one_epoch(
             execution,
             perturb,
             global_batch(step) if global_batch else None,
+            scaler,
         )
         meter.add(logits, labels, loss)
         if report:
@@ -198,7 +217,7 @@ def evaluate(
     return meter.read_all()
 
 
-# --- learning rates -------------------------------------------------------------------------------
+# --- the optimizer and its learning rates -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -222,6 +241,13 @@ class Schedule:
         if self.kind == "cosine":
             return self.lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
         return self.lr
+
+
+def make_sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> SGD:
+    """SGD as in the released code; on CUDA as one fused kernel, which changes rounding only."""
+    parameters = list(model.parameters())
+    fused = parameters[0].is_cuda
+    return SGD(parameters, lr, momentum, weight_decay=weight_decay, fused=fused or None)
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: which Python, and an environment with what the project needs.
 
 # Print the project's Python: $PYTHON, else that of the active environment (a virtual environment,

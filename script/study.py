@@ -191,7 +191,7 @@ def one_run(study: Study, number: int, *, only_folder: bool) -> int:
             return 1
     command = run.command(PYTHON)
     print(f"$ {shlex.join(command)}", flush=True)
-    os.execv(PYTHON, command)
+    return os.execv(PYTHON, command)
 
 
 if __name__ == "__main__":

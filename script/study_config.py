@@ -110,17 +110,17 @@ class Grid:
         self.out = out
         self.common = flags
         self.data = table.text("data")
-        self.datasets = table.list("datasets", str, _is_name)
-        self.modes = table.list("modes", str, MODES, [*MODES])
-        self.states = table.list("states", int, lambda k: k >= 0)
-        self.fractions = table.list("data_numbers", float, lambda f: 0 < f <= 1, [1.0])
-        self.seeds = table.list("seeds", int, lambda s: s >= 0, [1])
-        self.tickets = table.list("tickets", str, TICKETS, ["imp"])
+        self.datasets = table.several("datasets", str, _is_name)
+        self.modes = table.several("modes", str, MODES, [*MODES])
+        self.states = table.several("states", int, lambda k: k >= 0)
+        self.fractions = table.several("data_numbers", float, lambda f: 0 < f <= 1, [1.0])
+        self.seeds = table.several("seeds", int, lambda s: s >= 0, [1])
+        self.tickets = table.several("tickets", str, TICKETS, ["imp"])
         self.flags = table.flags_by(
             ["all", *self.modes, *self.datasets]
             + [f"{dataset} {mode}" for dataset in self.datasets for mode in self.modes]
         )
-        self.without = table.list("without", str, lambda w: w in self.flags, [])
+        self.without = table.several("without", str, lambda w: w in self.flags, [])
         table.end()
 
     def untrained(self, kind: str, imp: Run) -> Run:
@@ -227,7 +227,7 @@ class Table:
         self._check(key, value, str, good)
         return self._filled(value)
 
-    def list(self, key: str, kind: type, good: Check = None, default: Any = REQUIRED) -> list[Any]:
+    def several(self, key: str, kind: type, good: Check = None, default: Any = REQUIRED) -> list:
         values = self.take(key, default)
         if not isinstance(values, list) or (not values and default is REQUIRED):
             self.wrong(key, values, "a list with at least one value, like [1, 2]")

@@ -181,7 +181,7 @@ class Queue:
                 if run.name not in self.elsewhere:
                     self.elsewhere.add(run.name)
                     self.screen.say(f"{run.name} is going on in another process; waiting for it")
-                return
+                return None
             self.waiting.remove(run)
             state = state_of(run)
             if state == DONE:

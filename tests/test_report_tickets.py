@@ -14,7 +14,6 @@ from report_tickets import (
     find_tickets,
     inspect_ticket,
     layer_densities,
-    overlap,
     overlap_matrix,
     pick,
 )
@@ -76,16 +75,17 @@ def test_density_and_overlap_of_known_masks():
     first = {"a.weight_mask": bits(1, 1, 0, 0), "b.weight_mask": bits(1, 1)}
     second = {"a.weight_mask": bits(0, 1, 1, 0), "b.weight_mask": bits(0, 0)}
     assert layer_densities(first) == {"a": 0.5, "b": 1.0}
-    assert overlap(first, second) == 1 / 5
-    assert overlap(first, first) == 1.0
     assert overlap_matrix([first, second]) == [[1.0, 0.2], [0.2, 1.0]]
 
 
 def test_overlap_leaves_out_layers_that_do_not_fit():
     first = {"conv1.weight_mask": torch.ones(2, 7, dtype=torch.bool), "b.weight_mask": bits(1, 0)}
     second = {"conv1.weight_mask": torch.ones(2, 3, dtype=torch.bool), "b.weight_mask": bits(1, 1)}
-    assert overlap(first, second) == 0.5
-    assert overlap(first, {"c.weight_mask": bits(1)}) is None
+    assert overlap_matrix([first, second, {"c.weight_mask": bits(1)}]) == [
+        [1.0, 0.5, None],
+        [0.5, 1.0, None],
+        [None, None, 1.0],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Find tickets by IMP with fast adversarial training (one step of 10/255) on ImageNet: the paper's recipe.
 set -euo pipefail
+root=$(cd "$(dirname "$0")/../.." && pwd)
+source "$root/script/env.sh"
 usage="usage: bash script/imp_pretrain/imp_fast.sh INIT SAVE DATA [flags of main_imp_pretrain.py …]"
 [ $# -ge 3 ] || { echo "$usage" >&2; exit 2; }
 init=$1 save=$2 data=$3
 shift 3
-exec "${PYTHON:-python}" "$(dirname "$0")/../../main_imp_pretrain.py" "$data" \
+exec "$(find_python "$root")" "$root/main_imp_pretrain.py" "$data" \
   --mode adv --tag fast --train_step 1 --train_gamma 10/255 --init "$init" --save_dir "$save" "$@"

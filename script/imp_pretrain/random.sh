@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Random masks with IMP's counts: a ticket per density of IMP, without training.
 set -euo pipefail
+root=$(cd "$(dirname "$0")/../.." && pwd)
+source "$root/script/env.sh"
 usage="usage: bash script/imp_pretrain/random.sh INIT SAVE [flags of main_imp_pretrain.py …]"
 [ $# -ge 2 ] || { echo "$usage" >&2; exit 2; }
 init=$1 save=$2
 shift 2
-exec "${PYTHON:-python}" "$(dirname "$0")/../../main_imp_pretrain.py" \
+exec "$(find_python "$root")" "$root/main_imp_pretrain.py" \
   --ticket random --init "$init" --save_dir "$save" "$@"

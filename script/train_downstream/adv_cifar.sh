@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Transfer a ticket (or, without one, the dense network) to CIFAR-10/100 by adversarial training.
 set -euo pipefail
+root=$(cd "$(dirname "$0")/../.." && pwd)
+source "$root/script/env.sh"
 usage="usage: bash script/train_downstream/adv_cifar.sh DATASET INIT SAVE [TICKET] [flags of main_downstream.py …]"
 [ $# -ge 3 ] || { echo "$usage" >&2; exit 2; }
 dataset=$1 init=$2 save=$3
@@ -10,5 +12,5 @@ if [ $# -ge 1 ] && [[ $1 != -* ]]; then
   [ -z "$1" ] || ticket=(--tickets_file "$1")
   shift
 fi
-exec "${PYTHON:-python}" "$(dirname "$0")/../../main_downstream.py" \
+exec "$(find_python "$root")" "$root/main_downstream.py" \
   --mode adv --dataset "$dataset" --init "$init" --save_dir "$save" "${ticket[@]}" "$@"

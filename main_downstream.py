@@ -33,7 +33,7 @@ from errors import InputError
 from flags import build_transfer_parser
 from log_utils import Progress, RunLog, plot_curves, provenance, say, start_run, warn
 from models import ARCHS, build_model, fold_for_evaluation, load_pretrained, torchvision_file
-from train_utils import Execution, Metrics, Schedule, evaluate, make_sgd, train_one_epoch
+from train_utils import Execution, Metrics, Perturb, Schedule, evaluate, make_sgd, train_one_epoch
 
 RESULTS_FILE = "results.json"
 CURVES = ("train", "ta", "ra", "test_ta", "test_ra")  # the released code's names
@@ -156,6 +156,9 @@ class Transfer:
         else:
             scores["test_ta"] = self.accuracy(self.test, "test SA")
         return scores
+
+    def attack_on(self, network: nn.Module, config: PGDConfig) -> Perturb:
+        return make_pgd(network, config, self.execution.loss_scale)
 
     def accuracy(self, loader: Loader, label: str, *, attacked: bool = False) -> float:
         """SA of the network on a split, or RA, in percent."""
@@ -283,9 +286,7 @@ class Transfer:
         except KeyError as error:
             raise InputError(f"{path}: no checkpoint to resume from, it lacks {error}") from error
         except RuntimeError as error:
-            raise InputError(
-                f"{path}: its network is not the one that the flags ask for"
-            ) from error
+            raise InputError(f"{path}: another network than the flags ask for") from error
         say(f"resumed {path}: {self.epoch} of {self.args.epochs} epochs done")
 
     def finish(self, scores: Scores) -> None:

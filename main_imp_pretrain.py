@@ -139,7 +139,7 @@ class TicketSearch:
 
     def _new_optimizer(self) -> Optimizer:
         args = self.args
-        return SGD(self.model.parameters(), args.lr, args.momentum, weight_decay=args.weight_decay)
+        return make_sgd(self.model, args.lr, args.momentum, args.weight_decay)
 
     # --- the algorithm ---
 
@@ -331,9 +331,7 @@ class TicketSearch:
         except KeyError as error:
             raise InputError(f"{path}: no checkpoint to resume from, it lacks {error}") from error
         except RuntimeError as error:
-            raise InputError(
-                f"{path}: its network is not the one that the flags ask for"
-            ) from error
+            raise InputError(f"{path}: another network than the flags ask for") from error
         if state > 0 and not weights_only:
             self.init = files.load_initial_weights(path, self.init_origin)
         say(

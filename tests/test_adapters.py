@@ -405,7 +405,7 @@ def test_normalisation_constants_of_the_file_or_of_the_caller(tmp_path):
     assert any("the model keeps mean 0.485" in note for note in loaded.notes)
 
 
-@pytest.mark.parametrize("value", [[0.2, 0.0, 0.2], [0.2, float("nan"), 0.2], [0.2, 0.2]])
+@pytest.mark.parametrize("value", [[0.2, 0.0, 0.2], [0.2, float("inf"), 0.2], [0.2, 0.2]])
 def test_unusable_normalisation_constants_are_named(value, tmp_path):
     payload = our_transfer_file(plain_weights())
     payload["state_dict"]["0.std"] = torch.tensor(value)

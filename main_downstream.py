@@ -55,9 +55,7 @@ class Transfer:
         self.density = pruning.check_sparsity(self.model) / 100
         pruning.print_remaining(self.model)
         attack = PGDConfig(args.train_eps, args.train_step, args.train_gamma, args.train_randinit)
-        self.perturb = (
-            make_pgd(self.model, attack, self.execution.loss_scale) if self.adversarial else None
-        )
+        self.perturb = self.attack_on(self.model, attack) if self.adversarial else None
         self.test_attack = PGDConfig(
             args.test_eps, args.test_step, args.test_gamma, args.test_randinit
         )
@@ -168,9 +166,7 @@ class Transfer:
                 network,
                 loader.epoch(0, 0, self.runtime.rank, self.runtime.world_size),
                 execution=self.execution,
-                perturb=make_pgd(network, self.test_attack, self.execution.loss_scale)
-                if attacked
-                else None,
+                perturb=self.attack_on(network, self.test_attack) if attacked else None,
                 report=bar.step,
             )
         return metrics.top1

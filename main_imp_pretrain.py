@@ -43,7 +43,7 @@ from models import (
     load_pretrained,
     torchvision_file,
 )
-from train_utils import Execution, Metrics, Perturb, Schedule, evaluate, train_one_epoch
+from train_utils import Execution, Metrics, Perturb, Schedule, evaluate, make_sgd, train_one_epoch
 
 
 @dataclass(frozen=True)

@@ -217,7 +217,7 @@ def evaluate(
     return meter.read_all()
 
 
-# --- the optimizer and its learning rates ----------------------------------------------------------
+# --- the optimizer and its learning rates ---------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -343,11 +343,13 @@ def prune_without_training(args: argparse.Namespace) -> None:
     """OMP and random tickets: the initial weights pruned to the densities of IMP's states."""
     seed_everything(args.seed)
     save_dir, last = Path(args.save_dir), States(0, args.epochs, args.prune_epoch).last
+    if args.resume and (save_dir / files.ticket_name(last + 1)).is_file():
+        return say(f"{save_dir}: this run is finished; nothing to do")
     path = init_file(args)
     mean, std = (args.mean, args.std) if args.mean else mean_std("imagenet")
     model = build_model(args.arch, count_classes(path), mean, std, args.stem, args.width)
     load_pretrained(model, path)
-    start_run(save_dir, vars(args), resumed=False)
+    start_run(save_dir, vars(args), resumed=args.resume is not None)
     files.save_checkpoint(save_dir / files.INIT_FILE, model.state_dict())
     sha256 = files.sha256_of(save_dir / files.INIT_FILE)
     prune = pruning.pruning_model if args.ticket == "omp" else pruning.pruning_model_random
@@ -365,7 +367,7 @@ def prune_without_training(args: argparse.Namespace) -> None:
             init_sha256=sha256,
             kind=args.ticket,
         )
-    say(f"done: {last + 2} {args.ticket} tickets in {save_dir}")
+    return say(f"done: {last + 2} {args.ticket} tickets in {save_dir}")
 
 
 def init_file(args: argparse.Namespace) -> Path:

@@ -539,6 +539,11 @@ def test_a_trailing_batch_too_small_to_train_on_is_left_out(tmp_path, batch_size
     assert [len(labels) for _, labels in batches(train, 0, world=world)] == sizes
 
 
+def test_images_of_the_input_size_come_in_contiguous_batches_too():
+    for loader in loaders(spec_of("", "digits", 8, "none", hflip=True)):
+        assert all(images.is_contiguous() for images, _ in loader.epoch(0))
+
+
 def test_batches_are_contiguous_uint8_with_int64_labels(folder):
     for loader in loaders(spec_of(folder)):
         for images, labels in loader.epoch(0):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from main_cases import (
+    TINY,
     Interrupted,
     assert_same_bits,
     assert_same_run,
@@ -404,8 +405,10 @@ def test_adversarial_states_attack_with_the_flags_and_standard_ones_do_not(
     made = []
     make = main_imp_pretrain.make_pgd
     monkeypatch.setattr(
-        main_imp_pretrain, "make_pgd", lambda model, config: made.append(config) or make(model, config)
-    )  # fmt: skip
+        main_imp_pretrain,
+        "make_pgd",
+        lambda model, config, *rest: made.append(config) or make(model, config, *rest),
+    )
     short = ("--epochs", "1", "--prune_epoch", "1")
     run_imp(data, tmp_path / "std", *short, "--mode", "std")
     assert made == []
@@ -634,12 +637,30 @@ def test_the_order_of_the_data_depends_on_the_seed_alone(data, standard, tmp_pat
     )
 
 
-def test_the_architecture_asked_for_is_the_one_that_is_trained(data, tmp_path):
-    run_imp(
-        data, tmp_path / "run", "-a", "resnet18", "--stem", "imagenet", "--mode", "std",
-        "--epochs", "1", "--prune_epoch", "1", "--keep", "last",
-    )  # fmt: skip
-    checkpoint = load(tmp_path / "run" / "1-checkpoint.pth.tar")
-    assert checkpoint["arch"] == "resnet18"
-    assert "layer4.1.conv2.weight_orig" in checkpoint["state_dict"]
-    assert ticket_header(tmp_path / "run" / "2-ticket.safetensors")["arch"] == "resnet18"
+# --- tickets without training -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ticket", ["omp", "random"])
+def test_one_shot_tickets_have_imps_counts_and_need_no_data(standard, tmp_path, ticket, capsys):
+    folder = tmp_path / "run"
+    flags = [
+        "--ticket", ticket, "--init", str(standard.given), *TINY, "--epochs", "2",
+        "--prune_epoch", "1", "--save_dir", str(folder),
+    ]  # fmt: skip
+    main_imp_pretrain.main(flags)
+    assert names(folder) == {"args.json", "init.pth.tar"} | tickets(0, 1, 2, 3)
+    for state in range(4):
+        own = load_ticket(folder / f"{state}-ticket.safetensors")
+        imp = load_ticket(standard.folder / f"{state}-ticket.safetensors")
+        assert sum(int(m.sum()) for m in own.values()) == sum(int(m.sum()) for m in imp.values())
+        same = all(torch.equal(own[name], imp[name]) for name in imp)
+        assert same == (state == 0 or (ticket == "omp" and state == 1))
+        header = ticket_header(folder / f"{state}-ticket.safetensors")
+        assert header["kind"] == ticket
+        assert header["init_sha256"] == sha256_of(folder / "init.pth.tar")
+    assert_same_bits(dict(load(folder / "init.pth.tar")), dict(load(standard.given)))
+    before = contents(folder)
+    capsys.readouterr()
+    main_imp_pretrain.main([*flags, "--resume"])
+    assert contents(folder) == before
+    assert "this run is finished" in capsys.readouterr().out

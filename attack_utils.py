@@ -1,4 +1,4 @@
-"""Attacks: PGD as advertorch 0.2.3 does it, and advertorch itself as the reference.
+"""Attacks: PGD as advertorch 0.2.3 does it, AutoAttack, and advertorch itself as the reference.
 
 `make_pgd` is what runs use: the same bits as advertorch's `LinfPGDAttack` from the same random
 state, but no gradient of a parameter is ever computed. Images are float (N, 3, H, W) in [0, 1].
@@ -7,6 +7,8 @@ state, but no gradient of a parameter is ever computed. Images are float (N, 3, 
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from errors import InputError
+from errors import InputError, RunFailed
 
 Perturb = Callable[[Tensor, Tensor], Tensor]
 
@@ -104,6 +106,123 @@ def frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in asking:
             parameter.requires_grad_(True)
+
+
+# --- testing a finished network -------------------------------------------------------------------
+
+
+def with_restarts(model: nn.Module, perturb: Perturb, restarts: int, seed: int) -> Perturb:
+    """Attack again, up to `restarts` times in all, the images that `model` still gets right.
+
+    An image is lost at its first success, so it counts as robust only if it survives all of them.
+    The first attack of every batch draws what it would draw alone: more restarts never raise RA.
+    """
+    seeds = torch.Generator().manual_seed(seed)
+
+    def perturb_again(images: Tensor, labels: Tensor) -> Tensor:
+        adversarial = perturb(images, labels)
+        devices = [images.device] if images.is_cuda else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=seeds)))
+            for _ in range(restarts - 1):
+                with torch.no_grad():
+                    alive = (model(adversarial).argmax(1) == labels).nonzero().flatten()
+                if not len(alive):
+                    break
+                adversarial[alive] = perturb(images[alive], labels[alive])
+        return adversarial
+
+    return perturb_again
+
+
+def checked(perturb: Perturb, eps: float) -> Perturb:
+    """The same attack, with `check_perturbation` on whatever it gives."""
+
+    def perturb_and_check(images: Tensor, labels: Tensor) -> Tensor:
+        adversarial = perturb(images, labels)
+        check_perturbation(adversarial, images, eps)
+        return adversarial
+
+    return perturb_and_check
+
+
+def check_perturbation(adversarial: Tensor, images: Tensor, eps: float) -> None:
+    """Check an attack's output as auto-attack does: finite, in [0, 1], within eps + 1e-6.
+
+    Raises:
+        RunFailed: naming the first of the three that does not hold.
+    """
+    low, high = adversarial.aminmax()
+    distance = (adversarial - images).abs().max()
+    lowest, highest, largest = torch.stack([low, high, distance]).tolist()  # one wait for the GPU
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
+        raise RunFailed(
+            "attack: its images are not finite, so the network's gradients are not (did its "
+            "training diverge?)"
+        )
+    if lowest < 0 or highest > 1:
+        raise RunFailed(f"attack: pixels from {lowest:.6g} to {highest:.6g}, outside [0, 1]")
+    if largest > eps + 1e-6:
+        raise RunFailed(f"attack: a perturbation of {largest:.6g}, more than eps {eps:.6g}")
+
+
+@dataclass(frozen=True)
+class AutoAttackPlan:
+    """Which attacks of AutoAttack run on a network of so many classes, in order."""
+
+    attacks: tuple[str, ...]
+    targets: int  # classes that each targeted attack aims at
+    note: str | None  # what differs from AutoAttack standard
+
+
+def plan_autoattack(classes: int) -> AutoAttackPlan:
+    """AutoAttack standard, as far as the classes allow (Croce & Hein 2020 have 10 or more).
+
+    The targeted attacks aim at nine classes; their DLR loss needs at least four.
+    """
+    if classes < 4:
+        note = f"{classes} classes: the targeted attacks (apgd-t, fab-t) are left out"
+        return AutoAttackPlan(("apgd-ce", "square"), 0, note)
+    targets = min(9, classes - 1)
+    note = f"{classes} classes: {targets} targets, not 9" if targets < 9 else None
+    return AutoAttackPlan(("apgd-ce", "apgd-t", "fab-t", "square"), targets, note)
+
+
+def make_autoattack(model: nn.Module, eps: float, plan: AutoAttackPlan, seed: int) -> Perturb:
+    """AutoAttack standard, L-infinity, on `model` in eval mode; where it fails images stay clean.
+
+    Attack in float32, outside of autocast. Every batch starts from `seed`, so its outcome depends on nothing but the batch. torch's global
+    generators are left where they were.
+    """
+    package = import_autoattack()
+
+    def perturb(images: Tensor, labels: Tensor) -> Tensor:
+        attack = package.AutoAttack(model, eps=eps, seed=seed, device=images.device)
+        attack.attacks_to_run = list(plan.attacks)
+        attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = plan.targets
+        contiguous = images.contiguous()  # it takes views that channels_last does not allow
+        devices = [images.device] if images.is_cuda else []
+        with torch.random.fork_rng(devices), frozen(model):
+            adversarial, _ = attack.run_standard_evaluation(
+                contiguous, labels, batch_size=len(labels)
+            )
+        return adversarial
+
+    return perturb
+
+
+def import_autoattack():
+    """Import the optional package pyautoattack; InputError where it is missing."""
+    try:
+        import pyautoattack
+    except ImportError as error:
+        raise InputError(
+            "AutoAttack needs an optional package: pip install pyautoattack "
+            "(or -r requirements-extra.txt)"
+        ) from error
+    # Its warnings are about single batches, and repeated for each.
+    logging.getLogger("auto-attack").setLevel(logging.ERROR)
+    return pyautoattack
 
 
 # --- the reference -------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from errors import InputError
@@ -89,8 +89,10 @@ def _umask() -> int:
 
 def save_checkpoint(path: str | os.PathLike[str], payload: Mapping[str, Any]) -> None:
     """Write a dictionary of tensors and plain values, all of it or nothing."""
-    with replacing(path) as temporary:
-        torch.save(dict(payload), temporary)
+    # Through a file object: given a path, torch writes its name into the file, and equal payloads
+    # would have different hashes.
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        torch.save(dict(payload), file)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -215,7 +217,17 @@ def save_ticket(
         "shapes": json.dumps({name: list(mask.shape) for name, mask in masks.items()}),
     }
     with replacing(path) as temporary:
-        save_file(packed, temporary, metadata=header)
+        temporary.write_bytes(_sorted_header(save(packed, metadata=header)))
+
+
+def _sorted_header(file: bytes) -> bytes:
+    """safetensors writes metadata in a random order; equal tickets must have equal hashes."""
+    end = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)  # the data stays aligned
+    return len(text).to_bytes(8, "little") + text + file[end:]
 
 
 def ticket_header(path: str | os.PathLike[str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from errors import InputError
+from errors import InputError, RunFailed, exit_with
 
 EPILOG = "A flag marked (recipe) takes its value from the recipe table in cli_utils.py if left out."
 
@@ -200,13 +200,12 @@ def execution_options(args: argparse.Namespace) -> dict[str, Any]:
 # --- running a main -------------------------------------------------------------------------------
 
 
-def exit_on_wrong_input(main: Callable[[], None]) -> None:
-    """Call `main`; wrong input becomes one line on standard error and exit status 2."""
+def run_main(main: Callable[[], None]) -> None:
+    """Call `main`; an error that is not a bug becomes one line on standard error and a status."""
     try:
         main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    except (InputError, RunFailed) as error:
+        exit_with(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

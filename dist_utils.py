@@ -8,6 +8,7 @@ pass of the training loss.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,7 +19,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from errors import InputError
+from errors import InputError, RunFailed, exit_with
 
 TIMEOUT = timedelta(minutes=30)
 
@@ -58,7 +59,10 @@ def launch(work: Callable[[Runtime, Any], Any], argument: Any, how: Launch) -> N
     if how.spawn and not _under_torchrun():
         count = how.nproc or (torch.cuda.device_count() if _wants_cuda(how) else 1)
         if count * how.world_size > 1:
-            mp.spawn(_spawned, args=(count, work, argument, how), nprocs=count)
+            try:
+                mp.spawn(_spawned, args=(count, work, argument, how), nprocs=count)
+            except mp.ProcessExitedException as error:  # it has printed why
+                sys.exit(error.exit_code)
             return
     runtime = _join_torchrun(how) if _under_torchrun() else Runtime(_device(how, how.gpu))
     try:
@@ -78,6 +82,8 @@ def _spawned(local: int, count: int, work: Callable, argument: Any, how: Launch)
     _init_group(how, device, init_method=how.dist_url, rank=rank, world_size=world)
     try:
         work(Runtime(device, rank, world, how.world_size), argument)
+    except (InputError, RunFailed) as error:
+        exit_with(error)
     finally:
         dist.destroy_process_group()
 
@@ -154,6 +160,23 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     """Elementwise sum of a tensor over all processes."""
     if dist.is_initialized():
         dist.all_reduce(values)
+    return values
+
+
+def any_rank(value: bool) -> bool:
+    """Whether `value` holds on any process."""
+    if not dist.is_initialized():
+        return value
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    return bool(sum_over_ranks(torch.tensor([float(value)], device=device)) > 0)
+
+
+def gather_from_ranks(value: Any) -> list[Any]:
+    """The value of every process, in the order of their ranks, on each of them."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
     return values
 
 

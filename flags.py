@@ -281,6 +281,12 @@ def _add_output_flags(parser: Parser, save_dir: str):
         metavar="PATH",
         help="go on from PATH, or from the newest file in --save_dir; a new run if there is none",
     )
+    add(
+        "--save_every_steps",
+        type=positive_int,
+        metavar="N",
+        help="a checkpoint every N steps, besides the one after every epoch",
+    )
     add("--dry_run", action="store_true", help="print what would be done, written and spent")
     add("--time_it", action="store_true", help="with --dry_run: time a few steps, estimate hours")
     return add

@@ -21,11 +21,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from dist_utils import barrier, is_main
-from errors import InputError
+from dist_utils import is_main
 
 PACKAGES = ("torch", "torchvision", "numpy", "advertorch", "scikit-learn", "safetensors")
-ARGS_FILE = "args.json"
 METRICS_FILE = "metrics.jsonl"
 PLAIN_INTERVAL = 10.0  # seconds between progress lines when nobody watches a terminal
 
@@ -54,15 +52,18 @@ class Progress:
     Use as a context manager and pass `step` as `report` to `train_utils`.
     """
 
-    def __init__(self, steps: int, label: str, print_freq: int | None = None) -> None:
+    def __init__(
+        self, steps: int, label: str, print_freq: int | None = None, done: int = 0
+    ) -> None:
         self.steps, self.label, self.print_freq = steps, label, print_freq
-        self.done = self.images = 0
+        self.done = self.before = done
+        self.images = 0
         self.start = self.last = time.monotonic()
         self.bar: tqdm | None = None
 
     def __enter__(self) -> Progress:
         if is_main() and sys.stderr.isatty():
-            self.bar = tqdm(total=self.steps, desc=self.label, leave=False, dynamic_ncols=True)
+            self.bar = tqdm(total=self.steps, initial=self.done, desc=self.label, leave=False)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -83,7 +84,7 @@ class Progress:
             self.bar.set_postfix_str(figures, refresh=False)
             self.bar.update(self.done - self.bar.n)
         else:
-            left = (now - self.start) / self.done * (self.steps - self.done)
+            left = (now - self.start) / (self.done - self.before) * (self.steps - self.done)
             say(f"{self.label}  {self.done}/{self.steps}  {figures}  ETA {clock(left)}")
         self.last = now
 
@@ -158,25 +159,6 @@ def _cut_metrics(path: Path, epochs: int) -> float:
     if path.is_file():
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return lines[-1]["seconds"] if lines else 0.0
-
-
-def start_run(save_dir: Path, flags: Mapping[str, Any], *, resumed: bool) -> None:
-    """Make the run's folder and write `args.json`: the flags as used, and the run's origin.
-
-    Raises:
-        InputError: the folder holds a run already, and this one does not resume it.
-    """
-    if not is_main():
-        return barrier()
-    path = save_dir / ARGS_FILE
-    if path.exists() and not resumed:
-        raise InputError(
-            f"--save_dir {save_dir}: holds a run already; add --resume to go on, or choose another"
-        )
-    save_dir.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        path.write_text(json.dumps({**flags, **provenance()}, indent=2) + "\n")
-    return barrier()
 
 
 # --- origin ---------------------------------------------------------------------------------------

@@ -7,9 +7,8 @@ keep the best networks by validation, and test them: SA, and under adversarial t
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -23,7 +22,6 @@ from dist_utils import (
     Launch,
     Runtime,
     barrier,
-    broadcast_from_main,
     is_main,
     launch,
     seed_everything,
@@ -31,9 +29,10 @@ from dist_utils import (
 )
 from errors import InputError
 from flags import build_transfer_parser
-from log_utils import Progress, RunLog, plot_curves, provenance, say, start_run, warn
-from models import ARCHS, build_model, fold_for_evaluation, load_pretrained, torchvision_file
-from train_utils import Execution, Metrics, Perturb, Schedule, evaluate, make_sgd, train_one_epoch
+from log_utils import Progress, RunLog, plot_curves, provenance, say, warn
+from models import ARCHS, build_model, fold_for_evaluation
+from run_utils import Training, load_init, running
+from train_utils import Execution, Metrics, Perturb, Schedule, evaluate, make_sgd
 
 RESULTS_FILE = "results.json"
 CURVES = ("train", "ta", "ra", "test_ta", "test_ra")  # the released code's names
@@ -53,20 +52,28 @@ class Transfer:
         self.train, self.val, self.test = self._loaders()
         self.model = self._network()
         self.density = pruning.check_sparsity(self.model) / 100
-        pruning.print_remaining(self.model)
+        if is_main():
+            pruning.print_remaining(self.model)
         attack = PGDConfig(args.train_eps, args.train_step, args.train_gamma, args.train_randinit)
-        self.perturb = self.attack_on(self.model, attack) if self.adversarial else None
         self.test_attack = PGDConfig(
             args.test_eps, args.test_step, args.test_gamma, args.test_randinit
         )
         if self.adversarial:
             say(f"training attack: {attack}; test attack: {self.test_attack}")
-        self.optimizer = make_sgd(self.model, args.lr, args.momentum, args.weight_decay)
-        self.scaler = self.execution.scaler()
+        self.training = Training(
+            self.model,
+            make_sgd(self.model, args.lr, args.momentum, args.weight_decay),
+            self.train,
+            self.execution,
+            runtime,
+            self.attack_on(self.model, attack) if self.adversarial else None,
+            save=self.save,
+            save_every=args.save_every_steps,
+            print_freq=args.print_freq,
+        )
         self.schedule = Schedule(
             args.lr_schedule, args.lr, args.epochs, args.decreasing_lr, args.warmup
         )
-        self.epoch = 0  # finished epochs
         self.best_sa: float | None = None
         self.best_ra: float | None = None
         self.result: dict[str, list[float | None]] = {name: [] for name in CURVES}
@@ -97,11 +104,7 @@ class Transfer:
         if args.reinit:
             say(f"re-initialised weights (seed {args.seed}); --init is not used")
         elif args.init:
-            path = torchvision_file(args.arch) if args.init == "torchvision" else args.init
-            loaded = load_pretrained(model, path, fc="drop", stem="fresh", normalization="keep")
-            say(f"init: {path} ({loaded.layout})")
-            for note in loaded.notes:
-                say(f"init: {note}")
+            load_init(model, args.init, args.arch, fc="drop", stem="fresh", normalization="keep")
         else:
             warn(f"no --init: starting from random weights (seed {args.seed})")
         if args.tickets_file:
@@ -115,9 +118,10 @@ class Transfer:
     # --- the algorithm ---
 
     def run(self) -> None:
-        with RunLog(self.save_dir, self.epoch) as self.log:
-            for epoch in range(self.epoch, self.args.epochs):
-                trained = self.train_epoch(epoch)
+        training = self.training
+        with RunLog(self.save_dir, training.epoch) as self.log:
+            for epoch in range(training.epoch, self.args.epochs):
+                trained = training.one_epoch(self.learning_rate(epoch), self.label(epoch))
                 scores = self.validate(epoch) if self.is_evaluated(epoch) else {}
                 self.finish_epoch(epoch, trained, scores)
         self.finish(self.final_test())
@@ -125,24 +129,6 @@ class Transfer:
     def is_evaluated(self, epoch: int) -> bool:
         # Deviation: before `eval_from` the released code makes an accuracy of 1 % up.
         return epoch >= self.args.eval_from or epoch == self.args.epochs - 1
-
-    def train_epoch(self, epoch: int) -> Metrics:
-        rank, world = self.runtime.rank, self.runtime.world_size
-        steps = self.train.num_batches(world)
-        with Progress(steps, self.label(epoch), self.args.print_freq) as bar:
-            trained = train_one_epoch(
-                self.model,
-                self.train.epoch(epoch, 0, rank, world),
-                self.optimizer,
-                execution=self.execution,
-                learning_rate=lambda step: self.schedule.at(epoch, step, len(self.train)),
-                perturb=self.perturb,
-                global_batch=self.train.images_in_batch,
-                report=bar.step,
-                scaler=self.scaler,
-            )
-        broadcast_from_main(self.model.buffers())
-        return trained
 
     def validate(self, epoch: int) -> dict[str, float]:
         """Accuracies after an epoch, in percent, by the released code's names."""
@@ -167,7 +153,7 @@ class Transfer:
                 loader.epoch(0, 0, self.runtime.rank, self.runtime.world_size),
                 execution=self.execution,
                 perturb=self.attack_on(network, self.test_attack) if attacked else None,
-                report=bar.step,
+                report=self.training.watch(bar),
             )
         return metrics.top1
 
@@ -195,6 +181,9 @@ class Transfer:
             ra = self.accuracy(self.test, f"test RA ({role})", attacked=True)
         return {"sa": sa, "ra": ra}
 
+    def learning_rate(self, epoch: int) -> Callable[[int], float]:
+        return lambda step: self.schedule.at(epoch, step, len(self.train))
+
     def label(self, epoch: int) -> str:
         args = self.args
         return (
@@ -205,7 +194,7 @@ class Transfer:
     # --- files ---
 
     def finish_epoch(self, epoch: int, trained: Metrics, scores: dict[str, float]) -> None:
-        self.epoch = epoch + 1
+        self.training.end_epoch()
         best_sa = _improved(scores.get("ta"), self.best_sa)
         best_ra = _improved(scores.get("ra"), self.best_ra)
         self.best_sa = scores["ta"] if best_sa else self.best_sa
@@ -213,7 +202,7 @@ class Transfer:
         for name in CURVES:
             self.result[name].append(trained.top1 if name == "train" else scores.get(name))
         values = {
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self.training.optimizer.param_groups[0]["lr"],
             "train_loss": trained.loss,
             "train_acc": trained.top1,
             "val_sa": scores.get("ta"),
@@ -226,38 +215,39 @@ class Transfer:
         )
         say(
             f"{self.label(epoch)}: train loss {trained.loss:.3f} acc {trained.top1:.2f} %, "
-            f"{measured + ', ' if measured else ''}{self.log.pace(self.epoch, self.args.epochs)}"
+            f"{measured + ', ' if measured else ''}{self.log.pace(epoch + 1, self.args.epochs)}"
         )
         if is_main():
-            self.save(best_sa, best_ra)
             self.plot()
-        barrier()
+        best = {files.SA_BEST_FILE: best_sa, files.RA_BEST_FILE: best_ra}
+        self.save([name for name, is_best in best.items() if is_best])
 
-    def save(self, best_sa: bool, best_ra: bool) -> None:
-        payload: dict[str, Any] = {
-            "best_sa": self.best_sa,
-            "best_ra": self.best_ra,
-            "result": self.result,
-            "epoch": self.epoch,
-            "arch": self.args.arch,
-            "state_dict": files.transfer_keys(files.to_cpu(self.model.state_dict())),
-        }
-        if best_sa:
-            files.save_checkpoint(self.save_dir / files.SA_BEST_FILE, payload)
-        if best_ra:
-            files.save_checkpoint(self.save_dir / files.RA_BEST_FILE, payload)
-        if self.args.save_all:
-            path = self.save_dir / files.epoch_checkpoint_name(self.epoch)
-            files.save_checkpoint(path, payload["state_dict"])
-        payload["optimizer"] = files.to_cpu(self.optimizer.state_dict())
-        payload["scheduler"] = {"kind": self.args.lr_schedule, "last_epoch": self.epoch}
-        payload["resume"] = {"random": files.random_state()}
-        files.save_checkpoint(self.save_dir / files.TRANSFER_FILE, payload)
+    def save(self, best_files: Sequence[str] = ()) -> None:
+        """Write the run's checkpoint; every process takes part, rank 0 writes."""
+        training, epoch = self.training.state(), self.training.epoch
+        if is_main():
+            network = {
+                "best_sa": self.best_sa,
+                "best_ra": self.best_ra,
+                "result": self.result,
+                "epoch": epoch,
+                "arch": self.args.arch,
+                "state_dict": files.transfer_keys(files.to_cpu(self.model.state_dict())),
+            }
+            for name in best_files:
+                files.save_checkpoint(self.save_dir / name, network)
+            if self.args.save_all and self.training.step == 0:
+                path = self.save_dir / files.epoch_checkpoint_name(epoch)
+                files.save_checkpoint(path, network["state_dict"])
+            schedule = {"kind": self.args.lr_schedule, "last_epoch": epoch}
+            path = self.save_dir / files.TRANSFER_FILE
+            files.save_checkpoint(path, {**network, "scheduler": schedule, **training})
+        barrier()
 
     def plot(self) -> None:
         plot_curves(
             self.save_dir / "net_train.png",
-            range(1, self.epoch + 1),
+            range(1, len(self.result["train"]) + 1),
             {SHOWN_AS.get(name, name): values for name, values in self.result.items()},
             "epoch",
             f"{self.args.dataset}, {self.args.mode}, density {100 * self.density:.2f} %",
@@ -269,21 +259,20 @@ class Transfer:
         self.model.load_state_dict(weights)
 
     def resume(self, path: Path, *, weights_only: bool = False) -> None:
-        """Take up a checkpoint of an epoch's end; the next epoch is as in the run left alone."""
+        """Take up a checkpoint; the run goes on as if it had been left alone."""
         checkpoint = files.load_checkpoint(path)
         try:
             self.load_weights(checkpoint["state_dict"])
-            self.epoch = checkpoint["epoch"]
+            done = checkpoint["epoch"]
             if not weights_only:
                 self.best_sa, self.best_ra = checkpoint["best_sa"], checkpoint["best_ra"]
                 self.result = checkpoint["result"]
-                self.optimizer.load_state_dict(checkpoint["optimizer"])
-                files.restore_random_state(checkpoint["resume"]["random"])
+                self.training.restore(checkpoint)
         except KeyError as error:
             raise InputError(f"{path}: no checkpoint to resume from, it lacks {error}") from error
         except RuntimeError as error:
             raise InputError(f"{path}: another network than the flags ask for") from error
-        say(f"resumed {path}: {self.epoch} of {self.args.epochs} epochs done")
+        say(f"resumed {path}: {done} of {self.args.epochs} epochs done")
 
     def finish(self, scores: Scores) -> None:
         """Print the lines that people's scripts read, and write results.json, the last file."""
@@ -296,8 +285,8 @@ class Transfer:
         else:
             say(f"* last SA={scores['last']['sa']:.2f}")
             say(f"* best SA={scores['sa_best']['sa']:.2f}")
-        pruning.print_remaining(self.model)
         if is_main():
+            pruning.print_remaining(self.model)
             results = {
                 "pretraining": args.tag or "unnamed",
                 **files.ticket_origin(args.tickets_file, self.density),
@@ -332,10 +321,12 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
     transfer = Transfer(args, runtime)
     if args.evaluate and checkpoint:
         return evaluate_only(transfer, checkpoint)
-    if checkpoint:
-        transfer.resume(checkpoint)
-    start_run(save_dir, vars(args), resumed=args.resume is not None)
-    with cli_utils.memory_advice(args.micro_batch or args.batch_size):
+    with (
+        running(transfer.training, save_dir, vars(args), resume=args.resume is not None),
+        cli_utils.memory_advice(args.micro_batch or args.batch_size),
+    ):
+        if checkpoint:
+            transfer.resume(checkpoint)
         transfer.run()
     return None
 
@@ -358,4 +349,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli_utils.exit_on_wrong_input(main)
+    cli_utils.run_main(main)

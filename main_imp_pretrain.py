@@ -11,7 +11,6 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -34,7 +33,7 @@ from dist_utils import (
 )
 from errors import InputError
 from flags import build_imp_parser
-from log_utils import Progress, RunLog, plot_curves, say, start_run, warn
+from log_utils import Progress, RunLog, plot_curves, say, warn
 from models import (
     ARCHS,
     build_model,
@@ -43,7 +42,8 @@ from models import (
     load_pretrained,
     torchvision_file,
 )
-from train_utils import Execution, Metrics, Perturb, Schedule, evaluate, make_sgd, train_one_epoch
+from run_utils import Training, load_init, run_folder, running
+from train_utils import Execution, Metrics, Perturb, Schedule, evaluate, make_sgd
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,20 @@ class TicketSearch:
         self.execution = Execution(runtime.device, **cli_utils.execution_options(args))
         self.train, self.val = self._loaders()
         self.model = self._network()
-        self.perturb = self._attack()
-        self.optimizer = self._new_optimizer()
-        self.scaler = self.execution.scaler()
+        self.training = Training(
+            self.model,
+            self._new_optimizer(),
+            self.train,
+            self.execution,
+            runtime,
+            self._attack(),
+            save=self.save,
+            save_every=args.save_every_steps,
+            print_freq=args.print_freq,
+        )
+        self.state = 0
         self.init: dict[str, Tensor] = {}
         self.init_origin: dict[str, str] = {}
-        self.epoch = 0  # finished epochs, those of state 0 included
         self.best_acc1 = 0.0
         self.history: list[list[float]] = []  # [state, validation accuracy] of every epoch
 
@@ -117,11 +125,7 @@ class TicketSearch:
         mean, std = (args.mean, args.std) if args.mean else mean_std("imagenet")
         model = build_model(args.arch, self.train.num_classes, mean, std, args.stem, args.width)
         if args.init:
-            path = torchvision_file(args.arch) if args.init == "torchvision" else args.init
-            loaded = load_pretrained(model, path)
-            say(f"init: {path} ({loaded.layout})")
-            for note in loaded.notes:
-                say(f"init: {note}")
+            load_init(model, args.init, args.arch)
         elif not args.pretrain_epochs:
             warn(f"no --init: starting from random weights (seed {args.seed})")
         self.execution.place(synchronised(model) if args.sync_bn else model)
@@ -144,14 +148,15 @@ class TicketSearch:
     # --- the algorithm ---
 
     def run(self) -> None:
-        with RunLog(self.save_dir, self.epoch) as self.log:
-            for epoch in range(self.epoch, self.states.total_epochs):
-                state = self.states.of(epoch)
-                if epoch == self.states.first_epoch(state):
-                    self.begin(state)
-                trained = self.train_epoch(epoch, state)
-                validated = self.validate(state)
-                self.finish_epoch(epoch, state, trained, validated)
+        training = self.training
+        with RunLog(self.save_dir, training.epoch) as self.log:
+            for epoch in range(training.epoch, self.states.total_epochs):
+                self.state = self.states.of(epoch)
+                if epoch == self.states.first_epoch(self.state) and training.step == 0:
+                    self.begin(self.state)
+                trained = training.one_epoch(self.learning_rate(epoch), self.label(epoch))
+                validated = self.validate()
+                self.finish_epoch(epoch, trained, validated)
             # Deviation: the mask after the last state is a ticket too, not thrown away.
             self.prune(self.states.last + 1)
         if is_main() and self.args.keep == "tickets":
@@ -163,7 +168,7 @@ class TicketSearch:
             say(f"state 0: dense training for {self.states.pretrain_epochs} epochs")
         else:
             self.prune(state)
-        self.optimizer = self._new_optimizer()
+        self.training.optimizer = self._new_optimizer()
         self.best_acc1 = 0.0
 
     def prune(self, state: int) -> None:
@@ -175,7 +180,8 @@ class TicketSearch:
         pruning.rewind(self.model, self.init)
         density = pruning.check_sparsity(self.model) / 100
         say(f"state {state}: density {100 * density:.2f} %")
-        pruning.print_remaining(self.model)
+        if is_main():
+            pruning.print_remaining(self.model)
         self.write_ticket(state, density)
 
     def fix_initial_weights(self) -> None:
@@ -188,66 +194,51 @@ class TicketSearch:
         self.init_origin = {"file": files.INIT_FILE, "sha256": files.sha256_of(path)}
         self.write_ticket(0, 1.0)
 
-    def learning_rate(self, epoch: int, state: int) -> Callable[[int], float]:
+    def learning_rate(self, epoch: int) -> Callable[[int], float]:
         args, states = self.args, self.states
-        if state == 0:
+        if self.state == 0:
             schedule = Schedule("cosine", args.pretrain_lr, states.pretrain_epochs)
         else:
             schedule = Schedule(
                 args.lr_schedule, args.lr, states.prune_epoch, args.decreasing_lr, args.warmup
             )
-        within = epoch - states.first_epoch(state)
+        within = epoch - states.first_epoch(self.state)
         return lambda step: schedule.at(within, step, len(self.train))
 
-    def train_epoch(self, epoch: int, state: int) -> Metrics:
-        rank, world = self.runtime.rank, self.runtime.world_size
-        with Progress(
-            self.train.num_batches(world), self.label(epoch, state), self.args.print_freq
-        ) as bar:
-            trained = train_one_epoch(
-                self.model,
-                self.train.epoch(epoch, 0, rank, world),
-                self.optimizer,
-                execution=self.execution,
-                learning_rate=self.learning_rate(epoch, state),
-                perturb=self.perturb,
-                global_batch=self.train.images_in_batch,
-                report=bar.step,
-                scaler=self.scaler,
-            )
-        broadcast_from_main(self.model.buffers())
-        return trained
-
-    def validate(self, state: int) -> Metrics:
+    def validate(self) -> Metrics:
         """Clean accuracy, top-1 and top-5, in percent."""
         batches = self.val.epoch(0, 0, self.runtime.rank, self.runtime.world_size)
         network = self.execution.place(fold_for_evaluation(self.model))
-        with Progress(len(self.val), f"[state {state}] validation", self.args.print_freq) as bar:
-            metrics = evaluate(network, batches, execution=self.execution, report=bar.step)
+        with Progress(
+            len(self.val), f"[state {self.state}] validation", self.args.print_freq
+        ) as bar:
+            report = self.training.watch(bar)
+            metrics = evaluate(network, batches, execution=self.execution, report=report)
         say(f" * Acc@1 {metrics.top1:.3f} Acc@5 {metrics.top5:.3f}")
         return metrics
 
     def density(self, state: int) -> float:
         return (1 - self.args.rate) ** state
 
-    def label(self, epoch: int, state: int) -> str:
+    def label(self, epoch: int) -> str:
         return (
-            f"[state {state}/{self.states.last}, density {100 * self.density(state):.2f} %] "
+            f"[state {self.state}/{self.states.last}, "
+            f"density {100 * self.density(self.state):.2f} %] "
             f"epoch {epoch + 1}/{self.states.total_epochs}"
         )
 
     # --- files ---
 
-    def finish_epoch(self, epoch: int, state: int, trained: Metrics, validated: Metrics) -> None:
-        first = epoch == self.states.first_epoch(state)  # is the best so far, even with 0 %
+    def finish_epoch(self, epoch: int, trained: Metrics, validated: Metrics) -> None:
+        first = epoch == self.states.first_epoch(self.state)  # the best so far, even with 0 %
         is_best = first or validated.top1 > self.best_acc1
         self.best_acc1 = max(validated.top1, self.best_acc1)
-        self.epoch = epoch + 1
-        self.history.append([state, validated.top1])
+        self.training.end_epoch()
+        self.history.append([self.state, validated.top1])
         values = {
-            "state": state,
-            "density": self.density(state),
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "state": self.state,
+            "density": self.density(self.state),
+            "lr": self.training.optimizer.param_groups[0]["lr"],
             "train_loss": trained.loss,
             "train_acc": trained.top1,
             "val_loss": validated.loss,
@@ -256,31 +247,33 @@ class TicketSearch:
         }
         self.log.metrics(epoch, values)
         say(
-            f"{self.label(epoch, state)}: train loss {trained.loss:.3f} acc {trained.top1:.2f} %, "
+            f"{self.label(epoch)}: train loss {trained.loss:.3f} acc {trained.top1:.2f} %, "
             f"val SA {validated.top1:.2f} % (best {self.best_acc1:.2f} %), "
-            f"{self.log.pace(self.epoch, self.states.total_epochs)}"
+            f"{self.log.pace(epoch + 1, self.states.total_epochs)}"
         )
         if is_main():
-            self.save(state, is_best)
             self.plot()
-        barrier()
+        self.save(is_best)
 
-    def save(self, state: int, is_best: bool) -> None:
-        payload: dict[str, Any] = {
-            "epoch": self.epoch,
-            "arch": self.args.arch,
-            "state_dict": files.to_cpu(self.model.state_dict()),
-            "best_acc1": self.best_acc1,
-            "state_prune": state,
-            "init": self.init_origin,
-        }
-        if is_best:
-            files.save_checkpoint(self.save_dir / files.imp_best_name(state), payload)
-        payload["optimizer"] = files.to_cpu(self.optimizer.state_dict())
-        payload["resume"] = {"random": files.random_state(), "history": self.history}
-        files.save_checkpoint(self.save_dir / files.imp_checkpoint_name(state), payload)
-        if self.args.keep != "all":
-            self.drop_checkpoints(state - 1)
+    def save(self, is_best: bool = False) -> None:
+        """Write the state's checkpoint; every process takes part, rank 0 writes."""
+        training = self.training.state()
+        if is_main():
+            network = {
+                "epoch": self.training.epoch,
+                "arch": self.args.arch,
+                "state_dict": files.to_cpu(self.model.state_dict()),
+                "best_acc1": self.best_acc1,
+                "state_prune": self.state,
+                "init": self.init_origin,
+            }
+            if is_best:
+                files.save_checkpoint(self.save_dir / files.imp_best_name(self.state), network)
+            path = self.save_dir / files.imp_checkpoint_name(self.state)
+            files.save_checkpoint(path, {**network, **training, "history": self.history})
+            if self.args.keep != "all":
+                self.drop_checkpoints(self.state - 1)
+        barrier()
 
     def drop_checkpoints(self, last: int) -> None:
         for state in range(last + 1):
@@ -313,29 +306,29 @@ class TicketSearch:
         )
 
     def resume(self, path: Path, *, weights_only: bool = False) -> None:
-        """Take up a checkpoint of an epoch's end; the next epoch is as in the run left alone."""
+        """Take up a checkpoint; the run goes on as if it had been left alone."""
         checkpoint = files.load_checkpoint(path)
         try:
-            self.epoch, state = checkpoint["epoch"], checkpoint["state_prune"]
-            weights = checkpoint["state_dict"]
-            if state > 0:
+            weights, self.state = checkpoint["state_dict"], checkpoint["state_prune"]
+            if self.state > 0:
                 pruning.prune_model_custom(self.model, pruning.extract_mask(weights))
             self.model.load_state_dict(weights)
             self.execution.place(self.model)
             if not weights_only:
                 self.best_acc1, self.init_origin = checkpoint["best_acc1"], checkpoint["init"]
-                self.history = checkpoint["resume"]["history"]
-                self.optimizer = self._new_optimizer()
-                self.optimizer.load_state_dict(checkpoint["optimizer"])
-                files.restore_random_state(checkpoint["resume"]["random"])
+                self.history = checkpoint["history"]
+                self.training.optimizer = self._new_optimizer()
+                self.training.restore(checkpoint)
         except KeyError as error:
             raise InputError(f"{path}: no checkpoint to resume from, it lacks {error}") from error
         except RuntimeError as error:
             raise InputError(f"{path}: another network than the flags ask for") from error
-        if state > 0 and not weights_only:
-            self.init = files.load_initial_weights(path, self.init_origin)
+        if self.state > 0 and not weights_only:
+            init = files.load_initial_weights(path, self.init_origin)
+            self.init = {name: value.to(self.runtime.device) for name, value in init.items()}
         say(
-            f"resumed {path}: state {state}, {self.epoch} of {self.states.total_epochs} epochs done"
+            f"resumed {path}: state {self.state}, {checkpoint['epoch']} of "
+            f"{self.states.total_epochs} epochs done"
         )
 
 
@@ -349,7 +342,14 @@ def prune_without_training(args: argparse.Namespace) -> None:
     mean, std = (args.mean, args.std) if args.mean else mean_std("imagenet")
     model = build_model(args.arch, count_classes(path), mean, std, args.stem, args.width)
     load_pretrained(model, path)
-    start_run(save_dir, vars(args), resumed=args.resume is not None)
+    with run_folder(save_dir, vars(args), resume=args.resume is not None):
+        write_tickets(args, model, last)
+    return say(f"done: {last + 2} {args.ticket} tickets in {save_dir}")
+
+
+def write_tickets(args: argparse.Namespace, model: nn.Module, last: int) -> None:
+    """Tickets 0 to last + 1 of an untrained network, each pruned from the one before."""
+    save_dir = Path(args.save_dir)
     files.save_checkpoint(save_dir / files.INIT_FILE, model.state_dict())
     sha256 = files.sha256_of(save_dir / files.INIT_FILE)
     prune = pruning.pruning_model if args.ticket == "omp" else pruning.pruning_model_random
@@ -367,7 +367,6 @@ def prune_without_training(args: argparse.Namespace) -> None:
             init_sha256=sha256,
             kind=args.ticket,
         )
-    return say(f"done: {last + 2} {args.ticket} tickets in {save_dir}")
 
 
 def init_file(args: argparse.Namespace) -> Path:
@@ -389,18 +388,21 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
     if args.evaluate and checkpoint is None:
         raise InputError(f"--evaluate: no checkpoint in {save_dir}; name one by --resume PATH")
     search = TicketSearch(args, runtime)
-    if checkpoint:
-        search.resume(checkpoint, weights_only=args.evaluate)
     if args.evaluate and checkpoint:
         return evaluate_only(search, checkpoint)
-    start_run(save_dir, vars(args), resumed=args.resume is not None)
-    with cli_utils.memory_advice(args.micro_batch or args.batch_size):
+    with (
+        running(search.training, save_dir, vars(args), resume=args.resume is not None),
+        cli_utils.memory_advice(args.micro_batch or args.batch_size),
+    ):
+        if checkpoint:
+            search.resume(checkpoint)
         search.run()
     return say(f"done: {last + 2} tickets and accuracy_vs_density.png in {save_dir}")
 
 
 def evaluate_only(search: TicketSearch, checkpoint: Path) -> None:
-    metrics = search.validate(search.states.of(max(search.epoch - 1, 0)))
+    search.resume(checkpoint, weights_only=True)
+    metrics = search.validate()
     if is_main():
         result = {"checkpoint": str(checkpoint), "acc1": metrics.top1, "acc5": metrics.top5}
         files.write_json(search.save_dir / "eval.json", result)
@@ -423,4 +425,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli_utils.exit_on_wrong_input(main)
+    cli_utils.run_main(main)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,8 +71,9 @@ class Metrics:
 class Meter:
     """Running sums of loss and accuracy, kept on the device so that no step waits for the host."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(4, dtype=torch.float64, device=device)  # images, loss, top1, top5
+    def __init__(self, device: torch.device, sums: Sequence[float] = (0.0,) * 4) -> None:
+        # images, loss, top1, top5
+        self.sums = torch.tensor(sums, dtype=torch.float64, device=device)
 
     @torch.no_grad()
     def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
@@ -83,6 +84,10 @@ class Meter:
         top1, top5 = hits[0].double(), hits.sum().double()
         images = torch.full_like(top1, count)
         self.sums += torch.stack([images, loss.double() * count, top1, top5])
+
+    def is_finite(self) -> bool:
+        """Whether every loss so far was a number; on a GPU, this waits for it."""
+        return bool(self.sums.isfinite().all())
 
     def read(self) -> Metrics:
         """Means so far, of this process."""
@@ -159,6 +164,9 @@ def train_one_epoch(
     global_batch: Callable[[int], int] | None = None,
     report: Callable[[int, Meter], None] | None = None,
     scaler: GradScaler | None = None,
+    first_step: int = 0,
+    meter: Meter | None = None,
+    after_step: Callable[[int, Meter], None] | None = None,
 ) -> Metrics:
     """Train on every batch once, in train mode.
 
@@ -167,13 +175,16 @@ def train_one_epoch(
         learning_rate: of the step in this epoch, counted from 0.
         global_batch: images of that step on all processes; only needed where there are several.
         report: called after every step with its number of images and the meter.
+        first_step, meter: of an epoch that goes on: the number of its first batch here, and the
+            sums so far.
+        after_step: called after every step with the number of steps done and the meter.
 
     Returns:
         Loss and accuracy on the images as trained on: perturbed ones, under an attack.
     """
     model.train()
-    meter = Meter(execution.device)
-    for step, (images, labels) in enumerate(batches):
+    meter = meter or Meter(execution.device)
+    for step, (images, labels) in enumerate(batches, first_step):
         set_learning_rate(optimizer, learning_rate(step))
         labels = labels.to(execution.device, non_blocking=True)
         loss, logits = training_step(
@@ -189,6 +200,8 @@ def train_one_epoch(
         meter.add(logits, labels, loss)
         if report:
             report(len(labels), meter)
+        if after_step:
+            after_step(step + 1, meter)
     return meter.read_all()
 
 

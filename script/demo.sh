@@ -13,7 +13,7 @@ CPU cores. A small network, small images and attacks that fit them: it demonstra
 Everything goes into $out; started again, the demo goes on where it was stopped.
 EOF
 "$PYTHON" "$root/script/demo_data.py" "$out/data"
-cores=$(nproc)
+cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 status=0
 "$PYTHON" "$root/script/study.py" "$root/script/study/demo.toml" --out "$out" \
   -J "$((cores < 8 ? cores : 8))" || status=$?

@@ -42,3 +42,15 @@ use_environment() {
     "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$root/$requirements"
   fi
 }
+
+# Exit with the usage unless the first COUNT arguments are there and are no flags.
+need_positions() {
+  local count=$1 usage=$2 position
+  shift 2
+  for ((position = 1; position <= count; position++)); do
+    if [[ $# -lt $position || ${!position} == -* ]]; then
+      echo "$usage" >&2
+      exit 2
+    fi
+  done
+}

@@ -79,9 +79,12 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
     chosen = [run for run in study.runs if args.only is None or args.only.search(run.name)]
     if not chosen:
         raise ConfigError(f"--only {args.only.pattern}: no run has such a name (see --list)")
-    todo = print_states(chosen)
-    plans = make_plans(study, todo, PYTHON, jobs)
-    print_plans(plans, todo)
+    states = {run.name: state_of(run) for run in chosen}
+    todo = [run for run in chosen if states[run.name] != DONE]
+    if todo:
+        print("asking for costs, and checking flags …", flush=True)
+    plans = make_plans(study, todo, PYTHON, max(jobs, cores(1)))
+    print_list(states, plans)
 
     def command(run: Run) -> list[str]:
         share = [] if gpus or "--threads" in run.arguments else ["--threads", str(cores(jobs))]
@@ -122,27 +125,21 @@ def finish(study: Study, failed: Sequence[tuple[Run, str]]) -> int:
 # --- what is there to do --------------------------------------------------------------------------
 
 
-def print_states(runs: Sequence[Run]) -> list[Run]:
-    """Print every run with its state; give those that are not done."""
-    states = [state_of(run) for run in runs]
-    for run, state in zip(runs, states, strict=True):
-        print(f"  {state:<8} {run.name}")
-    counts = [f"{states.count(state)} {state}" for state in (DONE, CUT_OFF, TO_DO)]
-    print(f"{len(runs)} runs: {', '.join(counts)}", flush=True)
-    return [run for run, state in zip(runs, states, strict=True) if state != DONE]
-
-
-def print_plans(plans: Mapping[str, Plan], todo: Sequence[Run]) -> None:
-    """Print what the runs that are left will cost, and what they lack."""
-    for line in dict.fromkeys(line for run in todo for line in plans[run.name].missing):
+def print_list(states: Mapping[str, str], plans: Mapping[str, Plan]) -> None:
+    """Print every run with its state, and the cost of those that are left; then what they lack."""
+    for name, state in states.items():
+        hours = plans[name].gpu_hours if name in plans else None
+        print(f"  {state:<8} {'' if hours is None else f'{hours:.2g} GPU-h':>14}  {name}")
+    counts = [f"{list(states.values()).count(state)} {state}" for state in (DONE, CUT_OFF, TO_DO)]
+    print(f"{len(states)} runs: {', '.join(counts)}")
+    for line in dict.fromkeys(line for plan in plans.values() for line in plan.missing):
         print(f"missing: {line}")
-    costs = [plans[run.name].gpu_hours for run in todo]
-    known = [cost for cost in costs if cost is not None]
+    known = [plan for plan in plans.values() if plan.flop is not None]
     if known:
-        flop = sum(plans[run.name].flop or 0 for run in todo)
         print(
-            f"cost (estimate from FLOPs, whole runs): {flop:.2g} FLOP, "
-            f"{sum(known):.2g} GPU-hours on a data-centre GPU"
+            f"what is left costs {sum(plan.flop or 0 for plan in known):.2g} FLOP, "
+            f"{sum(plan.gpu_hours or 0 for plan in known):.2g} hours of a data-centre GPU "
+            "(an estimate from FLOPs; runs cut off are counted whole)"
         )
     sys.stdout.flush()
 

@@ -44,7 +44,8 @@ class Job:
     def __init__(self, run: Run, command: Sequence[str], gpu: str | None, log: IO[bytes]) -> None:
         self.run, self.gpu = run, gpu
         self.start = self.shown = time.monotonic()
-        self.first = self.fraction = 0.0
+        self.first: float | None = None  # what a resumed run had done before
+        self.fraction = 0.0
         self.last = "starting"
         log.write(f"$ {shlex.join(command)}\n".encode())
         log.flush()
@@ -75,13 +76,21 @@ class Job:
         for text in texts:
             if found := FINISHED_EPOCH.search(text):
                 done, total = map(int, found.groups())
-                self.first = self.first or (done - 1) / total  # a resumed run does not begin at 0
-                self.fraction = done / total
+                self._reached((done - 1) / total, done / total)
             elif found := WITHIN_EPOCH.search(text):
                 epoch, total, step, steps = map(int, found.groups())
-                self.fraction = (epoch - 1 + step / steps) / total
+                self._reached((epoch - 1) / total, (epoch - 1 + step / steps) / total)
             self.last = text
         return texts
+
+    def _reached(self, epoch_began: float, now: float) -> None:
+        self.first = epoch_began if self.first is None else self.first
+        self.fraction = now
+
+    @property
+    def share(self) -> float:
+        """The share of the whole run that this job has done."""
+        return self.fraction - (self.first or 0.0)
 
     def kill(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
@@ -213,7 +222,7 @@ class Queue:
         if status == 0 and state_of(run) == DONE:
             seconds = self.spent.setdefault(_sort(run), [0.0, 0.0])
             seconds[0] += job.seconds
-            seconds[1] += self.cost(run) * (1 - job.first)
+            seconds[1] += self.cost(run) * (1 - (job.first or 0.0))
             return self.finish(run, f"in {clock(job.seconds)}")
         if status == STOPPED or (run.folder / "PREEMPTED").exists():
             return self.fail(run, "was asked to stop, and has saved")
@@ -250,9 +259,9 @@ class Queue:
         spent = {sort: list(pair) for sort, pair in self.spent.items()}
         for job in self.running:
             pair = spent.setdefault(_sort(job.run), [0.0, 0.0])
-            if job.fraction > job.first:
+            if job.share:
                 pair[0] += job.seconds
-                pair[1] += self.cost(job.run) * (job.fraction - job.first)
+                pair[1] += self.cost(job.run) * job.share
         pace = {sort: seconds / cost for sort, (seconds, cost) in spent.items() if cost}
         if not pace:
             return None

@@ -4,8 +4,9 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 source "$root/script/env.sh"
 usage="usage: bash script/imp_pretrain/imp_fast.sh INIT SAVE DATA [flags of main_imp_pretrain.py …]"
-[ $# -ge 3 ] || { echo "$usage" >&2; exit 2; }
+need_positions 3 "$usage" "$@"
 init=$1 save=$2 data=$3
 shift 3
+[ -z "$init" ] || set -- --init "$init" "$@"
 exec "$(find_python "$root")" "$root/main_imp_pretrain.py" "$data" \
-  --mode adv --tag fast --train_step 1 --train_gamma 10/255 --init "$init" --save_dir "$save" "$@"
+  --mode adv --tag fast --train_step 1 --train_gamma 10/255 --save_dir "$save" "$@"

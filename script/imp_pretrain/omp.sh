@@ -4,7 +4,7 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 source "$root/script/env.sh"
 usage="usage: bash script/imp_pretrain/omp.sh INIT SAVE [flags of main_imp_pretrain.py …]"
-[ $# -ge 2 ] || { echo "$usage" >&2; exit 2; }
+need_positions 2 "$usage" "$@"
 init=$1 save=$2
 shift 2
 exec "$(find_python "$root")" "$root/main_imp_pretrain.py" \

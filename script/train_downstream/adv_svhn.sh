@@ -4,13 +4,13 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 source "$root/script/env.sh"
 usage="usage: bash script/train_downstream/adv_svhn.sh INIT SAVE [TICKET] [flags of main_downstream.py …]"
-[ $# -ge 2 ] || { echo "$usage" >&2; exit 2; }
+need_positions 2 "$usage" "$@"
 init=$1 save=$2
 shift 2
-ticket=()
 if [ $# -ge 1 ] && [[ $1 != -* ]]; then
-  [ -z "$1" ] || ticket=(--tickets_file "$1")
+  ticket=$1
   shift
+  [ -z "$ticket" ] || set -- --tickets_file "$ticket" "$@"
 fi
 exec "$(find_python "$root")" "$root/main_downstream.py" \
-  --mode adv --dataset svhn --init "$init" --save_dir "$save" "${ticket[@]}" "$@"
+  --mode adv --dataset svhn --init "$init" --save_dir "$save" "$@"

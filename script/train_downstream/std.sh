@@ -4,13 +4,13 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 source "$root/script/env.sh"
 usage="usage: bash script/train_downstream/std.sh DATASET INIT SAVE [TICKET] [flags of main_downstream.py …]"
-[ $# -ge 3 ] || { echo "$usage" >&2; exit 2; }
+need_positions 3 "$usage" "$@"
 dataset=$1 init=$2 save=$3
 shift 3
-ticket=()
 if [ $# -ge 1 ] && [[ $1 != -* ]]; then
-  [ -z "$1" ] || ticket=(--tickets_file "$1")
+  ticket=$1
   shift
+  [ -z "$ticket" ] || set -- --tickets_file "$ticket" "$@"
 fi
 exec "$(find_python "$root")" "$root/main_downstream.py" \
-  --mode std --dataset "$dataset" --init "$init" --save_dir "$save" "${ticket[@]}" "$@"
+  --mode std --dataset "$dataset" --init "$init" --save_dir "$save" "$@"

@@ -1,0 +1,760 @@
+"""main_downstream.py: what is measured, kept and written, and runs that go on after a stop."""
+
+import re
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from main_cases import (
+    CLASSES,
+    HERE,
+    PER_CLASS,
+    TINY,
+    Interrupted,
+    assert_same_bits,
+    assert_same_run,
+    contents,
+    copy_after_each_epoch,
+    effective_weights,
+    load,
+    metrics,
+    names,
+    one_error_line,
+    read_json,
+    run_imp,
+    run_transfer,
+    skip_pictures,
+    write_images,
+)
+from PIL import Image
+
+import log_utils
+import main_downstream
+from attack_utils import PGDConfig, make_advertorch_pgd
+from checkpoint_utils import load_ticket, save_checkpoint, save_ticket, sha256_of
+from cli_utils import apply_recipe
+from dist_utils import Runtime, seed_everything
+from flags import build_transfer_parser
+from main_downstream import TRANSFER_DATASETS, Transfer
+from models import ARCHS, build_model
+from pruning_utils import masks
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+ALWAYS = {"args.json", "metrics.jsonl", "tb", "net_train.png", "results.json"}
+STANDARD_FILES = ALWAYS | {"checkpoint.pth.tar", "model_SA_best.pth.tar"}
+ADVERSARIAL_FILES = STANDARD_FILES | {"model_RA_best.pth.tar"}
+ATTACK = ["--train_step", "2", "--test_step", "3", "--train_eps", "4/255", "--test_eps", "4/255"]
+ADV = ["--mode", "adv", "--epochs", "4", "--eval_from", "1", "--tag", "adv", *ATTACK]
+STD = ["--mode", "std", "--epochs", "3", "--lr", "0.05", "--decreasing_lr", "1,2"]
+
+
+def tiny(stem="cifar", width=4):
+    return build_model("resnet20s", 3, *IMAGENET, stem, width)
+
+
+def flags_of(data, save_dir, *flags):
+    taken: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(main_downstream, "main", taken.extend)
+        run_transfer(data, save_dir, *flags)
+    return taken
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    skip_pictures(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("target") / "data", seed=1)
+
+
+@pytest.fixture(scope="module")
+def imp(data, tmp_path_factory):
+    """An IMP run of two states to take weights and tickets from."""
+    folder = tmp_path_factory.mktemp("imp") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        skip_pictures(patch)
+        run_imp(data, folder, "--mode", "std", "--epochs", "2", "--prune_epoch", "1")
+        run_imp(data, folder, "--mode", "adv", "--export_released", "2")
+    return folder
+
+
+def with_ticket(imp, name="2-ticket.safetensors"):
+    return ["--init", str(imp / "init.pth.tar"), "--tickets_file", str(imp / name)]
+
+
+def whole_run(data, root, capture, *flags):
+    with pytest.MonkeyPatch.context() as patch:
+        skip_pictures(patch)
+        copy_after_each_epoch(patch, Transfer, root / "copies")
+        with capture:
+            run_transfer(data, root / "run", *flags)
+    return SimpleNamespace(folder=root / "run", copies=root / "copies", flags=flags)
+
+
+class Printed:
+    """Keep what is printed while a fixture of the module runs, where capsys cannot go."""
+
+    def __enter__(self):
+        self.lines: list[str] = []
+        self.patch = pytest.MonkeyPatch()
+        for module in (main_downstream, main_downstream.pruning):
+            self.patch.setattr(module, "say", self.lines.append, raising=False)
+        self.patch.setattr("builtins.print", lambda text, **_: self.lines.append(text))
+        return self
+
+    def __exit__(self, *_):
+        self.patch.undo()
+
+
+@pytest.fixture(scope="module")
+def adversarial(data, imp, tmp_path_factory):
+    """A whole adversarial transfer of the ticket of state 2, copied after every epoch."""
+    printed = Printed()
+    run = whole_run(data, tmp_path_factory.mktemp("adv"), printed, *ADV, *with_ticket(imp))
+    run.lines = printed.lines
+    return run
+
+
+@pytest.fixture(scope="module")
+def standard(data, imp, tmp_path_factory):
+    """A whole standard transfer of the ticket of state 2, copied after every epoch."""
+    printed = Printed()
+    run = whole_run(data, tmp_path_factory.mktemp("std"), printed, *STD, *with_ticket(imp))
+    run.lines = printed.lines
+    return run
+
+
+# --- results ------------------------------------------------------------------------------------
+
+RESULT_KEYS = {
+    "pretraining", "ticket", "state", "density", "ticket_sha256", "dataset", "mode",
+    "data_number", "seed", "arch", "sa_best", "ra_best", "last",
+}  # fmt: skip
+
+
+def test_results_json_has_these_entries(adversarial, standard, imp):
+    for run, mode, tag in ((adversarial, "adv", "adv"), (standard, "std", "unnamed")):
+        results = read_json(run.folder / "results.json")
+        assert set(results) == RESULT_KEYS | set(log_utils.provenance())
+        assert (results["pretraining"], results["ticket"], results["state"]) == (tag, "imp", 2)
+        ticket = imp / "2-ticket.safetensors"
+        kept = [mask.double().mean().item() for mask in [torch.cat(flat(load_ticket(ticket)))]]
+        assert results["density"] == pytest.approx(kept[0], abs=1e-12)
+        assert results["ticket_sha256"] == sha256_of(ticket)
+        assert (results["dataset"], results["mode"]) == ("folder", mode)
+        assert (results["data_number"], results["seed"]) == (1.0, 1)
+        assert results["arch"] == "resnet20s"
+        for role in ("sa_best", "ra_best", "last"):
+            assert set(results[role]) == {"sa", "ra"}
+
+
+def flat(tensors):
+    return [tensor.flatten() for tensor in tensors.values()]
+
+
+def test_ra_is_null_where_it_was_not_measured(adversarial, standard):
+    results = read_json(standard.folder / "results.json")
+    assert results["ra_best"] == {"sa": None, "ra": None}
+    assert results["sa_best"]["ra"] is results["last"]["ra"] is None
+    assert results["sa_best"]["sa"] is not None
+    results = read_json(adversarial.folder / "results.json")
+    for role in ("sa_best", "ra_best", "last"):
+        assert all(0 <= value <= 100 for value in results[role].values())
+
+
+def predictions(path, data, eps=None):
+    """Accuracy of a saved network on the test images, in percent, by other means."""
+    state = load(path)["state_dict"]
+    model = tiny()
+    weights = {name.removeprefix("1."): value for name, value in state.items()}
+    weights = {
+        f"normalize.{name[2:]}" if name.startswith("0.") else name: value
+        for name, value in weights.items()
+    }
+    model.load_state_dict(effective_weights(weights))
+    model.eval()
+    images, labels = [], []
+    for label, name in enumerate(sorted(CLASSES)):
+        for file in sorted((data / "test" / name).iterdir()):
+            images.append(np.asarray(Image.open(file)).transpose(2, 0, 1) / 255)
+            labels.append(label)
+    batch = torch.tensor(np.stack(images), dtype=torch.float32)
+    target = torch.tensor(labels)
+    if eps is not None:
+        seed_everything(1)
+        attack = PGDConfig(eps, 3, 2 / 255)
+        batch = make_advertorch_pgd(model, attack)(batch, target)
+    with torch.no_grad():
+        return 100 * (model(batch).argmax(1) == target).double().mean().item()
+
+
+FILE_OF = {
+    "sa_best": "model_SA_best.pth.tar",
+    "ra_best": "model_RA_best.pth.tar",
+    "last": "checkpoint.pth.tar",
+}
+
+
+def test_the_figures_are_accuracies_on_the_test_images_of_the_files_kept(
+    adversarial, standard, data
+):
+    one_image = 100 / (3 * PER_CLASS["test"])
+    results = read_json(adversarial.folder / "results.json")
+    for role, name in FILE_OF.items():
+        path = adversarial.folder / name
+        assert results[role]["sa"] == pytest.approx(predictions(path, data))
+        by_advertorch = predictions(path, data, eps=4 / 255)
+        assert results[role]["ra"] == pytest.approx(by_advertorch, abs=one_image + 1e-9)
+    results = read_json(standard.folder / "results.json")
+    for role in ("sa_best", "last"):
+        path = standard.folder / FILE_OF[role]
+        assert results[role]["sa"] == pytest.approx(predictions(path, data))
+    # without the mean and std, or with other images, the figures would be others
+    assert {results["sa_best"]["sa"], results["last"]["sa"]} != {100 / 3}
+
+
+def test_the_final_test_equals_evaluate_of_the_same_file(adversarial, standard, data, tmp_path):
+    for run, roles in ((adversarial, FILE_OF), (standard, ("sa_best", "last"))):
+        results = read_json(run.folder / "results.json")
+        for role in roles:
+            path = run.folder / FILE_OF[role]
+            out = tmp_path / role
+            run_transfer(data, out, *run.flags, "--evaluate", "--resume", str(path))
+            assert names(out) == {"eval.json"}
+            assert read_json(out / "eval.json") == {"checkpoint": str(path), **results[role]}
+
+
+def test_evaluate_takes_the_newest_checkpoint_of_the_folder(adversarial, data, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(adversarial.folder, folder)
+    before = contents(folder)
+    run_transfer(data, folder, *adversarial.flags, "--evaluate")
+    written = read_json(folder / "eval.json")
+    assert written["checkpoint"] == str(folder / "checkpoint.pth.tar")
+    last = read_json(folder / "results.json")["last"]
+    assert (written["sa"], written["ra"]) == (last["sa"], last["ra"])
+    (folder / "eval.json").unlink()
+    assert contents(folder) == before
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def test_a_run_writes_these_files_and_no_other(adversarial, standard):
+    assert names(adversarial.folder) == ADVERSARIAL_FILES
+    assert names(standard.folder) == STANDARD_FILES
+    assert names(adversarial.copies / "4") == ADVERSARIAL_FILES - {"results.json"}
+
+
+def test_checkpoints_have_the_released_entries_and_open_without_an_allow_list(
+    adversarial, standard, imp
+):
+    bare = set(tiny().state_dict()) - {"normalize.mean", "normalize.std"}
+    ticket = load_ticket(imp / "2-ticket.safetensors")
+    pruned = {name.removesuffix("_mask") for name in ticket}
+    expected = {f"1.{name}" for name in bare - pruned} | {"0.mean", "0.std"}
+    expected |= {f"1.{name}_{end}" for name in pruned for end in ("orig", "mask")}
+    entries = {"best_sa", "best_ra", "result", "epoch", "arch", "state_dict"}
+    more = {"optimizer", "scheduler", "resume"}
+    for run, epochs in ((adversarial, 4), (standard, 3)):
+        for path in run.folder.glob("*.pth.tar"):
+            file = load(path)
+            last = path.name == "checkpoint.pth.tar"
+            assert set(file) == (entries | more if last else entries), path
+            assert file["epoch"] == epochs or not last
+            assert set(file["state_dict"]) == expected
+            for name, mask in ticket.items():
+                assert torch.equal(file["state_dict"][f"1.{name}"], mask)  # bool, and kept
+            weights = effective_weights(file["state_dict"])
+            for name, mask in ticket.items():
+                weight = weights[f"1.{name.removesuffix('_mask')}"]
+                assert weight[~mask].count_nonzero() == 0
+            assert set(file["result"]) == {"train", "ta", "ra", "test_ta", "test_ra"}
+            assert {len(curve) for curve in file["result"].values()} == {file["epoch"]}
+    last = load(adversarial.folder / "checkpoint.pth.tar")
+    assert torch.allclose(last["state_dict"]["0.mean"], torch.tensor(IMAGENET[0]))
+    assert last["scheduler"] == {"kind": "multistep", "last_epoch": 4}
+    assert load(standard.folder / "checkpoint.pth.tar")["best_ra"] is None
+
+
+def test_what_was_not_measured_is_none(adversarial, standard):
+    result = load(adversarial.folder / "checkpoint.pth.tar")["result"]
+    measured = {name: [v is not None for v in curve] for name, curve in result.items()}
+    evaluated = [False, True, True, True]  # --eval_from 1
+    assert measured == {
+        "train": [True] * 4, "ta": evaluated, "ra": evaluated,
+        "test_ta": [False] * 4, "test_ra": [False] * 4,
+    }  # fmt: skip
+    result = load(standard.folder / "checkpoint.pth.tar")["result"]
+    measured = {name: {v is not None for v in curve} for name, curve in result.items()}
+    assert measured == {
+        "train": {True}, "ta": {True}, "test_ta": {True}, "ra": {False}, "test_ra": {False}
+    }  # fmt: skip
+
+
+def test_metrics_jsonl_has_the_figures_of_every_epoch(adversarial, standard):
+    lines = metrics(adversarial.folder)
+    assert [line["epoch"] for line in lines] == [0, 1, 2, 3]
+    assert ["val_sa" in line for line in lines] == [False, True, True, True]
+    result = load(adversarial.folder / "checkpoint.pth.tar")["result"]
+    assert [line.get("val_ra") for line in lines] == result["ra"]
+    assert [line["train_acc"] for line in lines] == result["train"]
+    lines = metrics(standard.folder)
+    assert [line["test_sa"] for line in lines] == load(standard.folder / "checkpoint.pth.tar")[
+        "result"
+    ]["test_ta"]
+    # x0.1 at the milestones, stepped per epoch
+    assert [line["lr"] for line in lines] == pytest.approx([0.05, 0.005, 0.0005])
+
+
+def test_save_all_keeps_the_bare_weights_of_every_epoch(data, imp, adversarial, tmp_path):
+    run_transfer(data, tmp_path / "run", *adversarial.flags, "--save_all")
+    extra = {f"{epoch}-checkpoint.pth.tar" for epoch in (1, 2, 3, 4)}
+    assert names(tmp_path / "run") == ADVERSARIAL_FILES | extra
+    for epoch in (1, 4):
+        bare = load(tmp_path / "run" / f"{epoch}-checkpoint.pth.tar")
+        copied = load(adversarial.copies / str(epoch) / "checkpoint.pth.tar")["state_dict"]
+        assert_same_bits(dict(bare), dict(copied))
+    for name in extra:
+        (tmp_path / "run" / name).unlink()
+    assert_same_run(tmp_path / "run", adversarial.folder)
+
+
+def test_the_curves_are_drawn_from_what_was_measured(data, imp, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(main_downstream, "plot_curves", lambda *args, **_: drawn.append(args))
+    run_transfer(data, tmp_path / "run", *STD, *with_ticket(imp))
+    path, x, curves, *_ = drawn[-1]
+    assert path == tmp_path / "run" / "net_train.png"
+    assert list(x) == [1, 2, 3]
+    result = load(tmp_path / "run" / "checkpoint.pth.tar")["result"]
+    assert curves["val SA"] == result["ta"]
+    assert curves["test RA"] == [None] * 3
+
+
+def test_a_real_net_train_png(data, imp, tmp_path, monkeypatch):
+    monkeypatch.setattr(main_downstream, "plot_curves", log_utils.plot_curves)
+    run_transfer(data, tmp_path / "run", *STD, "--epochs", "1", *with_ticket(imp))
+    with Image.open(tmp_path / "run" / "net_train.png") as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) > 300
+
+
+# --- lines --------------------------------------------------------------------------------------
+
+
+def test_the_lines_that_scripts_read_are_printed(adversarial, standard):
+    results = read_json(adversarial.folder / "results.json")
+    wanted = [
+        f"* TA best SA={results['sa_best']['sa']:.2f}",
+        f"* TA best RA={results['sa_best']['ra']:.2f}",
+        f"* RA best SA={results['ra_best']['sa']:.2f}",
+        f"* RA best RA={results['ra_best']['ra']:.2f}",
+    ]
+    assert [line for line in adversarial.lines if " best " in line] == wanted
+    results = read_json(standard.folder / "results.json")
+    wanted = [f"* last SA={results['last']['sa']:.2f}", f"* best SA={results['sa_best']['sa']:.2f}"]
+    assert [line for line in standard.lines if " SA=" in line] == wanted
+    for run in (adversarial, standard):
+        remain = [line for line in run.lines if line.startswith("* remain weight =  ")]
+        assert len(remain) == 2  # at start and end
+        assert all(re.fullmatch(r"\* remain weight =  64\.00\d+ %", line) for line in remain)
+        first_epoch = next(i for i, line in enumerate(run.lines) if "epoch 1/" in line)
+        assert run.lines.index(remain[0]) < first_epoch
+
+
+# --- which epoch is best ------------------------------------------------------------------------
+
+
+def script(monkeypatch, sa, ra):
+    """Give the epochs' validation accuracies; the test accuracies stay real."""
+    measure = Transfer.accuracy
+    seen: list[int] = []
+
+    def pretend(self, loader, label, *, attacked=False):
+        if not label.startswith("validation"):
+            return measure(self, loader, label, attacked=attacked)
+        if not attacked:
+            seen.append(self.epoch)
+        return (ra if attacked else sa)[self.epoch]
+
+    monkeypatch.setattr(Transfer, "accuracy", pretend)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("eval_from", "sa", "ra", "evaluated", "best"),
+    [
+        (0, [30.0, 50.0, 50.0, 40.0], [20.0, 10.0, 25.0, 25.0], [0, 1, 2, 3], (2, 3)),
+        (2, [90.0, 80.0, 50.0, 50.0], [90.0, 80.0, 1.0, 2.0], [2, 3], (3, 4)),
+        (99, [90.0, 80.0, 50.0, 0.5], [90.0, 80.0, 1.0, 0.0], [3], (4, 4)),
+        (0, [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0, 1, 2, 3], (1, 1)),
+    ],
+)
+def test_best_is_the_earliest_best_of_the_epochs_evaluated(
+    data, imp, tmp_path, monkeypatch, eval_from, sa, ra, evaluated, best
+):
+    seen = script(monkeypatch, sa, ra)
+    flags = [*ADV, *with_ticket(imp), "--eval_from", str(eval_from)]
+    run_transfer(data, tmp_path / "run", *flags)
+    assert seen == evaluated
+    kept = [load(tmp_path / "run" / FILE_OF[role]) for role in ("sa_best", "ra_best", "last")]
+    assert [file["epoch"] for file in kept] == [*best, 4]
+    assert kept[2]["best_sa"] == sa[best[0] - 1]
+    assert kept[2]["best_ra"] == ra[best[1] - 1]
+    expected = [value if epoch in evaluated else None for epoch, value in enumerate(sa)]
+    assert kept[2]["result"]["ta"] == expected
+
+
+def test_standard_best_is_the_test_accuracy_at_the_earliest_best_validation_epoch(
+    data, imp, tmp_path, monkeypatch
+):
+    script(monkeypatch, [40.0, 60.0, 60.0], [])
+    run_transfer(data, tmp_path / "run", *STD, *with_ticket(imp))
+    curve = load(tmp_path / "run" / "checkpoint.pth.tar")["result"]["test_ta"]
+    results = read_json(tmp_path / "run" / "results.json")
+    assert results["sa_best"]["sa"] == curve[1]
+    assert results["last"]["sa"] == curve[2]
+
+
+def test_a_folder_without_val_or_test_uses_what_is_there(data, imp, tmp_path, capsys):
+    only_val = tmp_path / "only_val"
+    for split in ("train", "val"):
+        shutil.copytree(data / split, only_val / split)
+    run_transfer(only_val, tmp_path / "a", *STD, *with_ticket(imp))
+    result = load(tmp_path / "a" / "checkpoint.pth.tar")["result"]
+    assert result["ta"] == result["test_ta"]  # val serves as the test set too
+    only_test = tmp_path / "only_test"
+    for split in ("train", "test"):
+        shutil.copytree(data / split, only_test / split)
+    run_transfer(only_test, tmp_path / "b", *STD, *with_ticket(imp))
+    assert "data: folder, 33 training, 3 validation and 12 test images" in capsys.readouterr().out
+
+
+def test_data_number_trains_on_that_part_of_each_class(data, imp, tmp_path, capsys):
+    flags = [*STD, *with_ticket(imp), "--epochs", "1"]
+    run_transfer(data, tmp_path / "run", *flags, "--data_number", "0.5")
+    printed = capsys.readouterr().out
+    assert "data: folder, 18 training, 12 validation and 12 test images, 3 classes" in printed
+    assert read_json(tmp_path / "run" / "results.json")["data_number"] == 0.5
+    momentum = load(tmp_path / "run" / "checkpoint.pth.tar")["state_dict"]
+    assert momentum["1.bn1.num_batches_tracked"] - load(imp / "init.pth.tar")[
+        "bn1.num_batches_tracked"
+    ] == -(-18 // 12)
+
+
+def test_digits_are_a_data_set_with_a_recipe_of_their_own(imp, tmp_path, capsys):
+    main_downstream.main(
+        [
+            *("--dataset", "digits", "--mode", "std", "--data_number", "0.05", "--epochs", "1"),
+            *("-a", "resnet20s", "--width", "4", *HERE, "--save_dir", str(tmp_path / "run")),
+            *with_ticket(imp),
+        ]
+    )
+    assert "data: digits, 60 training, " in capsys.readouterr().out
+    written = read_json(tmp_path / "run" / "args.json")
+    assert (written["input_size"], written["augment"], written["hflip"]) == (32, "crop", False)
+    assert read_json(tmp_path / "run" / "results.json")["dataset"] == "digits"
+
+
+# --- tickets and weights ------------------------------------------------------------------------
+
+
+def network(data, save_dir, *flags):
+    """The network that a transfer with these flags starts from."""
+    argv = flags_of(data, save_dir, *ADV, *flags)
+    args = build_transfer_parser(ARCHS, TRANSFER_DATASETS).parse_args(argv)
+    apply_recipe(args, "transfer")
+    seed_everything(args.seed)
+    return Transfer(args, Runtime(torch.device("cpu"))).model
+
+
+def test_every_kind_of_ticket_file_gives_the_same_network(data, imp, standard, tmp_path):
+    ticket = load_ticket(imp / "2-ticket.safetensors")
+    transferred = load(standard.folder / "checkpoint.pth.tar")["state_dict"]
+    bare = {name.removeprefix("1."): value for name, value in transferred.items()}
+    imp_weights = load(imp / "2-checkpoint.pth.tar")["state_dict"]
+    made = {
+        "without 1": {"state_dict": bare},
+        "module": {"state_dict": {f"module.{k}": v for k, v in imp_weights.items()}},
+        "module 1": {"state_dict": {f"module.{k}": v for k, v in transferred.items()}},
+        "bare state dict": imp_weights,
+        "bool masks": ticket,
+        "float masks": {name: mask.float() for name, mask in ticket.items()},
+    }
+    paths = [imp / f"2-{name}" for name in ("checkpoint.pth.tar", "model_best.pth.tar")]
+    paths += [imp / "2-released.pth.tar"]
+    paths += [standard.folder / name for name in ("checkpoint.pth.tar", "model_SA_best.pth.tar")]
+    for name, payload in made.items():
+        paths.append(tmp_path / f"{name}.pth.tar")
+        save_checkpoint(paths[-1], payload)
+    init = ["--init", str(imp / "init.pth.tar")]
+    expected = network(data, tmp_path / "x", *init, "--tickets_file", str(imp / "2-ticket.safetensors"))
+    assert_same_bits(masks(expected), ticket)
+    for path in paths:
+        other = network(data, tmp_path / "x", *init, "--tickets_file", str(path))
+        assert_same_bits(dict(other.state_dict()), dict(expected.state_dict()), path.name)
+
+
+def test_the_network_is_the_pre_trained_one_with_a_fresh_classifier(data, imp, tmp_path):
+    init = load(imp / "init.pth.tar")
+    init["normalize.mean"] = torch.full((3,), 0.1)
+    save_checkpoint(tmp_path / "init.pth.tar", init)
+    model = network(data, tmp_path / "x", "--init", str(tmp_path / "init.pth.tar"))
+    state = model.state_dict()
+    for name, value in init.items():
+        if name.startswith("fc."):
+            assert not torch.equal(state[name], value)
+        elif name != "normalize.mean":
+            assert torch.equal(state[name], value), name
+    # the data set's statistics, not those of the pre-training
+    assert torch.allclose(state["normalize.mean"], torch.tensor(IMAGENET[0]))
+
+
+def test_own_statistics_go_into_the_model(data, imp, tmp_path):
+    flags = ["--init", str(imp / "init.pth.tar"), "--mean", ".1,.2,.3", "--std", "1,1,.5"]
+    state = network(data, tmp_path / "x", *flags).state_dict()
+    assert state["normalize.mean"].tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert state["normalize.std"].tolist() == [1, 1, 0.5]
+
+
+def test_without_a_ticket_the_dense_network_is_transferred(data, imp, tmp_path):
+    flags = [*STD, "--epochs", "1", "--init", str(imp / "init.pth.tar")]
+    run_transfer(data, tmp_path / "run", *flags)
+    results = read_json(tmp_path / "run" / "results.json")
+    assert (results["state"], results["density"], results["ticket_sha256"]) == (0, 1.0, None)
+    state = load(tmp_path / "run" / "checkpoint.pth.tar")["state_dict"]
+    assert not [name for name in state if "mask" in name or "orig" in name]
+    # ... which is what the ticket of state 0 gives, to the bit
+    run_transfer(data, tmp_path / "zero", *STD, "--epochs", "1", *with_ticket(imp, "0-ticket.safetensors"))
+    other = load(tmp_path / "zero" / "checkpoint.pth.tar")["state_dict"]
+    assert_same_bits(effective_weights(other), effective_weights(state))
+    assert read_json(tmp_path / "zero" / "results.json")["density"] == 1.0
+
+
+def test_reinit_puts_random_weights_under_the_ticket(data, imp, tmp_path):
+    run_transfer(data, tmp_path / "run", *STD, "--epochs", "1", *with_ticket(imp), "--reinit")
+    assert read_json(tmp_path / "run" / "results.json")["ticket"] == "reinit"
+    state = network(data, tmp_path / "x", *with_ticket(imp), "--reinit").state_dict()
+    init = load(imp / "init.pth.tar")
+    assert_same_bits(
+        {k: v for k, v in state.items() if k.endswith("_mask")},
+        load_ticket(imp / "2-ticket.safetensors"),
+    )
+    assert not torch.equal(state["conv1.weight_orig"], init["conv1.weight"])
+
+
+def test_a_ticket_of_another_stem_is_left_out_with_a_warning_and_only_that(
+    data, imp, tmp_path, capsys
+):
+    other = tiny("imagenet")
+    ticket = load_ticket(imp / "2-ticket.safetensors")
+    seven = torch.zeros_like(other.conv1.weight, dtype=torch.bool)
+    save_ticket(
+        tmp_path / "seven.safetensors", {**ticket, "conv1.weight_mask": seven},
+        arch="resnet20s", state=2, density=0.64, init_sha256="0",
+    )  # fmt: skip
+    init = ["--init", str(imp / "init.pth.tar")]
+    capsys.readouterr()
+    model = network(data, tmp_path / "x", *init, "--tickets_file", str(tmp_path / "seven.safetensors"))
+    warnings = capsys.readouterr().err.splitlines()
+    assert warnings == [
+        "warning: ticket: conv1 stays dense: its mask is (4, 3, 7, 7), the stem (4, 3, 3, 3)"
+    ]
+    applied = masks(model)
+    assert applied.pop("conv1.weight_mask").all()
+    ticket.pop("conv1.weight_mask")
+    assert_same_bits(applied, ticket)
+    # such a run is a run: it trains, and its files are read again
+    flags = [*ADV, "--epochs", "1", *init, "--tickets_file", str(tmp_path / "seven.safetensors")]
+    run_transfer(data, tmp_path / "run", *flags)
+    assert names(tmp_path / "run") == ADVERSARIAL_FILES
+    assert read_json(tmp_path / "run" / "results.json")["density"] > 0.64
+
+
+def test_weights_of_another_stem_leave_a_fresh_stem(data, tmp_path, capsys):
+    save_checkpoint(tmp_path / "seven.pth.tar", tiny("imagenet").state_dict())
+    model = network(data, tmp_path / "x", "--init", str(tmp_path / "seven.pth.tar"))
+    assert model.conv1.weight.shape == (4, 3, 3, 3)
+    assert "left out: conv1.weight 4x3x7x7" in capsys.readouterr().out.replace("×", "x")
+
+
+def test_a_ticket_of_another_architecture_is_refused_in_one_line(data, imp, tmp_path, capsys):
+    save_checkpoint(tmp_path / "wide.pth.tar", tiny(width=8).state_dict())
+    flags = ["--init", str(tmp_path / "wide.pth.tar"), "--width", "8"]
+    ticket = ["--tickets_file", str(imp / "2-ticket.safetensors")]
+    argv = flags_of(data, tmp_path / "run", *ADV, *flags, *ticket)
+    message = one_error_line(argv, main_downstream.main, capsys)
+    assert "the ticket was made for another architecture" in message
+    assert not (tmp_path / "run").exists()
+
+
+# --- attacks ------------------------------------------------------------------------------------
+
+
+def test_attacks_are_those_of_the_flags_and_none_in_standard_training(
+    data, imp, tmp_path, monkeypatch
+):
+    made = []
+    make = main_downstream.make_pgd
+
+    def spy(model, config, *rest):
+        perturb = make(model, config, *rest)
+
+        def perturb_and_tell(images, labels):
+            made.append((config, model.training))
+            return perturb(images, labels)
+
+        return perturb_and_tell
+
+    monkeypatch.setattr(main_downstream, "make_pgd", spy)
+    run_transfer(data, tmp_path / "std", *STD, *with_ticket(imp))
+    assert made == []
+    flags = ["--mode", "adv", "--epochs", "1", *with_ticket(imp)]
+    run_transfer(data, tmp_path / "recipe", *flags)
+    train, test = PGDConfig(8 / 255, 10, 2 / 255), PGDConfig(8 / 255, 20, 2 / 255)
+    # three training batches in train mode; val, then the test set once: best and last are the same
+    assert made == [(train, True)] * 3 + [(test, False)] * 2
+    made.clear()
+    own = ["--train_eps", "0", "--train_steps", "1", "--no_train_randinit", "--test_eps", "1/255"]
+    own += ["--test_steps", "0", "--test_step_size", "1/510", "--no-test-randinit"]
+    run_transfer(data, tmp_path / "own", *flags, *own)
+    assert {config for config, _ in made} == {
+        PGDConfig(0, 1, 2 / 255, False),
+        PGDConfig(1 / 255, 0, 1 / 510, False),
+    }
+
+
+# --- resuming -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4])
+def test_a_resumed_adversarial_run_equals_the_uninterrupted_run(
+    data, adversarial, tmp_path, epochs
+):
+    shutil.copytree(adversarial.copies / str(epochs), tmp_path / "run")
+    run_transfer(data, tmp_path / "run", *adversarial.flags, "--resume")
+    assert_same_run(tmp_path / "run", adversarial.folder)
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_resumed_standard_run_equals_the_uninterrupted_run(data, standard, tmp_path, epochs):
+    shutil.copytree(standard.copies / str(epochs), tmp_path / "run")
+    path = tmp_path / "run" / "checkpoint.pth.tar"
+    run_transfer(data, tmp_path / "run", *standard.flags, "--resume", str(path))
+    assert_same_run(tmp_path / "run", standard.folder)
+
+
+@pytest.mark.parametrize(
+    ("where", "epoch", "lines"), [("train_epoch", 0, 0), ("save", 3, 3), ("final_test", 4, 4)]
+)
+def test_a_run_that_dies_anywhere_resumes_to_the_same_run(
+    data, adversarial, tmp_path, monkeypatch, where, epoch, lines
+):
+    original = getattr(Transfer, where)
+
+    def die(self, *args):
+        if self.epoch == epoch:
+            raise Interrupted
+        return original(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Transfer, where, die)
+        with pytest.raises(Interrupted):
+            run_transfer(data, tmp_path / "run", *adversarial.flags)
+    assert len(metrics(tmp_path / "run")) == lines
+    assert not (tmp_path / "run" / "results.json").exists()
+    run_transfer(data, tmp_path / "run", *adversarial.flags, "--resume")
+    assert_same_run(tmp_path / "run", adversarial.folder)
+
+
+def test_resume_of_a_finished_run_changes_nothing(data, adversarial, capsys):
+    before = contents(adversarial.folder)
+    run_transfer(data, adversarial.folder, *adversarial.flags, "--resume")
+    assert contents(adversarial.folder) == before
+    finished = f"{adversarial.folder}: this run is finished; nothing to do\n"
+    assert capsys.readouterr().out == finished
+
+
+def test_a_folder_with_a_run_in_it_is_not_overwritten(data, standard, capsys):
+    before = contents(standard.folder)
+    argv = flags_of(data, standard.folder, *standard.flags)
+    message = one_error_line(argv, main_downstream.main, capsys)
+    assert "holds a run already; add --resume" in message
+    assert contents(standard.folder) == before
+
+
+def test_a_checkpoint_of_something_else_is_refused_in_one_line(
+    data, adversarial, imp, tmp_path, capsys
+):
+    cases = {
+        "model_SA_best.pth.tar": ("--resume", [], "lacks 'optimizer'"),
+        "checkpoint.pth.tar": ("--resume", ["--classes", "2"], "checkpoint.pth.tar"),
+    }
+    for name, (flag, more, told) in cases.items():
+        path = str(adversarial.folder / name)
+        argv = flags_of(data, tmp_path / "new", *adversarial.flags, *more, flag, path)
+        assert told in one_error_line(argv, main_downstream.main, capsys)
+    argv = flags_of(data, tmp_path / "new", *adversarial.flags, "--evaluate")
+    assert "no checkpoint" in one_error_line(argv, main_downstream.main, capsys)
+    assert not (tmp_path / "new").exists()
+
+
+# --- the same bits ------------------------------------------------------------------------------
+
+
+def test_the_same_seed_and_other_workers_give_the_same_bits(data, adversarial, tmp_path):
+    run_transfer(data, tmp_path / "again", *adversarial.flags, "--workers", "2")
+    assert_same_run(tmp_path / "again", adversarial.folder)
+
+
+def test_another_seed_gives_another_run(data, standard, tmp_path):
+    run_transfer(data, tmp_path / "again", *standard.flags, "--seed", "0")
+    assert metrics(tmp_path / "again") != metrics(standard.folder)
+    assert read_json(tmp_path / "again" / "results.json")["seed"] == 0
+
+
+# --- end to end ---------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_resnet18_from_pre_training_over_imp_to_both_transfers(tmp_path, monkeypatch):
+    monkeypatch.setattr(main_downstream, "plot_curves", log_utils.plot_curves)
+    source = write_images(tmp_path / "source", side=32, scale=4)
+    target = write_images(tmp_path / "target", side=32, scale=4, seed=1)
+    network_flags = ["-a", "resnet18", "--stem", "imagenet", "--input_size", "32", "-b", "24"]
+    weak = ["--train_eps", "2/255", "--train_step", "1", "--train_gamma", "2/255"]
+    imp = tmp_path / "imp"
+    run_imp(
+        source, imp, *network_flags, *weak, "--pretrain_epochs", "2", "--pretrain_lr", "0.02",
+        "--epochs", "2", "--prune_epoch", "1", "--lr", "0.01", "--keep", "tickets",
+    )  # fmt: skip
+    tickets = {f"{state}-ticket.safetensors" for state in range(4)}
+    assert {name for name in names(imp) if "ticket" in name} == tickets
+    assert not [name for name in names(imp) if "-checkpoint" in name]
+    left = total = 11_166_912  # convolution weights of a ResNet-18
+    for state in range(4):
+        mask = torch.cat(flat(load_ticket(imp / f"{state}-ticket.safetensors")))
+        assert (len(mask), int(mask.sum())) == (total, left)
+        left -= round(0.2 * left)
+    lines = metrics(imp)
+    assert [line["state"] for line in lines] == [0, 0, 1, 2]
+    assert lines[-1]["val_sa"] > 60  # a third by chance
+    for mode in ("adv", "std"):
+        run_transfer(
+            target, tmp_path / mode, *network_flags, *weak, "--mode", mode, "--epochs", "2",
+            "--lr", "0.02", "--eval_from", "0", "--test_step", "2", "--test_eps", "2/255",
+            *with_ticket(imp),
+        )  # fmt: skip
+        results = read_json(tmp_path / mode / "results.json")
+        assert results["arch"] == "resnet18"
+        assert results["density"] == pytest.approx(0.64, abs=1e-6)
+        assert results["sa_best"]["sa"] > 80
+        if mode == "adv":
+            assert results["ra_best"]["ra"] > 60
+    shutil.rmtree(tmp_path)

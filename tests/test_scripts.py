@@ -1,0 +1,215 @@
+"""The bash drivers hand on what they are given, and the demo's data and installer do their jobs."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "script"
+sys.path.insert(0, str(SCRIPT))
+
+import installed
+
+STUB = '#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n'
+
+
+@pytest.fixture
+def stub(tmp_path):
+    """A Python that only prints its arguments, one a line."""
+    path = tmp_path / "stub python"
+    path.write_text(STUB)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def bash(script, *arguments, check=0, **environment):
+    done = subprocess.run(
+        ["bash", str(SCRIPT / script), *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **{name: str(value) for name, value in environment.items()}},
+        timeout=120,
+    )
+    assert done.returncode == check, done.stderr
+    return done
+
+
+def arguments_of(script, *arguments, python):
+    main, *rest = bash(script, *arguments, PYTHON=python).stdout.splitlines()
+    return Path(main).relative_to(ROOT).as_posix(), rest
+
+
+def pairs(arguments):
+    """The value that a main would see for every flag: of several the last."""
+    return {word: arguments[i + 1] for i, word in enumerate(arguments[:-1]) if word[:2] == "--"}
+
+
+# --- positions --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "mode", "tag"),
+    [("imp_adv.sh", "adv", "adv"), ("imp_std.sh", "std", "std"), ("imp_fast.sh", "adv", "fast")],
+)
+def test_imp_drivers_take_init_save_data(script, mode, tag, stub):
+    main, got = arguments_of(
+        f"imp_pretrain/{script}", "in it", "save", "da ta", "--epochs", "2", "-b", "7", python=stub
+    )
+    assert main == "main_imp_pretrain.py"
+    assert got[0] == "da ta"
+    values = pairs(got)
+    assert (values["--init"], values["--save_dir"]) == ("in it", "save")
+    assert (values["--mode"], values["--tag"]) == (mode, tag)
+    assert got[-4:] == ["--epochs", "2", "-b", "7"]
+
+
+@pytest.mark.parametrize("script", ["imp_adv.sh", "imp_std.sh", "imp_fast.sh"])
+def test_imp_drivers_without_weights_pass_no_init(script, stub):
+    _, got = arguments_of(f"imp_pretrain/{script}", "", "save", "data", python=stub)
+    assert "--init" not in got
+
+
+@pytest.mark.parametrize("kind", ["omp", "random"])
+def test_drivers_of_untrained_tickets_take_init_save(kind, stub):
+    main, got = arguments_of(f"imp_pretrain/{kind}.sh", "i", "s", "--rate", "0.5", python=stub)
+    assert main == "main_imp_pretrain.py"
+    assert got == ["--ticket", kind, "--init", "i", "--save_dir", "s", "--rate", "0.5"]
+
+
+TRANSFERS = [
+    ("train_downstream/adv_cifar.sh", ["cifar100"], "adv", "cifar100"),
+    ("train_downstream/adv_svhn.sh", [], "adv", "svhn"),
+    ("train_downstream/std.sh", ["visda"], "std", "visda"),
+    ("std.sh", ["visda"], "std", "visda"),
+]
+
+
+@pytest.mark.parametrize(("script", "first", "mode", "dataset"), TRANSFERS)
+@pytest.mark.parametrize("further", [[], ["--epochs", "2", "--data", "a b"]])
+@pytest.mark.parametrize("ticket", [None, "", "a ticket"])
+def test_transfer_drivers_take_init_save_and_perhaps_a_ticket(
+    script, first, mode, dataset, further, ticket, stub
+):
+    given = [*first, "in it", "save", *([] if ticket is None else [ticket]), *further]
+    main, got = arguments_of(script, *given, python=stub)
+    assert main == "main_downstream.py"
+    values = pairs(got)
+    assert (values["--mode"], values["--dataset"]) == (mode, dataset)
+    assert (values["--init"], values["--save_dir"]) == ("in it", "save")
+    assert values.get("--tickets_file") == (ticket or None)
+    assert "" not in got
+    assert got[len(got) - len(further) :] == further
+
+
+@pytest.mark.parametrize(
+    ("script", "given"),
+    [
+        ("imp_pretrain/imp_adv.sh", ["i", "s"]),
+        ("imp_pretrain/imp_std.sh", ["i", "s", "--epochs", "2"]),
+        ("imp_pretrain/imp_fast.sh", []),
+        ("imp_pretrain/omp.sh", ["i"]),
+        ("imp_pretrain/random.sh", ["--init", "i"]),
+        ("train_downstream/adv_cifar.sh", ["cifar10", "i"]),
+        ("train_downstream/adv_svhn.sh", ["i", "--epochs", "2"]),
+        ("train_downstream/std.sh", ["cifar10", "i", "--save_dir", "s"]),
+        ("std.sh", []),
+        ("study.sh", []),
+        ("demo.sh", ["a", "b"]),
+        ("demo.sh", ["--help"]),
+    ],
+)
+def test_a_missing_position_gives_the_usage_line_and_status_2(script, given, stub):
+    done = bash(script, *given, check=2, PYTHON=stub)
+    assert done.stdout == ""
+    assert done.stderr.startswith("usage: bash script/")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_driver_runs_the_real_main(tmp_path):
+    done = bash(
+        "train_downstream/adv_svhn.sh", "none.pt", str(tmp_path / "s"), "none.safetensors",
+        "--epochs", "3", "--dry_run", "--seed", "5", PYTHON=sys.executable,
+    )  # fmt: skip
+    assert "transfer, adv: resnet50 to svhn at 224 pixels, seed 5" in done.stdout
+    assert "--tickets_file none.safetensors   <- MISSING" in done.stdout
+    assert "3 epochs" in done.stdout
+    assert not (tmp_path / "s").exists()
+
+
+# --- which Python, and what it has ---------------------------------------------------------------
+
+
+def find_python(root, **environment):
+    clean = {
+        name: value for name, value in os.environ.items()
+        if name not in ("PYTHON", "VIRTUAL_ENV", "CONDA_PREFIX")
+    }  # fmt: skip
+    line = f'set -euo pipefail; source "{SCRIPT / "env.sh"}"; find_python "$1"'
+    done = subprocess.run(
+        ["bash", "-c", line, "-", str(root)],
+        capture_output=True, text=True, check=True, env={**clean, **environment},
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+def test_python_is_the_one_asked_for_else_the_active_else_the_projects_else_the_systems(tmp_path):
+    assert find_python(tmp_path) == "python3"
+    own = tmp_path / ".venv" / "bin" / "python"
+    own.parent.mkdir(parents=True)
+    own.symlink_to(sys.executable)
+    assert find_python(tmp_path) == str(own)
+    assert find_python(tmp_path, CONDA_PREFIX="/somewhere") == "python"
+    assert find_python(tmp_path, VIRTUAL_ENV="/somewhere") == "python"
+    assert find_python(tmp_path, VIRTUAL_ENV="/somewhere", PYTHON="mine") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("line", "python", "satisfied"),
+    [
+        ("torch>=2.6", (3, 11), True),
+        ("torch>=999", (3, 11), False),
+        ("torch>=2.6  # why", (3, 11), True),
+        ("no-such-package>=1", (3, 11), False),
+        ('no-such-package>=1; python_version < "3.11"', (3, 11), True),
+        ('no-such-package>=1; python_version < "3.11"', (3, 10), False),
+        ('torch>=2.6; python_version < "3.11"', (3, 10), True),
+        ("", (3, 11), True),
+    ],
+)
+def test_installed_reads_bounds_and_markers(line, python, satisfied, tmp_path):
+    (tmp_path / "base.txt").write_text(f"# comment\n{line}\n")
+    (tmp_path / "more.txt").write_text("-r base.txt\npytest>=1\n")
+    assert installed.satisfied(tmp_path / "more.txt", python) is satisfied
+
+
+def test_installed_understands_the_projects_own_files():
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        installed.satisfied(ROOT / name)
+
+
+# --- the demo ---------------------------------------------------------------------------------
+
+
+def test_demo_data_is_an_imagenet_layout_and_a_folder_with_disjoint_classes(tmp_path):
+    command = [sys.executable, str(SCRIPT / "demo_data.py"), str(tmp_path)]
+    subprocess.run(command, check=True)
+    layout = {
+        path.relative_to(tmp_path).as_posix(): len(list(path.glob("*.png")))
+        for path in tmp_path.glob("*/*/*")
+    }
+    source = {f"source/{part}/{label}" for part in ("train", "val") for label in range(5)}
+    target = {f"target/{part}/{label}" for part in ("train", "test") for label in range(5, 10)}
+    assert set(layout) == source | target
+    assert sum(layout.values()) == 1797
+    assert all(layout[f"source/val/{label}"] >= 30 for label in range(5))
+
+
+@pytest.mark.parametrize("sbatch", ["study.sbatch", "imp_multinode.sbatch"])
+def test_batch_files_ask_to_be_requeued_and_to_be_warned(sbatch):
+    text = (SCRIPT / "slurm" / sbatch).read_text()
+    for line in ("#SBATCH --requeue", "#SBATCH --signal=TERM@300", "#SBATCH --open-mode=append"):
+        assert line in text

@@ -181,8 +181,8 @@ def plan_autoattack(classes: int) -> AutoAttackPlan:
     The targeted attacks aim at nine classes; their DLR loss needs at least four.
     """
     if classes < 4:
-        note = f"{classes} classes: the targeted attacks (apgd-t, fab-t) are left out"
-        return AutoAttackPlan(("apgd-ce", "square"), 0, note)
+        left_out = f"{classes} classes: the targeted attacks (apgd-t, fab-t) are left out"
+        return AutoAttackPlan(("apgd-ce", "square"), 0, left_out)
     targets = min(9, classes - 1)
     note = f"{classes} classes: {targets} targets, not 9" if targets < 9 else None
     return AutoAttackPlan(("apgd-ce", "apgd-t", "fab-t", "square"), targets, note)
@@ -191,8 +191,8 @@ def plan_autoattack(classes: int) -> AutoAttackPlan:
 def make_autoattack(model: nn.Module, eps: float, plan: AutoAttackPlan, seed: int) -> Perturb:
     """AutoAttack standard, L-infinity, on `model` in eval mode; where it fails images stay clean.
 
-    Attack in float32, outside of autocast. Every batch starts from `seed`, so its outcome depends on nothing but the batch. torch's global
-    generators are left where they were.
+    Call it outside of autocast: the attacks need float32. Every batch starts from `seed`, so its
+    outcome depends on nothing but the batch; torch's global generators are left where they were.
     """
     package = import_autoattack()
 

@@ -6,14 +6,13 @@ weights_only=True)` opens every one of them. Tickets are bit-packed masks in a s
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import os
 import pickle
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from errors import InputError
+from file_utils import check_archive, previous, replacing, sha256_of
 
 TICKET_FORMAT = "double-win-ticket-1"
 INIT_FILE = "init.pth.tar"
@@ -53,52 +53,18 @@ def epoch_checkpoint_name(epoch: int) -> str:
 # --- writing ------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path in the same directory; move it to `path` when the block succeeds.
+def save_checkpoint(
+    path: str | os.PathLike[str], payload: Mapping[str, Any], *, keep_previous: bool = False
+) -> None:
+    """Write a dictionary of tensors and plain values, all of it or nothing.
 
-    The file and its directory are flushed to disk, so that after a crash `path` is either the old
-    file or the new one, never a part of one.
+    With `keep_previous` the file that was there stays as `previous(path)`. Raises RunFailed when
+    the disk is full or the place cannot be written; the old file is then whole.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def save_checkpoint(path: str | os.PathLike[str], payload: Mapping[str, Any]) -> None:
-    """Write a dictionary of tensors and plain values, all of it or nothing."""
     # Through a file object: given a path, torch writes its name into the file, and equal payloads
     # would have different hashes.
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    with replacing(path, keep_previous) as temporary, open(temporary, "wb") as file:
         torch.save(dict(payload), file)
-
-
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write `value` as indented JSON, all of it or nothing."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -108,15 +74,28 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a checkpoint (or a `.safetensors` file) onto the CPU without running any code in it.
 
     Raises:
-        InputError: no such file, not a checkpoint, or one that only unpickles by running code.
+        InputError: no such file, not a checkpoint, a damaged one, or one that only unpickles by
+            running code.
     """
 
     def read() -> Any:
         if Path(path).suffix == ".safetensors":
             return load_file(path)
+        check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
 
     return _read_dictionary(path, read)
+
+
+def load_newest(path: Path) -> dict[str, Any]:
+    """Read a checkpoint that a run keeps, or the one before it where that is damaged."""
+    try:
+        return load_checkpoint(path)
+    except InputError as error:
+        if not previous(path).is_file():
+            raise
+        print(f"warning: {error}; using {previous(path).name}", file=sys.stderr)
+        return load_checkpoint(previous(path))
 
 
 def load_trusted_pickle(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -136,6 +115,8 @@ def _read_dictionary(path: str | os.PathLike[str], read: Callable[[], Any]) -> d
             f"{path}: refused: no checkpoint, or one that runs code when it is opened; if trusted: "
             f"python -m models.convert {path} OUT.pth.tar --trust_pickle"
         ) from error
+    except InputError:
+        raise
     except (SafetensorError, RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
         raise InputError(f"{path}: not a readable checkpoint ({_first_line(error)})") from error
     if not isinstance(payload, Mapping):
@@ -148,15 +129,6 @@ def _read_dictionary(path: str | os.PathLike[str], read: Callable[[], Any]) -> d
 def _first_line(error: BaseException) -> str:
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes, as hexadecimal text."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 # --- names of weights ----------------------------------------------------------------------------
@@ -216,6 +188,7 @@ def save_ticket(
         "init_sha256": init_sha256,
         "shapes": json.dumps({name: list(mask.shape) for name, mask in masks.items()}),
     }
+    header["sha256"] = _content_hash(header, packed)
     with replacing(path) as temporary:
         temporary.write_bytes(_sorted_header(save(packed, metadata=header)))
 
@@ -228,6 +201,14 @@ def _sorted_header(file: bytes) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
     text = text.ljust(-(-len(text) // 8) * 8)  # the data stays aligned
     return len(text).to_bytes(8, "little") + text + file[end:]
+
+
+def _content_hash(header: Mapping[str, str], packed: Mapping[str, Tensor]) -> str:
+    """Of all that a ticket says, so that a changed one is recognised."""
+    digest = hashlib.sha256(json.dumps(dict(sorted(header.items()))).encode())
+    for name in sorted(packed):
+        digest.update(name.encode() + packed[name].numpy().tobytes())
+    return digest.hexdigest()
 
 
 def ticket_header(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -281,6 +262,8 @@ def load_ticket(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     header = ticket_header(path) if Path(path).is_file() else {}
     payload = load_checkpoint(path)
     if header:
+        if header.pop("sha256", None) != _content_hash(header, payload):
+            raise InputError(f"{path}: damaged ticket, it does not match its checksum")
         return _unpack(path, payload, json.loads(header["shapes"]))
     for candidate in (payload.get("state_dict"), payload.get("mask"), payload):
         if isinstance(candidate, Mapping):

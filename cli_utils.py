@@ -127,6 +127,16 @@ pruning_rate = _number(_fraction, lambda v: 0 < v < 1, "a fraction between 0 and
 image_size = _number(int, lambda v: 8 <= v <= 4096, "a size from 8 to 4096 pixels")
 
 
+def evaluation_set(text: str) -> tuple[str, str]:
+    """`test`, `cifar10_c`, `cifar10_c:DIR` or `adv:FILE` -> (kind, path)."""
+    kind, _, path = text.partition(":")
+    if text not in ("test", "cifar10_c") and not (kind in ("cifar10_c", "adv") and path):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is none of test, cifar10_c, cifar10_c:DIR, adv:FILE"
+        )
+    return kind, path
+
+
 def seed_value(text: str) -> int:
     return _number(int, lambda v: 0 <= v < 2**63, "a whole number from 0 to 2**63 - 1")(text)
 
@@ -194,6 +204,21 @@ def execution_options(args: argparse.Namespace) -> dict[str, Any]:
         "channels_last": args.channels_last,
         "amp": {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[args.amp],
         "micro_batch": args.micro_batch,
+    }
+
+
+def evaluation_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `evaluation_utils.Request`."""
+    return {
+        "attacked": args.mode == "adv" or args.eval_attack is not None,
+        "autoattack": args.eval_attack == "autoattack",
+        "check_masking": args.check_masking,
+        "masking_source": args.masking_source,
+        "images": args.eval_images,
+        "restarts": args.restarts,
+        "evaluate": args.evaluate,
+        "eval_set": args.eval_set,
+        "save_adv": args.save_adv,
     }
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attack_utils import (
@@ -27,9 +28,9 @@ from attack_utils import (
     plan_autoattack,
     with_restarts,
 )
-from checkpoint_utils import write_json
 from dataset import Loader
 from dist_utils import Runtime, is_main, seed_everything, sum_over_ranks
+from file_utils import write_json
 from log_utils import Progress, say, warn
 from models import fold_for_evaluation
 from train_utils import Execution, Meter, evaluate
@@ -38,8 +39,8 @@ PROGRESS_FILE = "autoattack_progress.json"
 MASKING_IMAGES = 512
 MASKING_STEPS = (1, 2, 5)  # times the attack's own
 LARGE_EPS, LARGE_EPS_STEPS = 0.5, 20  # within 0.5 every image can be made plain grey
-Scores = dict[str, float | None]
 Report = Callable[[int, Meter], None]
+Watch = Callable[[Progress], Report]
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Bench:
     batch_size: int = 128
     workers: int = 0
     print_freq: int | None = None
-    watch: Callable[[Progress], Report] | None = None
+    watch: Watch | None = None
 
     def report(self, bar: Progress) -> Report:
         return self.watch(bar) if self.watch else bar.step
@@ -110,22 +111,6 @@ class Bench:
             )
         return metrics.top1
 
-    def scores(
-        self,
-        network: nn.Module,
-        loader: Loader,
-        role: str,
-        perturb: Perturb | None,
-        images: int | None = None,
-    ) -> Scores:
-        """Test SA and, under an attack, RA: `{"sa", "ra"}`."""
-        # Deviation: random starts from the run's seed, so that `--evaluate` gives the same figures.
-        seed_everything(self.seed)
-        sa, ra = self.accuracy(network, loader, f"test SA ({role})", images=images), None
-        if perturb:
-            ra = self.accuracy(network, loader, f"test RA ({role})", perturb, images)
-        return {"sa": sa, "ra": ra}
-
 
 def count_images(loader: Loader, images: int | None) -> int:
     """How many images the first `images` are: all, if None or more than there are."""
@@ -148,25 +133,24 @@ def autoattack(
     perturb = checked(make_autoattack(network, eps, plan, bench.seed), eps)
     steps = math.ceil(total / loader.batch_size)
     task = _task(bench, network, loader, plan, total)
-    done, *counted = _progress(bench, folder, task)
+    done, sums = _progress(bench, folder, task)
     if done:
         say(f"AutoAttack: resumed, {done} of {steps} batches done")
-    counts = torch.tensor(counted, dtype=torch.float64)  # images, clean right, robust
     batches = bench.batches(loader, images, done)
-    with Progress(steps, "AutoAttack", bench.print_freq, done=done) as bar:
+    with Progress(math.ceil((steps - done) / world), "AutoAttack", bench.print_freq) as bar:
         report = bench.report(bar)
         while done < steps:  # every process takes part in every round, with or without a batch
-            new = sum_over_ranks(_count(bench, network, perturb, next(batches, None))).cpu()
-            counts, done = counts + new, min(done + world, steps)
-            seen, clean, robust = map(int, counts)
+            new = sum_over_ranks(_sums(bench, network, perturb, next(batches, None)))
+            sums, done = sums + new, min(done + world, steps)
             if is_main():
-                write_json(folder / PROGRESS_FILE, {**task, "done": [done, seen, clean, robust]})
-            report(int(new[0]), Meter(torch.device("cpu"), (seen, 0.0, robust, robust)))
-    seen, clean, robust = map(int, counts)
+                progress = {**task, "done": done, "sums": sums.tolist()}
+                write_json(folder / PROGRESS_FILE, progress)
+            report(int(new[0]), Meter(sums.device, sums.tolist()))
+    seen, _, robust, clean = sums.tolist()
     return {
         "sa": 100 * clean / seen,
         "ra": 100 * robust / seen,
-        "images": seen,
+        "images": int(seen),
         "eps": eps,
         "attacks": list(plan.attacks),
         "targets": plan.targets,
@@ -181,18 +165,20 @@ def forget_progress(folder: Path) -> None:
         (folder / PROGRESS_FILE).unlink(missing_ok=True)
 
 
-def _count(
+def _sums(
     bench: Bench, network: nn.Module, perturb: Perturb, batch: tuple[Tensor, Tensor] | None
 ) -> Tensor:
-    """Images, those right when clean, those right under attack: (3,)."""
+    """Images, loss under attack, right under attack, right when clean: (4,), as a Meter's."""
     if batch is None:
-        return torch.zeros(3, dtype=torch.float64, device=bench.execution.device)
+        return torch.zeros(4, dtype=torch.float64, device=bench.execution.device)
     images, labels = bench.execution.images(batch[0]), batch[1].to(bench.execution.device)
     adversarial = perturb(images, labels)
     with torch.no_grad():
+        logits = network(adversarial)
         clean = network(images).argmax(1) == labels
-        robust = clean & (network(adversarial).argmax(1) == labels)
-    return torch.stack([torch.ones_like(clean).sum(), clean.sum(), robust.sum()]).double()
+        robust = clean & (logits.argmax(1) == labels)
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+    return torch.stack([torch.ones_like(clean).sum(), loss, robust.sum(), clean.sum()]).double()
 
 
 def _task(
@@ -219,20 +205,21 @@ def _fingerprint(tensors: Iterable[Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _progress(bench: Bench, folder: Path, task: dict[str, Any]) -> list[int]:
-    """Batches done, images, clean right, robust: rank 0's file, if it is about this task."""
-    done = torch.zeros(4, dtype=torch.int64, device=bench.execution.device)
+def _progress(bench: Bench, folder: Path, task: dict[str, Any]) -> tuple[int, Tensor]:
+    """Batches done and their `_sums`: rank 0's file, if it is about this task."""
+    state = torch.zeros(5, dtype=torch.float64, device=bench.execution.device)
     path = folder / PROGRESS_FILE
     if is_main() and path.is_file():
         try:
             found = json.loads(path.read_text())
-            if found == {**task, "done": found["done"]}:
-                done += torch.tensor(found["done"], device=done.device)
+            if found == {**task, "done": found["done"], "sums": found["sums"]}:
+                state += state.new_tensor([found["done"], *found["sums"]])
             else:
                 say(f"AutoAttack: {path} is of another test; starting anew")
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RuntimeError):
             warn(f"{path}: unreadable; AutoAttack starts anew")
-    return sum_over_ranks(done).tolist()
+    state = sum_over_ranks(state)
+    return int(state[0]), state[1:]
 
 
 # --- gradient masking -----------------------------------------------------------------------------
@@ -245,7 +232,7 @@ def masking_checks(
     source: nn.Module | None = None,
     images: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Whether RA can be trusted: `{"name", "passed", "detail"}` of each check (Carlini et al. 2019).
+    """Whether RA can be trusted, by three checks of Carlini et al. (2019).
 
     A network whose gradients mislead PGD looks more robust than it is. Then more steps need not
     help, images that may become grey stay right, or another network's attack does more harm.
@@ -254,6 +241,9 @@ def masking_checks(
         source: the network that the transfer attack is crafted on; without it that check is left
             out.
         images: how many of the split, 512 if left out.
+
+    Returns:
+        `{"name", "passed", "detail"}` of each check.
     """
     total = count_images(loader, images or MASKING_IMAGES)
 

@@ -19,16 +19,18 @@ import checkpoint_utils as files
 import pruning_utils as pruning
 from attack_utils import Perturb, import_autoattack
 from dataset import DataSpec, Loader, build_loaders
-from dist_utils import is_main
+from dist_utils import is_main, seed_everything
 from errors import InputError
-from eval_sets import adversarial_loader
+from eval_sets import adversarial_loader, cifar10_c_loader, corruptions
 from evaluation_bench import Bench, autoattack, count_images, forget_progress, masking_checks
+from file_utils import write_json
 from log_utils import provenance, say, warn
 from models.export import load_network
 
 EVAL_FILE = "eval.json"
 CIFAR10_C_FOLDER = "CIFAR-10-C"  # as the archive unpacks
 SEVERITIES = range(1, 6)
+Scores = dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,9 @@ class Request:
     eval_set: tuple[str, str] = ("test", "")
     save_adv: str | None = None
 
-    def check(self) -> None:
-        """Raise InputError for flags that do not go together, and for what a test would lack."""
-        kind, further = self.eval_set[0], self.autoattack or self.check_masking
+    def check_flags(self) -> None:
+        """Raise InputError for flags that do not go together."""
+        kind, further = self.eval_set[0], self.further
         crafting = self.restarts > 1 or self.save_adv is not None
         wrong = {
             "--eval_set and --save_adv go with --evaluate": not self.evaluate
@@ -69,18 +71,56 @@ class Request:
         for message, is_wrong in wrong.items():
             if is_wrong:
                 raise InputError(message)
+
+    def check_inputs(self) -> None:
+        """Raise InputError for what a test would lack, hours from now."""
         if self.masking_source and not Path(self.masking_source).is_file():
             raise InputError(f"--masking_source {self.masking_source}: no such file")
         if self.autoattack:
             import_autoattack()
 
-    def attack_on(self, bench: Bench, network: nn.Module) -> Perturb | None:
-        """The attack that the RA of the test split is measured by."""
-        return bench.pgd(network, restarts=self.restarts) if self.attacked else None
+    @property
+    def further(self) -> bool:
+        """Whether there is more to test than SA and RA."""
+        return self.autoattack or self.check_masking
+
+
+def sa_and_ra(
+    bench: Bench,
+    model: nn.Module,
+    loader: Loader,
+    role: str,
+    request: Request,
+    crafted: list[tuple[Tensor, Tensor]] | None = None,
+) -> Scores:
+    """SA and, if asked for, RA on a test split: `{"sa", "ra"}`; `role` says which network's.
+
+    A list `crafted` takes the attack's images and labels, batch by batch, on the CPU.
+    """
+    network, attack = bench.network(model), None
+    if request.attacked:
+        attack = bench.pgd(network, restarts=request.restarts)
+        attack = attack if crafted is None else _kept(attack, crafted)
+    # Deviation: random starts from the run's seed, so that `--evaluate` gives the same figures.
+    seed_everything(bench.seed)
+    images, ra = request.images if request.evaluate else None, None
+    sa = bench.accuracy(network, loader, f"test SA ({role})", images=images)
+    if attack:
+        ra = bench.accuracy(network, loader, f"test RA ({role})", attack, images)
+    return {"sa": sa, "ra": ra}
+
+
+def _kept(attack: Perturb, crafted: list[tuple[Tensor, Tensor]]) -> Perturb:
+    def perturb(images: Tensor, labels: Tensor) -> Tensor:
+        adversarial = attack(images, labels)
+        crafted.append((adversarial.cpu().contiguous(), labels.cpu()))
+        return adversarial
+
+    return perturb
 
 
 def further_tests(
-    bench: Bench, model: nn.Module, loader: Loader, request: Request, folder: Path
+    bench: Bench, model: nn.Module, loader: Loader, role: str, request: Request, folder: Path
 ) -> dict[str, Any]:
     """The tests beyond SA and RA that were asked for: `autoattack`, `masking_checks`."""
     found: dict[str, Any] = {"restarts": request.restarts} if request.restarts > 1 else {}
@@ -88,8 +128,8 @@ def further_tests(
     if request.autoattack:
         result = autoattack(bench, network, loader, folder, request.images)
         note = f" ({result['note']})" if result["note"] else ""
-        say(f"AutoAttack, {result['images']} images{note}: RA {result['ra']:.2f} %")
-        found["autoattack"] = result
+        say(f"AutoAttack ({role}), {result['images']} images{note}: RA {result['ra']:.2f} %")
+        found["autoattack"] = {"network": role, **result}
     if request.check_masking:
         source = None
         if request.masking_source:
@@ -126,7 +166,7 @@ def evaluate_checkpoint(
     elif kind == "adv":
         found = _on_adversarial(bench, model, request, spec)
     else:
-        found = _on_test_split(bench, model, request, spec, save_dir)
+        found = _on_test_split(bench, model, path.name, request, spec, save_dir)
     about = {
         "checkpoint": str(path),
         "eval_set": f"{kind}:{where}" if where else kind,
@@ -134,7 +174,7 @@ def evaluate_checkpoint(
         "seed": bench.seed,
     }
     if is_main():
-        files.write_json(save_dir / EVAL_FILE, {**about, **found, **provenance()})
+        write_json(save_dir / EVAL_FILE, {**about, **found, **provenance()})
     forget_progress(save_dir)
     measured = [f"{n.upper()} {found[n]:.2f} %" for n in ("sa", "ra") if found[n] is not None]
     say(f"test {', '.join(measured)}, {found['images']} images; in {save_dir / EVAL_FILE}")
@@ -156,7 +196,7 @@ def _classes(network: nn.Module) -> int:
 
 
 def _on_test_split(
-    bench: Bench, model: nn.Module, request: Request, spec: DataSpec, save_dir: Path
+    bench: Bench, model: nn.Module, role: str, request: Request, spec: DataSpec, save_dir: Path
 ) -> dict[str, Any]:
     _, _, loader = build_loaders(
         spec,
@@ -168,12 +208,9 @@ def _on_test_split(
     )
     assert loader is not None  # only an ImageNet layout has none
     _check_classes(model, loader, "--resume")
-    network = bench.network(model)
-    attack = request.attack_on(bench, network)
     crafted: list[tuple[Tensor, Tensor]] = []
-    if attack and request.save_adv:
-        attack = _kept(attack, crafted)
-    scores = bench.scores(network, loader, "the checkpoint", attack, request.images)
+    keep = crafted if request.save_adv else None
+    scores = sa_and_ra(bench, model, loader, role, request, keep)
     if request.save_adv:
         data, label = (torch.cat(parts) for parts in zip(*crafted, strict=True))
         files.save_checkpoint(request.save_adv, {"data": data, "label": label})
@@ -181,20 +218,9 @@ def _on_test_split(
     return {
         **scores,
         "images": count_images(loader, request.images),
-        "attack": str(bench.attack) if attack else None,
-        **further_tests(bench, model, loader, request, save_dir),
+        "attack": str(bench.attack) if request.attacked else None,
+        **further_tests(bench, model, loader, role, request, save_dir),
     }
-
-
-def _kept(attack: Perturb, crafted: list[tuple[Tensor, Tensor]]) -> Perturb:
-    """The same attack; what it makes is also put into a list, on the CPU."""
-
-    def perturb(images: Tensor, labels: Tensor) -> Tensor:
-        adversarial = attack(images, labels)
-        crafted.append((adversarial.cpu().contiguous(), labels.cpu()))
-        return adversarial
-
-    return perturb
 
 
 def _on_adversarial(

@@ -8,6 +8,7 @@ from cli_utils import (
     Parser,
     Switch,
     channel_triple,
+    evaluation_set,
     image_size,
     milestones,
     natural,
@@ -132,6 +133,18 @@ def build_transfer_parser(archs: Sequence[str], datasets: Sequence[str]) -> Pars
     add("--test_gamma", "--test_step_size", type=pixel_fraction, help="step size there (recipe)")
     add("--test_randinit", action=Switch, help="start at a random point in evaluation (on)")
     _add_optimisation_flags(parser)
+    _add_transfer_evaluation(parser)
+    _add_runtime_flags(parser)
+    add = _add_output_flags(parser, "runs/transfer")
+    add(
+        "--save_all",
+        action="store_true",
+        help="also keep {epoch}-checkpoint.pth.tar, bare state dicts",
+    )
+    return parser
+
+
+def _add_transfer_evaluation(parser: Parser) -> None:
     add = parser.add_argument_group("evaluation").add_argument
     add(
         "--eval_from",
@@ -144,16 +157,45 @@ def build_transfer_parser(archs: Sequence[str], datasets: Sequence[str]) -> Pars
         "-e",
         "--evaluate",
         action="store_true",
-        help="only test --resume PATH (or the newest checkpoint) and write eval.json",
+        help="only test --resume PATH (or the newest checkpoint) and write eval.json; the network "
+        "is told from the file",
     )
-    _add_runtime_flags(parser)
-    add = _add_output_flags(parser, "runs/transfer")
     add(
-        "--save_all",
-        action="store_true",
-        help="also keep {epoch}-checkpoint.pth.tar, bare state dicts",
+        "--eval_set",
+        type=evaluation_set,
+        default=("test", ""),
+        metavar="SET",
+        help="what --evaluate tests on: test, the data set's split; cifar10_c[:DIR], every "
+        "corruption and severity (DATA/CIFAR-10-C); adv:FILE, saved adversarial images (test)",
     )
-    return parser
+    add("--save_adv", metavar="FILE", help="keep the images that --evaluate attacks, for adv:FILE")
+    add(
+        "--eval_attack",
+        choices=("pgd", "autoattack"),
+        help="how the test split is attacked, in --mode std too: pgd; autoattack: four attacks "
+        "without parameters to tune, beside pgd, hours on a large set (pgd in --mode adv)",
+    )
+    add(
+        "--eval_images",
+        type=positive_int,
+        metavar="N",
+        help="only the first N images, in --evaluate, autoattack and --check_masking "
+        "(all; 512 for the last)",
+    )
+    add(
+        "--restarts",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="run pgd on the test split N times; robust is what survives all of them (1)",
+    )
+    add(
+        "--check_masking",
+        action="store_true",
+        help="check that RA is no artefact of useless gradients: more steps do not raise it, it "
+        "vanishes at a huge radius, attacks from another network are no stronger",
+    )
+    add("--masking_source", metavar="CKPT", help="that other network: the dense transfer, say")
 
 
 # --- groups that both mains share -----------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -28,13 +29,17 @@ from dist_utils import (
     synchronised,
 )
 from errors import InputError
+from evaluation_bench import Bench, Watch, forget_progress
+from evaluation_utils import Request, evaluate_checkpoint, further_tests, sa_and_ra
+from file_utils import write_json
 from flags import build_transfer_parser
-from log_utils import Progress, RunLog, plot_curves, provenance, say, warn
-from models import ARCHS, build_model, fold_for_evaluation
+from log_utils import RunLog, plot_curves, provenance, say, warn
+from models import ARCHS, build_model
 from run_utils import Training, load_init, running
-from train_utils import Execution, Metrics, Perturb, Schedule, evaluate, make_sgd
+from train_utils import Execution, Metrics, Schedule, make_sgd
 
 RESULTS_FILE = "results.json"
+KEPT = {"sa_best": files.SA_BEST_FILE, "ra_best": files.RA_BEST_FILE, "last": files.TRANSFER_FILE}
 CURVES = ("train", "ta", "ra", "test_ta", "test_ra")  # the released code's names
 SHOWN_AS = {"ta": "val SA", "ra": "val RA", "test_ta": "test SA", "test_ra": "test RA"}
 TRANSFER_DATASETS = tuple(name for name in DATASETS if name != "imagenet")
@@ -55,22 +60,21 @@ class Transfer:
         if is_main():
             pruning.print_remaining(self.model)
         attack = PGDConfig(args.train_eps, args.train_step, args.train_gamma, args.train_randinit)
-        self.test_attack = PGDConfig(
-            args.test_eps, args.test_step, args.test_gamma, args.test_randinit
-        )
-        if self.adversarial:
-            say(f"training attack: {attack}; test attack: {self.test_attack}")
         self.training = Training(
             self.model,
             make_sgd(self.model, args.lr, args.momentum, args.weight_decay),
             self.train,
             self.execution,
             runtime,
-            self.attack_on(self.model, attack) if self.adversarial else None,
+            make_pgd(self.model, attack, self.execution.loss_scale) if self.adversarial else None,
             save=self.save,
             save_every=args.save_every_steps,
             print_freq=args.print_freq,
         )
+        self.bench = build_bench(args, runtime, self.training.watch)
+        self.request = Request(**cli_utils.evaluation_options(args))
+        if self.adversarial:
+            say(f"training attack: {attack}; test attack: {self.bench.attack}")
         self.schedule = Schedule(
             args.lr_schedule, args.lr, args.epochs, args.decreasing_lr, args.warmup
         )
@@ -81,14 +85,13 @@ class Transfer:
     def _loaders(self) -> tuple[Loader, Loader, Loader]:
         args = self.args
         train, val, test = build_loaders(
-            DataSpec(args.dataset, args.data, args.input_size, args.augment, args.hflip,
-                     args.data_number, args.classes, skip_bad=args.skip_bad),
+            data_spec(args),
             batch_size=args.batch_size * self.runtime.nodes,
             eval_batch_size=args.eval_batch_size,
             workers=args.workers,
             seed=args.seed,
             pin_memory=self.runtime.device.type == "cuda",
-        )  # fmt: skip
+        )
         assert test is not None  # only an ImageNet layout has none
         say(
             f"data: {args.dataset}, {train.num_images} training, {val.num_images} validation and "
@@ -124,7 +127,7 @@ class Transfer:
                 trained = training.one_epoch(self.learning_rate(epoch), self.label(epoch))
                 scores = self.validate(epoch) if self.is_evaluated(epoch) else {}
                 self.finish_epoch(epoch, trained, scores)
-        self.finish(self.final_test())
+        self.finish(self.final_test(), self.further_tests())
 
     def is_evaluated(self, epoch: int) -> bool:
         # Deviation: before `eval_from` the released code makes an accuracy of 1 % up.
@@ -132,54 +135,35 @@ class Transfer:
 
     def validate(self, epoch: int) -> dict[str, float]:
         """Accuracies after an epoch, in percent, by the released code's names."""
-        scores = {"ta": self.accuracy(self.val, "validation SA")}
+        network = self.bench.network(self.model)
+        scores = {"ta": self.bench.accuracy(network, self.val, "validation SA")}
         if self.adversarial:
-            scores["ra"] = self.accuracy(self.val, "validation RA", attacked=True)
+            attack = self.bench.pgd(network)
+            scores["ra"] = self.bench.accuracy(network, self.val, "validation RA", attack)
         elif self.test is self.val:
             scores["test_ta"] = scores["ta"]
         else:
-            scores["test_ta"] = self.accuracy(self.test, "test SA")
+            scores["test_ta"] = self.bench.accuracy(network, self.test, "test SA")
         return scores
-
-    def attack_on(self, network: nn.Module, config: PGDConfig) -> Perturb:
-        return make_pgd(network, config, self.execution.loss_scale)
-
-    def accuracy(self, loader: Loader, label: str, *, attacked: bool = False) -> float:
-        """SA of the network on a split, or RA, in percent."""
-        network = self.execution.place(fold_for_evaluation(self.model))
-        with Progress(len(loader), label, self.args.print_freq) as bar:
-            metrics = evaluate(
-                network,
-                loader.epoch(0, 0, self.runtime.rank, self.runtime.world_size),
-                execution=self.execution,
-                perturb=self.attack_on(network, self.test_attack) if attacked else None,
-                report=self.training.watch(bar),
-            )
-        return metrics.top1
 
     def final_test(self) -> Scores:
         """Test SA and RA, in percent, of the networks kept: best by SA, best by RA, last."""
-        kept = {"sa_best": files.SA_BEST_FILE, "last": files.TRANSFER_FILE}
-        if self.adversarial:
-            kept = {**kept, "ra_best": files.RA_BEST_FILE}
         scores: Scores = {"ra_best": {"sa": None, "ra": None}}
         by_epoch: dict[int, dict[str, float | None]] = {}
-        for role, name in kept.items():
-            checkpoint = files.load_checkpoint(self.save_dir / name)
+        for role in KEPT if self.adversarial else ("sa_best", "last"):
+            checkpoint = files.load_checkpoint(self.save_dir / KEPT[role])
             epoch = checkpoint["epoch"]
             if epoch not in by_epoch:
                 self.load_weights(checkpoint["state_dict"])
-                by_epoch[epoch] = self.test_scores(role)
+                by_epoch[epoch] = sa_and_ra(self.bench, self.model, self.test, role, self.request)
             scores[role] = by_epoch[epoch]
         return scores
 
-    def test_scores(self, role: str) -> dict[str, float | None]:
-        # Deviation: random starts from the run's seed, so that `--evaluate` gives the same figures.
-        seed_everything(self.args.seed)
-        sa, ra = self.accuracy(self.test, f"test SA ({role})"), None
-        if self.adversarial:
-            ra = self.accuracy(self.test, f"test RA ({role})", attacked=True)
-        return {"sa": sa, "ra": ra}
+    def further_tests(self) -> dict[str, Any]:
+        """The tests beyond SA and RA, if any, of the network that this regime is judged by."""
+        role = "ra_best" if self.adversarial else "sa_best"
+        self.load_weights(files.load_checkpoint(self.save_dir / KEPT[role])["state_dict"])
+        return further_tests(self.bench, self.model, self.test, role, self.request, self.save_dir)
 
     def learning_rate(self, epoch: int) -> Callable[[int], float]:
         return lambda step: self.schedule.at(epoch, step, len(self.train))
@@ -241,7 +225,8 @@ class Transfer:
                 files.save_checkpoint(path, network["state_dict"])
             schedule = {"kind": self.args.lr_schedule, "last_epoch": epoch}
             path = self.save_dir / files.TRANSFER_FILE
-            files.save_checkpoint(path, {**network, "scheduler": schedule, **training})
+            payload = {**network, "scheduler": schedule, **training}
+            files.save_checkpoint(path, payload, keep_previous=True)
         barrier()
 
     def plot(self) -> None:
@@ -258,23 +243,21 @@ class Transfer:
         pruning.prune_model_custom(self.model, pruning.extract_mask(weights))
         self.model.load_state_dict(weights)
 
-    def resume(self, path: Path, *, weights_only: bool = False) -> None:
+    def resume(self, path: Path) -> None:
         """Take up a checkpoint; the run goes on as if it had been left alone."""
-        checkpoint = files.load_checkpoint(path)
+        checkpoint = files.load_newest(path)
         try:
             self.load_weights(checkpoint["state_dict"])
-            done = checkpoint["epoch"]
-            if not weights_only:
-                self.best_sa, self.best_ra = checkpoint["best_sa"], checkpoint["best_ra"]
-                self.result = checkpoint["result"]
-                self.training.restore(checkpoint)
+            self.best_sa, self.best_ra = checkpoint["best_sa"], checkpoint["best_ra"]
+            self.result = checkpoint["result"]
+            self.training.restore(checkpoint)
         except KeyError as error:
             raise InputError(f"{path}: no checkpoint to resume from, it lacks {error}") from error
         except RuntimeError as error:
             raise InputError(f"{path}: another network than the flags ask for") from error
-        say(f"resumed {path}: {done} of {self.args.epochs} epochs done")
+        say(f"resumed {path}: {checkpoint['epoch']} of {self.args.epochs} epochs done")
 
-    def finish(self, scores: Scores) -> None:
+    def finish(self, scores: Scores, further: dict[str, Any]) -> None:
         """Print the lines that people's scripts read, and write results.json, the last file."""
         args = self.args
         if self.adversarial:
@@ -297,14 +280,30 @@ class Transfer:
                 "seed": args.seed,
                 "arch": args.arch,
                 **scores,
+                **further,
                 **provenance(),
             }
-            files.write_json(self.save_dir / RESULTS_FILE, results)
+            write_json(self.save_dir / RESULTS_FILE, results)
+        forget_progress(self.save_dir)
         say(f"done: {RESULTS_FILE} and net_train.png in {self.save_dir}")
 
 
 def _improved(score: float | None, best: float | None) -> bool:
     return score is not None and (best is None or score > best)
+
+
+def data_spec(args: argparse.Namespace) -> DataSpec:
+    return DataSpec(
+        args.dataset, args.data, args.input_size, args.augment, args.hflip,
+        args.data_number, args.classes, skip_bad=args.skip_bad,
+    )  # fmt: skip
+
+
+def build_bench(args: argparse.Namespace, runtime: Runtime, watch: Watch | None = None) -> Bench:
+    execution = Execution(runtime.device, **cli_utils.execution_options(args))
+    attack = PGDConfig(args.test_eps, args.test_step, args.test_gamma, args.test_randinit)
+    loading = (args.eval_batch_size, args.workers)
+    return Bench(runtime, execution, attack, args.seed, *loading, args.print_freq, watch)
 
 
 def work(runtime: Runtime, args: argparse.Namespace) -> None:
@@ -318,33 +317,31 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
         return say(f"{save_dir}: this run is finished; nothing to do")
     if args.evaluate and checkpoint is None:
         raise InputError(f"--evaluate: no checkpoint in {save_dir}; name one by --resume PATH")
-    transfer = Transfer(args, runtime)
     if args.evaluate and checkpoint:
-        return evaluate_only(transfer, checkpoint)
+        bench, request = build_bench(args, runtime), Request(**cli_utils.evaluation_options(args))
+        return evaluate_checkpoint(
+            checkpoint, bench, request, data_spec(args), save_dir, args.mean, args.std
+        )
+    transfer = Transfer(args, runtime)
+    if checkpoint:
+        transfer.resume(checkpoint)  # before the folder is claimed: a file that is refused leaves none
     with (
         running(transfer.training, save_dir, vars(args), resume=args.resume is not None),
         cli_utils.memory_advice(args.micro_batch or args.batch_size),
     ):
-        if checkpoint:
-            transfer.resume(checkpoint)
         transfer.run()
     return None
-
-
-def evaluate_only(transfer: Transfer, checkpoint: Path) -> None:
-    transfer.resume(checkpoint, weights_only=True)
-    scores = transfer.test_scores(checkpoint.name)
-    say(", ".join(f"test {name.upper()} {v:.2f} %" for name, v in scores.items() if v is not None))
-    if is_main():
-        files.write_json(transfer.save_dir / "eval.json", {"checkpoint": str(checkpoint), **scores})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_transfer_parser(ARCHS, TRANSFER_DATASETS).parse_args(argv)
     cli_utils.apply_recipe(args, "transfer")
+    request = Request(**cli_utils.evaluation_options(args))
+    request.check_flags()
     if args.dry_run:
         say(plan_utils.plan_transfer(args))
     else:
+        request.check_inputs()
         launch(work, args, Launch(**cli_utils.launch_options(args)))
 
 

@@ -32,6 +32,7 @@ from dist_utils import (
     synchronised,
 )
 from errors import InputError
+from file_utils import previous, sha256_of, write_json
 from flags import build_imp_parser
 from log_utils import Progress, RunLog, plot_curves, say, warn
 from models import (
@@ -191,7 +192,7 @@ class TicketSearch:
         if is_main():
             files.save_checkpoint(path, files.to_cpu(self.init))
         barrier()
-        self.init_origin = {"file": files.INIT_FILE, "sha256": files.sha256_of(path)}
+        self.init_origin = {"file": files.INIT_FILE, "sha256": sha256_of(path)}
         self.write_ticket(0, 1.0)
 
     def learning_rate(self, epoch: int) -> Callable[[int], float]:
@@ -270,9 +271,12 @@ class TicketSearch:
             if is_best:
                 files.save_checkpoint(self.save_dir / files.imp_best_name(self.state), network)
             path = self.save_dir / files.imp_checkpoint_name(self.state)
-            files.save_checkpoint(path, {**network, **training, "history": self.history})
+            payload = {**network, **training, "history": self.history}
+            files.save_checkpoint(path, payload, keep_previous=True)
+            last = self.state - 1
+            previous(self.save_dir / files.imp_checkpoint_name(last)).unlink(missing_ok=True)
             if self.args.keep != "all":
-                self.drop_checkpoints(self.state - 1)
+                self.drop_checkpoints(last)
         barrier()
 
     def drop_checkpoints(self, last: int) -> None:
@@ -307,7 +311,7 @@ class TicketSearch:
 
     def resume(self, path: Path, *, weights_only: bool = False) -> None:
         """Take up a checkpoint; the run goes on as if it had been left alone."""
-        checkpoint = files.load_checkpoint(path)
+        checkpoint = files.load_newest(path)
         try:
             weights, self.state = checkpoint["state_dict"], checkpoint["state_prune"]
             if self.state > 0:
@@ -351,7 +355,7 @@ def write_tickets(args: argparse.Namespace, model: nn.Module, last: int) -> None
     """Tickets 0 to last + 1 of an untrained network, each pruned from the one before."""
     save_dir = Path(args.save_dir)
     files.save_checkpoint(save_dir / files.INIT_FILE, model.state_dict())
-    sha256 = files.sha256_of(save_dir / files.INIT_FILE)
+    sha256 = sha256_of(save_dir / files.INIT_FILE)
     prune = pruning.pruning_model if args.ticket == "omp" else pruning.pruning_model_random
     for state in range(last + 2):
         if state > 0:
@@ -390,12 +394,12 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
     search = TicketSearch(args, runtime)
     if args.evaluate and checkpoint:
         return evaluate_only(search, checkpoint)
+    if checkpoint:
+        search.resume(checkpoint)  # before the folder is claimed: a file that is refused leaves none
     with (
         running(search.training, save_dir, vars(args), resume=args.resume is not None),
         cli_utils.memory_advice(args.micro_batch or args.batch_size),
     ):
-        if checkpoint:
-            search.resume(checkpoint)
         search.run()
     return say(f"done: {last + 2} tickets and accuracy_vs_density.png in {save_dir}")
 
@@ -405,7 +409,7 @@ def evaluate_only(search: TicketSearch, checkpoint: Path) -> None:
     metrics = search.validate()
     if is_main():
         result = {"checkpoint": str(checkpoint), "acc1": metrics.top1, "acc5": metrics.top5}
-        files.write_json(search.save_dir / "eval.json", result)
+        write_json(search.save_dir / "eval.json", result)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -82,7 +82,9 @@ def _plan_one_shot(args: argparse.Namespace, states: Any) -> str:
 
 
 def plan_transfer(args: argparse.Namespace) -> str:
-    """The plan of a transfer run."""
+    """The plan of a transfer run, or of testing one."""
+    if args.evaluate:
+        return _plan_evaluation(args)
     adversarial = args.mode == "adv"
     stored = args.dataset.split("_")[0]
     train, val, test = IMAGES.get(stored) or (_count_folder(args.data, "train") or 0, 0, 0)
@@ -92,6 +94,7 @@ def plan_transfer(args: argparse.Namespace) -> str:
         f"transfer, {args.mode}: {args.arch} to {args.dataset} at {args.input_size} pixels, "
         f"seed {args.seed}",
         *_inputs({"--data": args.data, "--init": args.init, "--tickets_file": args.tickets_file}),
+        *_inputs({"--masking_source": args.masking_source}),
         f"  {args.epochs} epochs of {-(-train // args.batch_size)} steps of {args.batch_size}",
         f"  {evaluations} evaluations on {val} validation images, a final test on {test}",
     ]
@@ -104,6 +107,18 @@ def plan_transfer(args: argparse.Namespace) -> str:
     passes = train_passes + each * (evaluations * (val if adversarial else val + test) + 3 * test)
     lines += _cost(args, passes, classes=10)
     return "\n".join(lines + _timed(args, args.epochs * train, classes=10))
+
+
+def _plan_evaluation(args: argparse.Namespace) -> str:
+    kind, path = args.eval_set
+    checkpoint = args.resume if args.resume not in (None, "auto") else None
+    asked = {"--eval_attack": args.eval_attack, "--check_masking": args.check_masking or None}
+    lines = [f"evaluation of a checkpoint on {kind}", *_inputs({"--eval_set": path})]
+    lines += _inputs({"--resume": checkpoint or Path(args.save_dir) / files.TRANSFER_FILE})
+    lines += _inputs({"--masking_source": args.masking_source})
+    lines += [f"  {name} {value}" for name, value in asked.items() if value]
+    lines += [f"writes into {args.save_dir}:", "  eval.json"]
+    return "\n".join(lines + ([f"and {args.save_adv}"] if args.save_adv else []))
 
 
 def _cost(args: argparse.Namespace, passes: int, classes: int) -> list[str]:

@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from checkpoint_utils import MASK_SUFFIX, load_ticket, sha256_of, ticket_header
+from checkpoint_utils import MASK_SUFFIX, load_ticket, ticket_header
 from errors import InputError
+from file_utils import sha256_of
 from report_data import natural
 
 Masks = Mapping[str, Tensor]

@@ -18,8 +18,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from checkpoint_utils import load_ticket, replacing, write_json
+from checkpoint_utils import load_ticket
 from errors import InputError
+from file_utils import replacing, write_json
 from report_data import Group, Point, RunResult, read_curve, read_runs
 from report_figures import (
     accuracy_figure,

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from checkpoint_utils import load_checkpoint, ticket_header
+from checkpoint_utils import load_checkpoint
 from errors import InputError
 from models.layouts import MASK, Source, read_layout
 from models.zoo import guess_arch
@@ -52,8 +52,6 @@ def load_pretrained(
         raise ValueError(f"fc={fc!r}, stem={stem!r}")
     if normalization not in ("file", "keep"):
         raise ValueError(f"normalization={normalization!r}")
-    if ticket_header(path) if Path(path).is_file() else {}:
-        raise InputError(f"{path}: a ticket, masks without weights; give it to --tickets_file")
     source = read_layout(load_checkpoint(path), str(path))
     source.constants = source.constants or header_constants(path)
     if fc == "drop":

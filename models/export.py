@@ -205,8 +205,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError("--mean and --std go together")
     if args.input_size is not None and args.input_size < 1:
         raise InputError(f"--input_size {args.input_size} must be at least 1")
-    if target.suffix == ".onnx":
-        _require_onnx()
     model = load_network(args.checkpoint, args.arch, args.mean, args.std)
     size = args.input_size or (32 if model.stem == "cifar" else 224)
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))

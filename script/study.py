@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from study_config import ROOT, ConfigError, Run, Study, read_study
 from study_jobs import Queue, Stop
-from study_state import CUT_OFF, DONE, TO_DO, Plan, make_plans, state_of
+from study_state import CUT_OFF, DONE, TO_DO, Plan, has_other_flags, make_plans, state_of
 
 PYTHON = sys.executable
 
@@ -85,6 +85,11 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
         print("asking for costs, and checking flags …", flush=True)
     plans = make_plans(study, todo, PYTHON, max(jobs, cores(1)))
     print_list(states, plans)
+    for run in chosen:
+        if has_other_flags(run):
+            print(
+                f"note: {run.name} was made with other flags; to make it again, delete {run.folder}"
+            )
 
     def command(run: Run) -> list[str]:
         share = [] if gpus or "--threads" in run.arguments else ["--threads", str(cores(jobs))]

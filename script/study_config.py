@@ -68,10 +68,10 @@ def read_study(path: Path, out: str | None = None) -> Study:
     study, transfer = whole.table("study"), whole.table("transfer", {})
     pretrainings = [Table(path, "pretraining", table) for table in whole.tables("pretraining")]
     whole.end()
-    folder = Path(out or study.text("out"))
+    own = study.text("out", REQUIRED if out is None else out)
+    folder = Path(own if out is None else out)
     study.texts.update(out=str(folder))
     flags = study.flags("flags")
-    study.take("out", None)
     study.end()
     runs, tags = [], []
     for table in pretrainings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,23 @@ def _has_last_ticket(folder: Path) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return (folder / f"{last}-ticket.safetensors").is_file()
+
+
+def has_other_flags(run: Run) -> bool:
+    """Whether what is in the run's folder was made with other flags than the study now names."""
+    try:
+        command = json.loads((run.folder / "args.json").read_text())["command"]
+        before = shlex.split(command)[2:]
+        return _comparable(before, run.name) != _comparable(run.command("python")[2:], run.name)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _comparable(arguments: list[str], name: str) -> str:
+    """Without the thread count, and with the study's folder called {out}, so that it may move."""
+    out = arguments[arguments.index("--save_dir") + 1].removesuffix(name)
+    text = "\n".join(arguments).replace(out, "{out}/")
+    return re.sub(r"(^|\n)--threads\n\d+", "", text)
 
 
 # --- plans ----------------------------------------------------------------------------------------

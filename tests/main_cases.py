@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import checkpoint_utils
+import cli_utils
 import log_utils
 import main_downstream
 import main_imp_pretrain
 from checkpoint_utils import load_ticket, ticket_header
 
+ROOT = Path(__file__).resolve().parent.parent
+
 CLASSES = ("red", "green", "blue")
 PER_CLASS = {"train": 12, "val": 4, "test": 4}
 TINY = ["-a", "resnet20s", "--width", "4", "--input_size", "16", "-b", "12"]
 HERE = ["-j", "0", "--device", "cpu", "--threads", "1"]
+
+draw_curves = log_utils.plot_curves
 
 
 class Interrupted(Exception):
@@ -58,19 +65,60 @@ def skip_pictures(patch: pytest.MonkeyPatch) -> None:
     def draw(path: Path, *_: Any, **__: Any) -> None:
         Path(path).touch()
 
-    patch.setattr(main_imp_pretrain, "plot_curves", draw)
-    patch.setattr(main_downstream, "plot_curves", draw)
+    replace(patch, log_utils.plot_curves, draw)
 
 
-def copy_after_each_epoch(patch: pytest.MonkeyPatch, run: Any, folder: Path) -> None:
-    """Copy the save_dir of a main's `run` class to folder/EPOCHS whenever an epoch is saved."""
-    finish: Callable[..., None] = run.finish_epoch
+def replace(patch: pytest.MonkeyPatch, original: Any, new: Any) -> None:
+    """Put `new` in the place of a function, under every name that a module has for it."""
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None) or ""
+        if Path(file).parent in (ROOT, ROOT / "models"):
+            for name, value in list(vars(module).items()):
+                if value is original:
+                    patch.setattr(module, name, new)
 
-    def finish_and_copy(self: Any, *args: Any) -> None:
-        finish(self, *args)
-        shutil.copytree(self.save_dir, folder / str(self.epoch))
 
-    patch.setattr(run, "finish_epoch", finish_and_copy)
+def copy_after_each_epoch(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Copy the run's folder to folder/EPOCHS when the checkpoint of an epoch's end is written."""
+    save = checkpoint_utils.save_checkpoint
+
+    def save_and_copy(path: Path, payload: Mapping[str, Any]) -> None:
+        save(path, payload)
+        if is_newest(path):
+            shutil.copytree(Path(path).parent, folder / str(payload["epoch"]))
+
+    replace(patch, save, save_and_copy)
+
+
+def is_newest(path: Path) -> bool:
+    """Whether a file is what a run is resumed from."""
+    return Path(path).name.endswith("checkpoint.pth.tar")
+
+
+def die(patch: pytest.MonkeyPatch, original: Callable[..., Any], call: int) -> None:
+    """End the run at the `call`-th call of a function, counted from 1, before it does anything."""
+    calls = 0
+
+    def dying(*args: Any, **rest: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise Interrupted
+        return original(*args, **rest)
+
+    replace(patch, original, dying)
+
+
+def die_saving(patch: pytest.MonkeyPatch, epoch: int) -> None:
+    """End the run when it is about to write the checkpoint after `epoch` epochs."""
+    save = checkpoint_utils.save_checkpoint
+
+    def dying(path: Path, payload: Mapping[str, Any]) -> None:
+        if is_newest(path) and payload["epoch"] == epoch:
+            raise Interrupted
+        save(path, payload)
+
+    replace(patch, save, dying)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -79,7 +127,10 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+    """Files and folders in a folder; hidden ones (a lock) aside, but no half-written file."""
+    found = {path.name for path in folder.iterdir()}
+    assert not [name for name in found if name.endswith(".tmp")]
+    return {name for name in found if not name.startswith(".")}
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -152,11 +203,9 @@ def effective_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def one_error_line(argv: Sequence[str], main: Callable[[Sequence[str]], None], capsys) -> str:
     """Run a main as its file does when it is executed; it must refuse, in one line, status 2."""
-    import cli_utils
-
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
-        cli_utils.exit_on_wrong_input(lambda: main(argv))
+        cli_utils.run_main(lambda: main(argv))
     printed = capsys.readouterr().err
     assert stop.value.code == 2
     assert printed.startswith("error: ")

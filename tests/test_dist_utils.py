@@ -13,7 +13,6 @@ from torch.optim import SGD
 
 from attack_utils import PGDConfig, make_pgd
 from checkpoint_utils import load_checkpoint, save_checkpoint
-from dataset import DataSpec, build_loaders
 from dist_utils import (
     Launch,
     Runtime,
@@ -26,7 +25,6 @@ from dist_utils import (
     sum_over_ranks,
 )
 from errors import InputError
-from models import build_model
 from pruning_utils import masks, pruning_model, pruning_model_random
 from train_utils import Execution, evaluate, train_one_epoch, training_step
 
@@ -61,12 +59,16 @@ def write_images(root: Path) -> None:
 
 
 def small_network():
+    from models import build_model  # torchvision is slow to import: not in every spawned process
+
     torch.manual_seed(0)
     return build_model("resnet20s", 2, MEAN, STD, width=8)
 
 
 def one_state(runtime: Runtime, root: str) -> dict:
     """What a run does in one state: validation, a first step, an epoch, a prune."""
+    from dataset import DataSpec, build_loaders
+
     rank, world = runtime.rank, runtime.world_size
     train, val, _ = build_loaders(
         DataSpec("folder", root, 8, "none", hflip=False),

@@ -1,45 +1,50 @@
 """main_downstream.py: what is measured, kept and written, and runs that go on after a stop."""
 
+import contextlib
+import io
 import re
 import shutil
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from main_cases import (
     CLASSES,
     HERE,
     PER_CLASS,
-    TINY,
     Interrupted,
     assert_same_bits,
     assert_same_run,
     contents,
     copy_after_each_epoch,
+    die,
+    die_saving,
+    draw_curves,
     effective_weights,
     load,
     metrics,
     names,
     one_error_line,
     read_json,
+    replace,
     run_imp,
     run_transfer,
     skip_pictures,
     write_images,
 )
 from PIL import Image
+from torchvision import transforms
 
+import attack_utils
+import checkpoint_utils
 import log_utils
 import main_downstream
+import train_utils
 from attack_utils import PGDConfig, make_advertorch_pgd
 from checkpoint_utils import load_ticket, save_checkpoint, save_ticket, sha256_of
-from cli_utils import apply_recipe
-from dist_utils import Runtime, seed_everything
-from flags import build_transfer_parser
-from main_downstream import TRANSFER_DATASETS, Transfer
-from models import ARCHS, build_model
-from pruning_utils import masks
+from dist_utils import seed_everything
+from models import build_model
+from train_utils import Metrics
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 ALWAYS = {"args.json", "metrics.jsonl", "tb", "net_train.png", "results.json"}
@@ -47,6 +52,7 @@ STANDARD_FILES = ALWAYS | {"checkpoint.pth.tar", "model_SA_best.pth.tar"}
 ADVERSARIAL_FILES = STANDARD_FILES | {"model_RA_best.pth.tar"}
 ATTACK = ["--train_step", "2", "--test_step", "3", "--train_eps", "4/255", "--test_eps", "4/255"]
 ADV = ["--mode", "adv", "--epochs", "4", "--eval_from", "1", "--tag", "adv", *ATTACK]
+ADV += ["--augment", "crop"]  # images of 16 pixels as they are; the others by the recipe, resized
 STD = ["--mode", "std", "--epochs", "3", "--lr", "0.05", "--decreasing_lr", "1,2"]
 
 
@@ -78,7 +84,7 @@ def imp(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("imp") / "run"
     with pytest.MonkeyPatch.context() as patch:
         skip_pictures(patch)
-        run_imp(data, folder, "--mode", "std", "--epochs", "2", "--prune_epoch", "1")
+        run_imp(data, folder, "--mode", "std", "--epochs", "2", "--prune_epoch", "1", "--seed", "7")
         run_imp(data, folder, "--mode", "adv", "--export_released", "2")
     return folder
 
@@ -87,46 +93,26 @@ def with_ticket(imp, name="2-ticket.safetensors"):
     return ["--init", str(imp / "init.pth.tar"), "--tickets_file", str(imp / name)]
 
 
-def whole_run(data, root, capture, *flags):
-    with pytest.MonkeyPatch.context() as patch:
+def whole_run(data, root, *flags):
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         skip_pictures(patch)
-        copy_after_each_epoch(patch, Transfer, root / "copies")
-        with capture:
-            run_transfer(data, root / "run", *flags)
-    return SimpleNamespace(folder=root / "run", copies=root / "copies", flags=flags)
-
-
-class Printed:
-    """Keep what is printed while a fixture of the module runs, where capsys cannot go."""
-
-    def __enter__(self):
-        self.lines: list[str] = []
-        self.patch = pytest.MonkeyPatch()
-        for module in (main_downstream, main_downstream.pruning):
-            self.patch.setattr(module, "say", self.lines.append, raising=False)
-        self.patch.setattr("builtins.print", lambda text, **_: self.lines.append(text))
-        return self
-
-    def __exit__(self, *_):
-        self.patch.undo()
+        copy_after_each_epoch(patch, root / "copies")
+        run_transfer(data, root / "run", *flags)
+    lines = printed.getvalue().splitlines()
+    return SimpleNamespace(folder=root / "run", copies=root / "copies", flags=flags, lines=lines)
 
 
 @pytest.fixture(scope="module")
 def adversarial(data, imp, tmp_path_factory):
     """A whole adversarial transfer of the ticket of state 2, copied after every epoch."""
-    printed = Printed()
-    run = whole_run(data, tmp_path_factory.mktemp("adv"), printed, *ADV, *with_ticket(imp))
-    run.lines = printed.lines
-    return run
+    return whole_run(data, tmp_path_factory.mktemp("adv"), *ADV, *with_ticket(imp))
 
 
 @pytest.fixture(scope="module")
 def standard(data, imp, tmp_path_factory):
     """A whole standard transfer of the ticket of state 2, copied after every epoch."""
-    printed = Printed()
-    run = whole_run(data, tmp_path_factory.mktemp("std"), printed, *STD, *with_ticket(imp))
-    run.lines = printed.lines
-    return run
+    return whole_run(data, tmp_path_factory.mktemp("std"), *STD, *with_ticket(imp))
 
 
 # --- results ------------------------------------------------------------------------------------
@@ -143,8 +129,8 @@ def test_results_json_has_these_entries(adversarial, standard, imp):
         assert set(results) == RESULT_KEYS | set(log_utils.provenance())
         assert (results["pretraining"], results["ticket"], results["state"]) == (tag, "imp", 2)
         ticket = imp / "2-ticket.safetensors"
-        kept = [mask.double().mean().item() for mask in [torch.cat(flat(load_ticket(ticket)))]]
-        assert results["density"] == pytest.approx(kept[0], abs=1e-12)
+        kept = torch.cat(flat(load_ticket(ticket))).double().mean().item()
+        assert results["density"] == pytest.approx(kept, abs=1e-12)
         assert results["ticket_sha256"] == sha256_of(ticket)
         assert (results["dataset"], results["mode"]) == ("folder", mode)
         assert (results["data_number"], results["seed"]) == (1.0, 1)
@@ -167,8 +153,8 @@ def test_ra_is_null_where_it_was_not_measured(adversarial, standard):
         assert all(0 <= value <= 100 for value in results[role].values())
 
 
-def predictions(path, data, eps=None):
-    """Accuracy of a saved network on the test images, in percent, by other means."""
+def measured(path, data, *, eps=None, resize=16):
+    """Accuracy of a saved network on the test images, in percent, by PIL and advertorch."""
     state = load(path)["state_dict"]
     model = tiny()
     weights = {name.removeprefix("1."): value for name, value in state.items()}
@@ -178,12 +164,15 @@ def predictions(path, data, eps=None):
     }
     model.load_state_dict(effective_weights(weights))
     model.eval()
+    framed = transforms.Compose(
+        [transforms.Resize(resize), transforms.CenterCrop(16), transforms.ToTensor()]
+    )
     images, labels = [], []
     for label, name in enumerate(sorted(CLASSES)):
         for file in sorted((data / "test" / name).iterdir()):
-            images.append(np.asarray(Image.open(file)).transpose(2, 0, 1) / 255)
+            images.append(framed(Image.open(file)))
             labels.append(label)
-    batch = torch.tensor(np.stack(images), dtype=torch.float32)
+    batch = torch.stack(images)
     target = torch.tensor(labels)
     if eps is not None:
         seed_everything(1)
@@ -207,15 +196,14 @@ def test_the_figures_are_accuracies_on_the_test_images_of_the_files_kept(
     results = read_json(adversarial.folder / "results.json")
     for role, name in FILE_OF.items():
         path = adversarial.folder / name
-        assert results[role]["sa"] == pytest.approx(predictions(path, data))
-        by_advertorch = predictions(path, data, eps=4 / 255)
+        assert results[role]["sa"] == pytest.approx(measured(path, data))
+        by_advertorch = measured(path, data, eps=4 / 255)
         assert results[role]["ra"] == pytest.approx(by_advertorch, abs=one_image + 1e-9)
     results = read_json(standard.folder / "results.json")
     for role in ("sa_best", "last"):
         path = standard.folder / FILE_OF[role]
-        assert results[role]["sa"] == pytest.approx(predictions(path, data))
-    # without the mean and std, or with other images, the figures would be others
-    assert {results["sa_best"]["sa"], results["last"]["sa"]} != {100 / 3}
+        by_pil = measured(path, data, resize=16 * 256 // 224)
+        assert results[role]["sa"] == pytest.approx(by_pil, abs=one_image + 1e-9)
 
 
 def test_the_final_test_equals_evaluate_of_the_same_file(adversarial, standard, data, tmp_path):
@@ -226,7 +214,9 @@ def test_the_final_test_equals_evaluate_of_the_same_file(adversarial, standard, 
             out = tmp_path / role
             run_transfer(data, out, *run.flags, "--evaluate", "--resume", str(path))
             assert names(out) == {"eval.json"}
-            assert read_json(out / "eval.json") == {"checkpoint": str(path), **results[role]}
+            written = read_json(out / "eval.json")
+            assert written["checkpoint"] == str(path)
+            assert {key: written[key] for key in ("sa", "ra")} == results[role]
 
 
 def test_evaluate_takes_the_newest_checkpoint_of_the_folder(adversarial, data, tmp_path):
@@ -260,12 +250,13 @@ def test_checkpoints_have_the_released_entries_and_open_without_an_allow_list(
     expected = {f"1.{name}" for name in bare - pruned} | {"0.mean", "0.std"}
     expected |= {f"1.{name}_{end}" for name in pruned for end in ("orig", "mask")}
     entries = {"best_sa", "best_ra", "result", "epoch", "arch", "state_dict"}
-    more = {"optimizer", "scheduler", "resume"}
+    more = {"optimizer", "scheduler"}
     for run, epochs in ((adversarial, 4), (standard, 3)):
         for path in run.folder.glob("*.pth.tar"):
             file = load(path)
             last = path.name == "checkpoint.pth.tar"
-            assert set(file) == (entries | more if last else entries), path
+            assert (entries | more if last else entries) <= set(file), path
+            assert last or not more & set(file)
             assert file["epoch"] == epochs or not last
             assert set(file["state_dict"]) == expected
             for name, mask in ticket.items():
@@ -338,7 +329,7 @@ def test_the_curves_are_drawn_from_what_was_measured(data, imp, tmp_path, monkey
 
 
 def test_a_real_net_train_png(data, imp, tmp_path, monkeypatch):
-    monkeypatch.setattr(main_downstream, "plot_curves", log_utils.plot_curves)
+    monkeypatch.setattr(main_downstream, "plot_curves", draw_curves)
     run_transfer(data, tmp_path / "run", *STD, "--epochs", "1", *with_ticket(imp))
     with Image.open(tmp_path / "run" / "net_train.png") as picture:
         assert picture.format == "PNG"
@@ -372,18 +363,29 @@ def test_the_lines_that_scripts_read_are_printed(adversarial, standard):
 
 
 def script(monkeypatch, sa, ra):
-    """Give the epochs' validation accuracies; the test accuracies stay real."""
-    measure = Transfer.accuracy
-    seen: list[int] = []
+    """Give the epochs' validation accuracies; the test accuracies stay real.
 
-    def pretend(self, loader, label, *, attacked=False):
-        if not label.startswith("validation"):
-            return measure(self, loader, label, attacked=attacked)
-        if not attacked:
-            seen.append(self.epoch)
-        return (ra if attacked else sa)[self.epoch]
+    After an epoch the validation images come first, and under attack second.
+    """
+    train, measure = train_utils.train_one_epoch, train_utils.evaluate
+    epoch, seen = -1, list[int]()
 
-    monkeypatch.setattr(Transfer, "accuracy", pretend)
+    def count(*args, **rest):
+        nonlocal epoch
+        epoch += 1
+        return train(*args, **rest)
+
+    def pretend(model, batches, *, perturb=None, **rest):
+        calls = seen.count(epoch)
+        seen.append(epoch)
+        if calls == 0 and perturb is None:
+            return Metrics(12, 1.0, sa[epoch], 100.0)
+        if calls == 1 and perturb is not None:
+            return Metrics(12, 1.0, ra[epoch], 100.0)
+        return measure(model, batches, perturb=perturb, **rest)
+
+    replace(monkeypatch, train, count)
+    replace(monkeypatch, measure, pretend)
     return seen
 
 
@@ -402,7 +404,7 @@ def test_best_is_the_earliest_best_of_the_epochs_evaluated(
     seen = script(monkeypatch, sa, ra)
     flags = [*ADV, *with_ticket(imp), "--eval_from", str(eval_from)]
     run_transfer(data, tmp_path / "run", *flags)
-    assert seen == evaluated
+    assert sorted(set(seen)) == evaluated
     kept = [load(tmp_path / "run" / FILE_OF[role]) for role in ("sa_best", "ra_best", "last")]
     assert [file["epoch"] for file in kept] == [*best, 4]
     assert kept[2]["best_sa"] == sa[best[0] - 1]
@@ -466,12 +468,23 @@ def test_digits_are_a_data_set_with_a_recipe_of_their_own(imp, tmp_path, capsys)
 
 
 def network(data, save_dir, *flags):
-    """The network that a transfer with these flags starts from."""
-    argv = flags_of(data, save_dir, *ADV, *flags)
-    args = build_transfer_parser(ARCHS, TRANSFER_DATASETS).parse_args(argv)
-    apply_recipe(args, "transfer")
-    seed_everything(args.seed)
-    return Transfer(args, Runtime(torch.device("cpu"))).model
+    """The state dict that a transfer with these flags starts from."""
+    state = {}
+
+    def stop(model, *_, **__):
+        state.update({name: value.clone() for name, value in model.state_dict().items()})
+        raise Interrupted
+
+    with pytest.MonkeyPatch.context() as patch:
+        replace(patch, train_utils.train_one_epoch, stop)
+        with pytest.raises(Interrupted):
+            run_transfer(data, save_dir, *ADV, *flags)
+    shutil.rmtree(save_dir)
+    return state
+
+
+def masks(state):
+    return {name: value for name, value in state.items() if name.endswith("weight_mask")}
 
 
 def test_every_kind_of_ticket_file_gives_the_same_network(data, imp, standard, tmp_path):
@@ -494,19 +507,18 @@ def test_every_kind_of_ticket_file_gives_the_same_network(data, imp, standard, t
         paths.append(tmp_path / f"{name}.pth.tar")
         save_checkpoint(paths[-1], payload)
     init = ["--init", str(imp / "init.pth.tar")]
-    expected = network(data, tmp_path / "x", *init, "--tickets_file", str(imp / "2-ticket.safetensors"))
+    expected = network(data, tmp_path / "x", *with_ticket(imp))
     assert_same_bits(masks(expected), ticket)
     for path in paths:
         other = network(data, tmp_path / "x", *init, "--tickets_file", str(path))
-        assert_same_bits(dict(other.state_dict()), dict(expected.state_dict()), path.name)
+        assert_same_bits(other, expected, path.name)
 
 
 def test_the_network_is_the_pre_trained_one_with_a_fresh_classifier(data, imp, tmp_path):
     init = load(imp / "init.pth.tar")
     init["normalize.mean"] = torch.full((3,), 0.1)
     save_checkpoint(tmp_path / "init.pth.tar", init)
-    model = network(data, tmp_path / "x", "--init", str(tmp_path / "init.pth.tar"))
-    state = model.state_dict()
+    state = network(data, tmp_path / "x", "--init", str(tmp_path / "init.pth.tar"))
     for name, value in init.items():
         if name.startswith("fc."):
             assert not torch.equal(state[name], value)
@@ -518,7 +530,7 @@ def test_the_network_is_the_pre_trained_one_with_a_fresh_classifier(data, imp, t
 
 def test_own_statistics_go_into_the_model(data, imp, tmp_path):
     flags = ["--init", str(imp / "init.pth.tar"), "--mean", ".1,.2,.3", "--std", "1,1,.5"]
-    state = network(data, tmp_path / "x", *flags).state_dict()
+    state = network(data, tmp_path / "x", *flags)
     assert state["normalize.mean"].tolist() == pytest.approx([0.1, 0.2, 0.3])
     assert state["normalize.std"].tolist() == [1, 1, 0.5]
 
@@ -531,7 +543,8 @@ def test_without_a_ticket_the_dense_network_is_transferred(data, imp, tmp_path):
     state = load(tmp_path / "run" / "checkpoint.pth.tar")["state_dict"]
     assert not [name for name in state if "mask" in name or "orig" in name]
     # ... which is what the ticket of state 0 gives, to the bit
-    run_transfer(data, tmp_path / "zero", *STD, "--epochs", "1", *with_ticket(imp, "0-ticket.safetensors"))
+    zero = with_ticket(imp, "0-ticket.safetensors")
+    run_transfer(data, tmp_path / "zero", *STD, "--epochs", "1", *zero)
     other = load(tmp_path / "zero" / "checkpoint.pth.tar")["state_dict"]
     assert_same_bits(effective_weights(other), effective_weights(state))
     assert read_json(tmp_path / "zero" / "results.json")["density"] == 1.0
@@ -540,12 +553,9 @@ def test_without_a_ticket_the_dense_network_is_transferred(data, imp, tmp_path):
 def test_reinit_puts_random_weights_under_the_ticket(data, imp, tmp_path):
     run_transfer(data, tmp_path / "run", *STD, "--epochs", "1", *with_ticket(imp), "--reinit")
     assert read_json(tmp_path / "run" / "results.json")["ticket"] == "reinit"
-    state = network(data, tmp_path / "x", *with_ticket(imp), "--reinit").state_dict()
+    state = network(data, tmp_path / "x", *with_ticket(imp), "--reinit")
     init = load(imp / "init.pth.tar")
-    assert_same_bits(
-        {k: v for k, v in state.items() if k.endswith("_mask")},
-        load_ticket(imp / "2-ticket.safetensors"),
-    )
+    assert_same_bits(masks(state), load_ticket(imp / "2-ticket.safetensors"))
     assert not torch.equal(state["conv1.weight_orig"], init["conv1.weight"])
 
 
@@ -561,17 +571,17 @@ def test_a_ticket_of_another_stem_is_left_out_with_a_warning_and_only_that(
     )  # fmt: skip
     init = ["--init", str(imp / "init.pth.tar")]
     capsys.readouterr()
-    model = network(data, tmp_path / "x", *init, "--tickets_file", str(tmp_path / "seven.safetensors"))
+    ticket_file = ["--tickets_file", str(tmp_path / "seven.safetensors")]
+    state = network(data, tmp_path / "x", *init, *ticket_file)
     warnings = capsys.readouterr().err.splitlines()
     assert warnings == [
         "warning: ticket: conv1 stays dense: its mask is (4, 3, 7, 7), the stem (4, 3, 3, 3)"
     ]
-    applied = masks(model)
-    assert applied.pop("conv1.weight_mask").all()
     ticket.pop("conv1.weight_mask")
-    assert_same_bits(applied, ticket)
+    assert_same_bits(masks(state), ticket)
+    assert torch.equal(state["conv1.weight"], load(imp / "init.pth.tar")["conv1.weight"])
     # such a run is a run: it trains, and its files are read again
-    flags = [*ADV, "--epochs", "1", *init, "--tickets_file", str(tmp_path / "seven.safetensors")]
+    flags = [*ADV, "--epochs", "1", *init, *ticket_file]
     run_transfer(data, tmp_path / "run", *flags)
     assert names(tmp_path / "run") == ADVERSARIAL_FILES
     assert read_json(tmp_path / "run" / "results.json")["density"] > 0.64
@@ -579,8 +589,8 @@ def test_a_ticket_of_another_stem_is_left_out_with_a_warning_and_only_that(
 
 def test_weights_of_another_stem_leave_a_fresh_stem(data, tmp_path, capsys):
     save_checkpoint(tmp_path / "seven.pth.tar", tiny("imagenet").state_dict())
-    model = network(data, tmp_path / "x", "--init", str(tmp_path / "seven.pth.tar"))
-    assert model.conv1.weight.shape == (4, 3, 3, 3)
+    state = network(data, tmp_path / "x", "--init", str(tmp_path / "seven.pth.tar"))
+    assert state["conv1.weight"].shape == (4, 3, 3, 3)
     assert "left out: conv1.weight 4x3x7x7" in capsys.readouterr().out.replace("×", "x")
 
 
@@ -601,7 +611,7 @@ def test_attacks_are_those_of_the_flags_and_none_in_standard_training(
     data, imp, tmp_path, monkeypatch
 ):
     made = []
-    make = main_downstream.make_pgd
+    make = attack_utils.make_pgd
 
     def spy(model, config, *rest):
         perturb = make(model, config, *rest)
@@ -612,7 +622,7 @@ def test_attacks_are_those_of_the_flags_and_none_in_standard_training(
 
         return perturb_and_tell
 
-    monkeypatch.setattr(main_downstream, "make_pgd", spy)
+    replace(monkeypatch, make, spy)
     run_transfer(data, tmp_path / "std", *STD, *with_ticket(imp))
     assert made == []
     flags = ["--mode", "adv", "--epochs", "1", *with_ticket(imp)]
@@ -651,20 +661,21 @@ def test_a_resumed_standard_run_equals_the_uninterrupted_run(data, standard, tmp
 
 
 @pytest.mark.parametrize(
-    ("where", "epoch", "lines"), [("train_epoch", 0, 0), ("save", 3, 3), ("final_test", 4, 4)]
+    ("where", "lines"),
+    [("first epoch", 0), ("saving", 3), ("final test", 4), ("results", 4)],
 )
 def test_a_run_that_dies_anywhere_resumes_to_the_same_run(
-    data, adversarial, tmp_path, monkeypatch, where, epoch, lines
+    data, adversarial, tmp_path, monkeypatch, where, lines
 ):
-    original = getattr(Transfer, where)
-
-    def die(self, *args):
-        if self.epoch == epoch:
-            raise Interrupted
-        return original(self, *args)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Transfer, where, die)
+        if where == "first epoch":
+            die(patch, train_utils.training_step, 2)
+        elif where == "saving":
+            die_saving(patch, 3)
+        elif where == "final test":  # 3 epochs by 2 evaluations before
+            die(patch, train_utils.evaluate, 3 * 2 + 2)
+        else:
+            die(patch, checkpoint_utils.write_json, 1)
         with pytest.raises(Interrupted):
             run_transfer(data, tmp_path / "run", *adversarial.flags)
     assert len(metrics(tmp_path / "run")) == lines
@@ -693,7 +704,7 @@ def test_a_checkpoint_of_something_else_is_refused_in_one_line(
     data, adversarial, imp, tmp_path, capsys
 ):
     cases = {
-        "model_SA_best.pth.tar": ("--resume", [], "lacks 'optimizer'"),
+        "model_SA_best.pth.tar": ("--resume", [], "lacks '"),
         "checkpoint.pth.tar": ("--resume", ["--classes", "2"], "checkpoint.pth.tar"),
     }
     for name, (flag, more, told) in cases.items():
@@ -724,7 +735,7 @@ def test_another_seed_gives_another_run(data, standard, tmp_path):
 
 @pytest.mark.slow
 def test_resnet18_from_pre_training_over_imp_to_both_transfers(tmp_path, monkeypatch):
-    monkeypatch.setattr(main_downstream, "plot_curves", log_utils.plot_curves)
+    monkeypatch.setattr(main_downstream, "plot_curves", draw_curves)
     source = write_images(tmp_path / "source", side=32, scale=4)
     target = write_images(tmp_path / "target", side=32, scale=4, seed=1)
     network_flags = ["-a", "resnet18", "--stem", "imagenet", "--input_size", "32", "-b", "24"]

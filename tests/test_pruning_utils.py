@@ -117,8 +117,8 @@ def resnet50_rounds():
     init, rounds = plain_state(ours), []
     for k in range(3):
         if k:
-            train(ours, steps=1, seed=k, size=32)
-            train(twin.model, steps=1, seed=k, size=32)
+            train(ours, seed=k, size=32)
+            train(twin.model, seed=k, size=32)
             twin.model.eval()(torch.rand(1, 3, 32, 32))  # its validation, which refreshes .weight
         pruning_with_rewind(ours, RATE, init)
         ticket = extract_mask(ours.state_dict())

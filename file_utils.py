@@ -1,0 +1,112 @@
+"""Files that are whole or not there: atomic writing, a copy kept, damage recognised, hashes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from errors import InputError, RunFailed
+
+
+def previous(path: str | os.PathLike[str]) -> Path:
+    """Where the copy of a file before its last replacement is kept."""
+    path = Path(path)
+    return path.with_name(f"{path.name}.previous")
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], keep_previous: bool = False) -> Iterator[Path]:
+    """Give a temporary path in the same directory; move it to `path` when the block succeeds.
+
+    The file and its directory are flushed to disk, so that after a crash `path` is the old file or
+    the new one, never a part of one. Raises RunFailed for a full disk and the like.
+    """
+    path = Path(path)
+    try:
+        with _temporary(path) as temporary:
+            yield temporary
+            with open(temporary, "rb") as written:
+                os.fsync(written.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            if keep_previous and path.exists():
+                _keep(path)
+            os.replace(temporary, path)
+        _flush_directory(path.parent)
+    except OSError as error:
+        reason = error.strerror or error
+        raise RunFailed(f"{path}: cannot be written ({reason}); what was there is whole") from error
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _keep(path: Path) -> None:
+    """Name a file's contents `previous(path)` too; `path` itself is there all the time."""
+    with _temporary(previous(path)) as name:
+        name.unlink()
+        os.link(path, name)
+        os.replace(name, previous(path))
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _flush_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write `value` as indented JSON, all of it or nothing."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def check_archive(path: str | os.PathLike[str]) -> None:
+    """Compare every record of a PyTorch archive with its CRC-32; a torn or changed one is refused.
+
+    PyTorch stores records uncompressed, so a compressed one (a zip bomb) is refused too. Files in
+    PyTorch's format before 1.6 are no archives and are left to its own reader.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for record in archive.infolist():
+                if record.compress_type != zipfile.ZIP_STORED:
+                    raise InputError(f"{path}: refused, its record {record.filename} is compressed")
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError) as error:
+        raise InputError(f"{path}: damaged ({error})") from error
+    if damaged:
+        raise InputError(f"{path}: damaged, its record {damaged} does not match its checksum")
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal text."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

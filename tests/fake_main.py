@@ -1,0 +1,87 @@
+"""Stands in for both mains in tests of the study: same flags, files and lines, but no learning.
+
+Every start appends a line to CALLS; `--seconds S` is the time of an epoch, `--fail STATE` fails
+where the ticket of that state is asked for, `--ask_to_stop` ends like a run that got a signal.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"error: {message}\n")
+
+
+def read_flags():
+    parser = Parser(allow_abbrev=False)
+    add = parser.add_argument
+    add("data", nargs="?")
+    for name in ("mode", "tag", "dataset", "init", "tickets_file", "save_dir", "data_number"):
+        add(f"--{name}")
+    for name, default in (("epochs", 2), ("prune_epoch", 1), ("seed", 1), ("threads", None)):
+        add(f"--{name}", type=int, default=default)
+    add("--data", dest="data_flag")
+    add("--ticket", default="imp")
+    add("--seconds", type=float, default=0.0)
+    add("--fail")
+    add("--resume", action="store_true")
+    for name in ("reinit", "ask_to_stop", "dry_run"):
+        add(f"--{name}", action="store_true")
+    return parser.parse_args()
+
+
+def main():
+    args = read_flags()
+    searches = Path(sys.argv[0]).name == "main_imp_pretrain.py"
+    last = -(-args.epochs // args.prune_epoch) + 1
+    if args.dry_run:
+        print(f"a plan\n  DATA {args.data}   <- MISSING" if searches else "a plan")
+        print(f"  {{0..{last}}}-ticket.safetensors" if searches else "  results.json")
+        print("cost: 4 passes of one image, 2e+12 FLOP, 0.25 GPU-hours at 50 TFLOP/s")
+        return
+    folder = Path(args.save_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(os.environ["CALLS"], "a") as calls:
+        gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "-")
+        calls.write(f"{time.time():.3f} start {folder} gpu={gpu} threads={args.threads}\n")
+    if not (folder / "args.json").exists():
+        flags = {**vars(args), "command": " ".join(["python", *sys.argv])}
+        (folder / "args.json").write_text(json.dumps(flags))
+    if args.ask_to_stop:
+        (folder / "PREEMPTED").write_text("SIGUSR1\n")
+        sys.exit(75)
+    if args.fail and args.fail in str(args.tickets_file):
+        print("something broke", file=sys.stderr)
+        sys.exit(1)
+    train(args, folder, tickets=last if searches else None)
+    with open(os.environ["CALLS"], "a") as calls:
+        calls.write(f"{time.time():.3f} end {folder}\n")
+
+
+def train(args, folder, tickets):
+    progress = folder / "progress"
+    first = int(progress.read_text()) if progress.exists() else 0
+    if tickets is not None:
+        (folder / "init.pth.tar").write_text("weights")
+        (folder / "0-ticket.safetensors").write_text("mask")
+    for epoch in range(first, args.epochs):
+        time.sleep(args.seconds)
+        progress.write_text(str(epoch + 1))
+        print(f"[label] epoch {epoch + 1}/{args.epochs}: train loss 0.5 acc 80.00 %", flush=True)
+        if tickets is not None:
+            (folder / f"{epoch // args.prune_epoch + 1}-ticket.safetensors").write_text("mask")
+    if tickets is not None:
+        (folder / f"{tickets}-ticket.safetensors").write_text("mask")
+    else:
+        (folder / "results.json").write_text("{}")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    main()

@@ -1,0 +1,581 @@
+"""The study runs the whole grid: every run once, through interruptions, past failures.
+
+Most tests copy the scripts into a project of their own, where stand-ins take the mains' places.
+"""
+
+import collections
+import json
+import os
+import pty
+import re
+import select
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FAKE = Path(__file__).with_name("fake_main.py")
+
+CONFIG = """
+[study]
+out = "OUT"
+flags = "--epochs 2"
+
+[[pretraining]]
+tag = "std"
+mode = "std"
+data = "{out}/data"
+
+[[pretraining]]
+tag = "adv"
+mode = "adv"
+data = "{out}/data"
+init = "adv.pt"
+
+[transfer]
+datasets = ["cifar10"]
+data = "data"
+modes = ["std", "adv"]
+states = [0, 2]
+"""
+
+
+class Project:
+    """A folder with the real scripts and stand-ins for the mains, and what they were asked."""
+
+    def __init__(self, folder):
+        self.folder, self.out = folder, folder / "runs"
+        shutil.copytree(ROOT / "script", folder / "script")
+        for name in ("main_imp_pretrain.py", "main_downstream.py"):
+            shutil.copy(FAKE, folder / name)
+        (folder / "report_utils.py").write_text("import sys; print('reported', sys.argv[1])\n")
+        self.config = folder / "study.toml"
+        self.write()
+
+    def write(self, text=CONFIG, **changes):
+        for old, new in changes.items():
+            assert old in text
+            text = text.replace(old, new)
+        self.config.write_text(text.replace("OUT", str(self.out)))
+
+    def append(self, text):
+        with self.config.open("a") as file:
+            file.write(text)
+
+    def command(self, *arguments):
+        return [sys.executable, str(self.folder / "script/study.py"), str(self.config), *arguments]
+
+    def environment(self, **more):
+        plain = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
+        return {**plain, "CALLS": str(self.folder / "calls"), "PATH": "/usr/bin:/bin", **more}
+
+    def run(self, *arguments, check=0, **environment):
+        done = subprocess.run(
+            self.command(*arguments), capture_output=True, text=True, timeout=60,
+            env=self.environment(**environment), cwd=self.folder,
+        )  # fmt: skip
+        assert done.returncode == check, done.stdout + done.stderr
+        return done
+
+    def start(self, *arguments):
+        return subprocess.Popen(
+            self.command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=self.environment(), cwd=self.folder,
+        )  # fmt: skip
+
+    def calls(self, what="start"):
+        """(seconds, run's name) of every call of a main, in their order."""
+        path = self.folder / "calls"
+        lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+        return [
+            (float(when), Path(folder).relative_to(self.out).as_posix())
+            for when, kind, folder, *_ in lines
+            if kind == what
+        ]
+
+    def names(self, what="start"):
+        return [name for _, name in self.calls(what)]
+
+    def wait_for(self, name, what="start"):
+        until = time.monotonic() + 20
+        while name not in self.names(what):
+            assert time.monotonic() < until, f"{name} did not {what}"
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def project(tmp_path):
+    return Project(tmp_path)
+
+
+def transfer(tag, mode="std", state=0, dataset="cifar10"):
+    return f"transfer/{tag}/{dataset}/{mode}/f1/state{state}/seed1"
+
+
+TRANSFERS = [
+    transfer(tag, mode, state)
+    for tag in ("std", "adv")
+    for mode in ("std", "adv")
+    for state in (0, 2)
+]
+ALL = ["imp/std", "imp/adv", *TRANSFERS]
+
+
+def listed(text):
+    """[(state, name)] of the list that the study prints."""
+    return re.findall(r"^  (done|cut off|to do) .*? (\S+)$", text, re.M)
+
+
+# --- the whole of it ------------------------------------------------------------------------------
+
+
+def test_dry_run_lists_runs_in_order_with_costs_and_commands_and_runs_nothing(project):
+    text = project.run("--dry_run").stdout
+    assert listed(text) == [("to do", name) for name in ALL]
+    assert "10 runs: 0 done, 0 cut off, 10 to do" in text
+    assert "what is left costs 2e+13 FLOP, 2.5 hours" in text
+    assert text.count("0.25 GPU-h") == 10
+    assert f"missing: DATA {project.out}/data" in text
+    commands = [line for line in text.splitlines() if line.startswith(sys.executable)]
+    assert len(commands) == 10
+    assert all("--resume" in command for command in commands)
+    assert project.names() == []
+    assert not project.out.exists()
+
+
+def test_a_study_does_every_run_once_then_reports_and_a_second_start_only_reports(project):
+    first = project.run("-J", "3")
+    assert sorted(project.names()) == sorted(ALL)
+    assert f"reported {project.out}" in first.stdout
+    assert "10 of 10 done" in first.stdout
+    second = project.run()
+    assert len(project.names()) == 10
+    assert listed(second.stdout) == [("done", name) for name in ALL]
+    assert f"reported {project.out}" in second.stdout
+
+
+def test_commands_of_a_study(project):
+    project.append('seeds = [3]\ndata_numbers = [0.1]\n[transfer.flags]\nall = "--seconds 0"\n')
+    lines = project.run("--list").stdout.splitlines()
+    numbers, commands = zip(*(line.split("\t") for line in lines), strict=True)
+    assert numbers == tuple(str(n) for n in range(1, 11))
+    out = str(project.out)
+    main = str(project.folder / "main_imp_pretrain.py")
+    assert shlex.split(commands[1])[1:] == [
+        main, f"{out}/data", "--mode", "adv", "--tag", "adv", "--init", "adv.pt", "--epochs", "2",
+        "--save_dir", f"{out}/imp/adv", "--resume",
+    ]  # fmt: skip
+    name = "transfer/adv/cifar10/adv/f0.1/state2/seed3"
+    assert shlex.split(commands[9])[2:] == [
+        "--mode", "adv", "--dataset", "cifar10", "--data", "data", "--tag", "adv",
+        "--init", f"{out}/imp/adv/init.pth.tar",
+        "--tickets_file", f"{out}/imp/adv/2-ticket.safetensors", "--data_number", "0.1",
+        "--seed", "3", "--epochs", "2", "--seconds", "0", "--save_dir", f"{out}/{name}", "--resume",
+    ]  # fmt: skip
+    assert "--tickets_file" not in commands[8]
+
+
+def test_baselines_have_tickets_of_their_own_and_no_second_dense_network(project):
+    project.append('tickets = ["imp", "omp", "random", "reinit"]')
+    commands = dict(line.split(f" --save_dir {project.out}/") for line in
+                    project.run("--list", "--only", "std").stdout.splitlines())  # fmt: skip
+    commands = {name.removesuffix(" --resume"): command for command, name in commands.items()}
+    assert f"--ticket omp --init {project.out}/imp/std/init.pth.tar" in commands["omp/std"]
+    root = "transfer/std/cifar10/adv/f1"
+    assert [name.removeprefix(root) for name in commands if name.startswith(root)] == [
+        "/state0/seed1", "/state2/seed1", "/state2-omp/seed1", "/state2-random/seed1",
+        "/state2-reinit/seed1",
+    ]  # fmt: skip
+    random = commands[f"{root}/state2-random/seed1"]
+    assert f"--tickets_file {project.out}/random/std/2-ticket.safetensors" in random
+    reinit = commands[f"{root}/state2-reinit/seed1"]
+    assert f"{project.out}/imp/std/2-ticket.safetensors" in reinit
+    assert "--reinit" in reinit
+    project.run("-J", "8")
+    assert len(set(project.names())) == len(project.names()) == 2 + 4 + 2 * 2 * 5
+
+
+def test_flags_go_to_a_mode_a_data_set_and_a_pair(project):
+    project.write(**{'["cifar10"]': '["cifar10", "svhn"]'})
+    project.append("""
+without = ["svhn std"]
+[transfer.flags]
+adv = "--epochs 3"
+svhn = "--epochs 4"
+"cifar10 adv" = '--epochs "5"'
+""")
+    epochs = {}
+    for line in project.run("--list", "--only", "transfer/std/.*state0").stdout.splitlines():
+        words = shlex.split(line)
+        at = words[words.index("--save_dir") + 1].split("/transfer/std/")[1]
+        epochs[at] = [words[i + 1] for i, word in enumerate(words) if word == "--epochs"]
+    assert epochs == {
+        "cifar10/std/f1/state0/seed1": ["2"],
+        "cifar10/adv/f1/state0/seed1": ["2", "3", "5"],
+        "svhn/adv/f1/state0/seed1": ["2", "3", "4"],
+    }
+
+
+def test_a_transfer_starts_when_its_ticket_exists_not_when_all_tickets_do(project):
+    project.write(**{'"--epochs 2"': '"--epochs 3 --seconds 0.5"'})
+    project.run("-J", "2", "--only", "imp/std|transfer/std/cifar10/std")
+    starts, ends = (dict(map(reversed, project.calls(what))) for what in ("start", "end"))
+    assert starts[transfer("std", state=0)] < ends["imp/std"]
+
+
+def test_no_more_jobs_at_a_time_than_asked_for(project):
+    project.write(
+        **{'"--epochs 2"': '"--epochs 1 --prune_epoch 1 --seconds 0.2"', "[0, 2]": "[0, 1]"}
+    )
+    project.run("-J", "3", "--only", "std")
+    changes = [(when, 1) for when, _ in project.calls("start")]
+    changes += [(when, -1) for when, _ in project.calls("end")]
+    going_on = [sum(step for _, step in sorted(changes)[: i + 1]) for i in range(len(changes))]
+    assert max(going_on) == 3
+
+
+def test_only_takes_the_runs_whose_name_matches(project):
+    project.run("--only", "^imp/")
+    assert project.names() == ["imp/std", "imp/adv"]
+    done = project.run("--only", "nothing", check=2)
+    assert done.stderr == "error: --only nothing: no run has such a name (see --list)\n"
+
+
+# --- interruptions --------------------------------------------------------------------------------
+
+
+def test_ctrl_c_stops_the_jobs_and_the_next_start_goes_on_without_doing_a_run_twice(project):
+    project.write(**{'"--epochs 2"': '"--epochs 2 --seconds 0.3"'})
+    study = project.start("-J", "2")
+    project.wait_for("imp/adv", "end")
+    time.sleep(0.2)
+    study.send_signal(signal.SIGINT)
+    text, _ = study.communicate(timeout=20)
+    assert study.returncode == 130, text
+    assert "to go on: bash script/study.sh" in text
+    time.sleep(0.7)  # a job that was left behind would end now
+    finished = project.names("end")
+    assert {"imp/std", "imp/adv"} <= set(finished)
+    assert len(finished) < len(ALL)
+    started = collections.Counter(project.names())
+    cut_off = [name for name in started if name not in finished]
+    assert cut_off
+    text = project.run("-J", "4").stdout
+    assert {name for state, name in listed(text) if state == "cut off"} == set(cut_off)
+    assert "going on with" in text
+    assert sorted(project.names("end")) == sorted(ALL)
+    again = collections.Counter(project.names())
+    assert {name for name, count in again.items() if count > 1} == set(cut_off)
+
+
+def test_after_kill_9_the_next_start_waits_for_what_still_goes_on(project):
+    project.write(**{'"--epochs 2"': '"--epochs 2 --seconds 0.8"'})
+    study = project.start()
+    project.wait_for("imp/std")
+    study.kill()
+    study.communicate()
+    text = project.run("--only", "imp/std").stdout
+    assert "imp/std is going on in another process; waiting for it" in text
+    assert "done imp/std" in text
+    assert project.names() == ["imp/std"]
+
+
+# --- failures -------------------------------------------------------------------------------------
+
+
+def test_a_failed_run_is_reported_with_its_log_and_the_others_go_on(project):
+    project.append('[transfer.flags]\nadv = "--fail adv/2-ticket"')
+    done = project.run("-J", "4", check=1)
+    failed = transfer("adv", "adv", 2)
+    log = project.out / failed / "log.txt"
+    last = done.stderr.splitlines()[-1]
+    assert last == f"failed: {failed}: exit status 1: something broke; see {log}"
+    assert log.read_text().startswith("$ ")
+    assert "something broke" in log.read_text()
+    assert set(project.names("end")) == set(ALL) - {failed}
+    assert f"reported {project.out}" in done.stdout
+
+
+def test_transfers_of_a_search_that_failed_are_left_out_and_named(project):
+    project.write(CONFIG.replace('init = "adv.pt"', 'flags = "--fail None"'))
+    done = project.run("-J", "2", check=1)
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("failed: imp/adv: exit status 1")
+    lacking = project.out / "imp/adv/0-ticket.safetensors"
+    assert f"failed: {transfer('adv')}: left out: {lacking} was not written" in lines
+    assert len(lines) == 5
+    assert sorted(project.names("end")) == sorted(name for name in ALL if "/adv" not in name[:13])
+
+
+def test_a_run_that_was_asked_to_stop_is_named_and_can_be_taken_up(project):
+    project.append('[transfer.flags]\n"cifar10 adv" = "--ask_to_stop"')
+    done = project.run("-J", "4", "--only", "std", check=1)
+    assert f"failed: {transfer('std', 'adv')}: was asked to stop, and has saved" in done.stderr
+
+
+def test_flags_that_a_main_refuses_are_found_before_anything_runs(project):
+    project.append('[transfer.flags]\nadv = "--epochs many"')
+    done = project.run(check=2)
+    assert done.stderr.startswith(f"error: {transfer('std', 'adv')}: argument --epochs: invalid")
+    assert done.stderr.count("\n") == 1
+    assert project.names() == []
+
+
+def test_a_state_that_no_search_reaches_is_an_error(project):
+    project.write(**{"[0, 2]": "[0, 9]"})
+    done = project.run(check=2)
+    name = transfer("std", state=9)
+    assert done.stderr == f"error: {name}: imp/std ends with the ticket of state 3\n"
+
+
+def test_a_run_made_with_other_flags_is_named(project):
+    project.run("-J", "8")
+    project.write(**{'init = "adv.pt"': 'init = "adv.pt"\nflags = "--epochs 2 --prune_epoch 2"'})
+    text = project.run("-J", "4").stdout
+    assert "note: imp/adv was made with other flags" in text
+    assert text.count("note:") == 1
+    assert len(project.names()) == 10
+
+
+# --- devices --------------------------------------------------------------------------------------
+
+
+def test_every_gpu_gets_a_job(project):
+    project.write(**{'"--epochs 2"': '"--epochs 1 --seconds 0.3"', "[0, 2]": "[0, 1]"})
+    project.run(CUDA_VISIBLE_DEVICES="3,5")
+    lines = (project.folder / "calls").read_text().splitlines()
+    gpus = [
+        re.search(r"gpu=(\S+) threads=(\S+)", line).groups() for line in lines if "start" in line
+    ]
+    assert set(gpus[:2]) == {("3", "None"), ("5", "None")}
+    assert collections.Counter(gpus) == {("3", "None"): 5, ("5", "None"): 5}
+
+
+def test_without_a_gpu_the_jobs_share_the_cores(project):
+    cores = len(os.sched_getaffinity(0))
+    text = project.run("--dry_run").stdout
+    assert text.count(f" --resume --threads {cores}\n") == 10
+    assert project.run("--dry_run", "-J", "99").stdout.count(" --resume --threads 1\n") == 10
+    project.write(**{'"--epochs 2"': '"--epochs 2 --threads 7"'})
+    text = project.run("--dry_run").stdout
+    assert text.count("--threads") == text.count("--threads 7") == 10
+
+
+# --- what is seen ---------------------------------------------------------------------------------
+
+
+def test_without_a_terminal_every_epoch_and_run_has_a_line(project):
+    text = project.run("--only", "imp/std").stdout
+    assert "starting imp/std" in text
+    assert "[imp/std] epoch 1/2: train loss 0.5 acc 80.00 %" in text
+    assert "[imp/std] epoch 2/2: train loss 0.5 acc 80.00 %" in text
+    assert re.search(r"done imp/std in 0:00:0\d   \[1 of 1 done, 0 going on, ETA 0:00:00\]", text)
+    assert "\x1b" not in text
+
+
+def test_on_a_terminal_every_job_has_a_line_that_is_kept_up_to_date(project):
+    project.write(**{'"--epochs 2"': '"--epochs 3 --seconds 0.5"'})
+    ours, theirs = pty.openpty()
+    study = subprocess.Popen(
+        project.command("-J", "2", "--only", "imp"), stdin=theirs, stdout=theirs, stderr=theirs,
+        env=project.environment(TERM="xterm"), cwd=project.folder,
+    )  # fmt: skip
+    os.close(theirs)
+    seen = b""
+    while study.poll() is None or select.select([ours], [], [], 0)[0]:
+        try:
+            seen += os.read(ours, 4096)
+        except OSError:
+            break
+    os.close(ours)
+    text = seen.decode()
+    assert study.wait() == 0
+    assert re.search(r"\r?\n  imp/std  0:00:0\d  epoch 1/3: train loss 0.5.*\r\n  imp/adv ", text)
+    assert re.search(r"0 of 2 done, 2 going on, ETA 0:00:0\d", text)
+    assert "\x1b[3A\x1b[J" in text
+    assert "[imp/std] epoch" not in text
+
+
+# --- one run at a time, as Slurm does it ----------------------------------------------------------
+
+
+def test_run_is_one_run_of_the_list_with_the_mains_own_status(project):
+    assert project.run("--folder", "2").stdout == f"{project.out}/imp/adv\n"
+    early = project.run("--run", "7", check=1)
+    ticket = project.out / "imp/adv/0-ticket.safetensors"
+    assert early.stderr == f"error: {transfer('adv')} needs {ticket}, which is not there yet\n"
+    project.run("--run", "2")
+    project.run("--run", "7")
+    assert project.names() == ["imp/adv", transfer("adv")]
+    assert "nothing to do" in project.run("--run", "7").stdout
+    assert len(project.names()) == 2
+    done = project.run("--run", "11", check=2)
+    assert done.stderr == "error: there are 10 runs; 11 is none of them\n"
+    project.append('[transfer.flags]\n"cifar10 adv" = "--ask_to_stop"')
+    project.run("--run", "9", check=75)
+
+
+SRUN = """#!/usr/bin/env bash
+while [[ $1 == --* ]]; do shift; done
+echo "srun $*"
+exec "$@"
+"""
+SCONTROL = """#!/usr/bin/env bash
+if [ "$1" = show ]; then echo localhost; else echo "scontrol $*"; fi
+"""
+
+
+@pytest.fixture
+def slurm(project):
+    """Run a batch file as Slurm would, with stand-ins for srun and scontrol."""
+    tools = project.folder / "tools"
+    tools.mkdir()
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+
+    def sbatch(name, *arguments, check=0, **variables):
+        script = project.folder / "script/slurm" / name
+        copy = shutil.copy(script, tools / "slurm_script")  # Slurm runs a copy, from its spool
+        done = subprocess.run(
+            ["bash", copy, *map(str, arguments)], capture_output=True, text=True, timeout=120,
+            cwd=project.folder,
+            env={
+                **project.environment(), "PATH": f"{tools}:/usr/bin:/bin", "PYTHON": sys.executable,
+                "SLURM_SUBMIT_DIR": str(project.folder), **variables,
+            },
+        )  # fmt: skip
+        assert done.returncode == check, done.stdout + done.stderr
+        return done
+
+    return sbatch
+
+
+def test_the_array_job_runs_the_studys_commands(project, slurm):
+    commands = [line.split("\t")[1] for line in project.run("--list").stdout.splitlines()]
+    for number, command in enumerate(commands, 1):
+        done = slurm(
+            "study.sbatch", project.config, SLURM_ARRAY_TASK_ID=str(number), SLURM_ARRAY_JOB_ID="8"
+        )
+        assert f"$ {command}\n" in done.stdout
+        assert f"srun {sys.executable} {project.folder}/script/study.py" in done.stdout
+    assert project.names() == ALL
+    assert "0 going on" not in project.run().stdout
+    assert project.names() == ALL
+
+
+def test_a_preempted_task_is_queued_again_and_then_goes_on(project, slurm):
+    array = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "8"}
+    project.write(CONFIG.replace('init = "adv.pt"', "").replace(
+        'data = "{out}/data"\n', 'data = "{out}/data"\nflags = "--ask_to_stop"\n'))  # fmt: skip
+    done = slurm("study.sbatch", project.config, **array)
+    assert done.stdout.endswith("scontrol requeue 8_1\n")
+    project.write()
+    done = slurm("study.sbatch", project.config, **array)
+    assert "scontrol" not in done.stdout
+    assert not (project.out / "imp/std/PREEMPTED").exists()
+    assert project.names("end") == ["imp/std"]
+
+
+def test_a_failed_task_fails(project, slurm):
+    array = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "8"}
+    project.write(CONFIG.replace('"--epochs 2"', '"--epochs 2 --fail None"'))
+    done = slurm("study.sbatch", project.config, check=1, **array)
+    assert "scontrol" not in done.stdout
+    slurm("study.sbatch", check=2)
+
+
+def test_the_multinode_job_starts_the_main_under_torchrun_on_every_node(project, slurm):
+    save = project.out / "imp"
+    job = {"SLURM_JOB_ID": "123456", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "n[1-4]"}
+    done = slurm(
+        "imp_multinode.sbatch", "adv", "in it", save, "data", "--epochs", "1", "--seconds", "0",
+        SLURM_GPUS_ON_NODE="1", **job,
+    )  # fmt: skip
+    assert "--nnodes 1 --nproc_per_node 1 --rdzv_id 123456" in done.stdout
+    assert "--rdzv_endpoint localhost:23456" in done.stdout
+    flags = json.loads((save / "args.json").read_text())
+    assert (flags["data"], flags["mode"], flags["init"], flags["epochs"], flags["resume"]) == (
+        "data", "adv", "in it", 1, True,
+    )  # fmt: skip
+    assert (save / "2-ticket.safetensors").exists()
+    again = slurm("imp_multinode.sbatch", "adv", "", save, "data", "--ask_to_stop", **job)
+    assert again.stdout.endswith("scontrol requeue 123456\n")
+    slurm("imp_multinode.sbatch", "adv", "i", "s", check=2)
+
+
+# --- the configuration ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("[study]", "[study"), "not TOML"),
+        (("[study]", "[studies]"), "there must be study"),
+        (('out = "OUT"', ""), "[study] needs out"),
+        (('out = "OUT"', "out = 3"), "[study] out is 3; it must be text in quotes"),
+        (("[study]", "[study]\nseed = 1"), "[study] seed is not known here; known: out, flags"),
+        (('"--epochs 2"', "'--epochs \"2'"), "[study] flags: No closing quotation"),
+        (("[[pretraining]]", "[pretraining]"), ""),
+        (('tag = "adv"', 'tag = "std"'), "[[pretraining]] tag 'std' is there twice"),
+        (('tag = "adv"', 'tag = "a/b"'), "[pretraining] tag is 'a/b'; it must be a plain name"),
+        (('mode = "adv"', 'mode = "AT"'), "[pretraining] mode is 'AT'; it must be one of std, adv"),
+        (('init = "adv.pt"', 'int = "x"'), "[pretraining] int is not known here; known: tag, mode"),
+        (('["std", "adv"]', '["std", "std"]'), "must be a list without repetitions"),
+        (('["std", "adv"]', '"std"'), "must be a list with at least one value"),
+        (("[0, 2]", "[]"), "[transfer] states is []; it must be a list with at least one value"),
+        (("[0, 2]", "[0, -2]"), "[transfer] states is -2; it must be a whole number of at least 0"),
+        (("[0, 2]", "[0, 2.5]"), "[transfer] states is 2.5; it must be a whole number"),
+        (("[0, 2]", "[true]"), "[transfer] states is True; it must be a whole number"),
+        (("[0, 2]", "[0]\ndata_numbers = [10]"), "data_numbers is 10; it must be a fraction above"),
+        (("[0, 2]", '[0]\ntickets = ["imps"]'), "must be one of imp, omp, random, reinit"),
+        (("[0, 2]", '[0]\n[transfer.flags]\nsvhn = "x"'), "[transfer.flags] svhn is not known"),
+        (("[0, 2]", '[0]\nwithout = ["svhn std"]'), "[transfer] without is 'svhn std'; it must be"),
+        (('datasets = ["cifar10"]', ""), "[transfer] needs datasets"),
+    ],
+)
+def test_a_wrong_study_is_one_line_and_status_2(change, message, project):
+    project.write(CONFIG.replace(*change))
+    done = project.run("--dry_run", check=2)
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"error: {project.config}: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not project.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-J", "0"], "argument -J/--jobs: '0' is not a whole number of at least 1"),
+        (["--only", "("], "argument --only: '(' is no regular expression"),
+        (["--dry"], "unrecognized arguments: --dry"),
+        (["--run", "x"], "argument --run: 'x' is not"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_and_status_2(arguments, message, project):
+    done = project.run(*arguments, check=2)
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_missing_study_is_one_line_and_status_2(project):
+    project.config.unlink()
+    assert project.run(check=2).stderr == (
+        f"error: {project.config}: No such file or directory; give a study's TOML file\n"
+    )
+
+
+@pytest.mark.parametrize(("name", "runs"), [("demo", 18), ("paper", 423), ("data_limited", 1443)])
+def test_the_examples_are_right(name, runs, project):
+    project.config = ROOT / f"script/study/{name}.toml"
+    assert project.run("--list").stdout.count("\n") == runs
+
+
+# --- the real mains -------------------------------------------------------------------------------

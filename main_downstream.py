@@ -324,7 +324,7 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
         )
     transfer = Transfer(args, runtime)
     if checkpoint:
-        transfer.resume(checkpoint)  # before the folder is claimed: a file that is refused leaves none
+        transfer.resume(checkpoint)  # before the folder is claimed: it may be refused
     with (
         running(transfer.training, save_dir, vars(args), resume=args.resume is not None),
         cli_utils.memory_advice(args.micro_batch or args.batch_size),

@@ -395,7 +395,7 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
     if args.evaluate and checkpoint:
         return evaluate_only(search, checkpoint)
     if checkpoint:
-        search.resume(checkpoint)  # before the folder is claimed: a file that is refused leaves none
+        search.resume(checkpoint)  # before the folder is claimed: it may be refused
     with (
         running(search.training, save_dir, vars(args), resume=args.resume is not None),
         cli_utils.memory_advice(args.micro_batch or args.batch_size),

@@ -82,8 +82,8 @@ def copy_after_each_epoch(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """Copy the run's folder to folder/EPOCHS when the checkpoint of an epoch's end is written."""
     save = checkpoint_utils.save_checkpoint
 
-    def save_and_copy(path: Path, payload: Mapping[str, Any]) -> None:
-        save(path, payload)
+    def save_and_copy(path: Path, payload: Mapping[str, Any], **rest: Any) -> None:
+        save(path, payload, **rest)
         if is_newest(path):
             shutil.copytree(Path(path).parent, folder / str(payload["epoch"]))
 
@@ -113,10 +113,10 @@ def die_saving(patch: pytest.MonkeyPatch, epoch: int) -> None:
     """End the run when it is about to write the checkpoint after `epoch` epochs."""
     save = checkpoint_utils.save_checkpoint
 
-    def dying(path: Path, payload: Mapping[str, Any]) -> None:
+    def dying(path: Path, payload: Mapping[str, Any], **rest: Any) -> None:
         if is_newest(path) and payload["epoch"] == epoch:
             raise Interrupted
-        save(path, payload)
+        save(path, payload, **rest)
 
     replace(patch, save, dying)
 
@@ -127,10 +127,10 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def names(folder: Path) -> set[str]:
-    """Files and folders in a folder; hidden ones (a lock) aside, but no half-written file."""
+    """What lies in a run's folder: no half-written file; its lock and last file but one aside."""
     found = {path.name for path in folder.iterdir()}
     assert not [name for name in found if name.endswith(".tmp")]
-    return {name for name in found if not name.startswith(".")}
+    return {name for name in found if name != ".lock" and not name.endswith(".previous")}
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:

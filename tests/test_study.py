@@ -233,7 +233,7 @@ def test_no_more_jobs_at_a_time_than_asked_for(project):
     project.write(
         **{'"--epochs 2"': '"--epochs 1 --prune_epoch 1 --seconds 0.2"', "[0, 2]": "[0, 1]"}
     )
-    project.run("-J", "3", "--only", "std")
+    project.run("-J", "3", "--only", "imp/std|transfer/std")
     changes = [(when, 1) for when, _ in project.calls("start")]
     changes += [(when, -1) for when, _ in project.calls("end")]
     going_on = [sum(step for _, step in sorted(changes)[: i + 1]) for i in range(len(changes))]
@@ -253,8 +253,8 @@ def test_only_takes_the_runs_whose_name_matches(project):
 def test_ctrl_c_stops_the_jobs_and_the_next_start_goes_on_without_doing_a_run_twice(project):
     project.write(**{'"--epochs 2"': '"--epochs 2 --seconds 0.3"'})
     study = project.start("-J", "2")
-    project.wait_for("imp/adv", "end")
-    time.sleep(0.2)
+    project.wait_for(TRANSFERS[1])
+    time.sleep(0.1)
     study.send_signal(signal.SIGINT)
     text, _ = study.communicate(timeout=20)
     assert study.returncode == 130, text
@@ -396,6 +396,7 @@ def test_on_a_terminal_every_job_has_a_line_that_is_kept_up_to_date(project):
     os.close(ours)
     text = seen.decode()
     assert study.wait() == 0
+    print(repr(text))
     assert re.search(r"\r?\n  imp/std  0:00:0\d  epoch 1/3: train loss 0.5.*\r\n  imp/adv ", text)
     assert re.search(r"0 of 2 done, 2 going on, ETA 0:00:0\d", text)
     assert "\x1b[3A\x1b[J" in text

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -17,7 +16,6 @@ from torch.optim import Optimizer
 
 import checkpoint_utils as files
 import cli_utils
-import plan_utils
 import pruning_utils as pruning
 from attack_utils import PGDConfig, make_pgd
 from dataset import DataSpec, Loader, build_loaders, mean_std
@@ -35,46 +33,11 @@ from errors import InputError
 from file_utils import previous, sha256_of, write_json
 from flags import build_imp_parser
 from log_utils import Progress, RunLog, plot_curves, say, warn
-from models import (
-    ARCHS,
-    build_model,
-    count_classes,
-    fold_for_evaluation,
-    load_pretrained,
-    torchvision_file,
-)
-from run_utils import Training, load_init, run_folder, running
+from models import ARCHS, build_model, fold_for_evaluation
+from one_shot import prune_without_training
+from plan_utils import States, plan_imp
+from run_utils import Training, load_init, running
 from train_utils import Execution, Metrics, Perturb, Schedule, evaluate, make_sgd
-
-
-@dataclass(frozen=True)
-class States:
-    """Which epoch belongs to which state; epochs of the dense state 0 come first."""
-
-    pretrain_epochs: int
-    epochs: int
-    prune_epoch: int
-
-    @property
-    def total_epochs(self) -> int:
-        return self.pretrain_epochs + self.epochs
-
-    @property
-    def last(self) -> int:
-        return -(-self.epochs // self.prune_epoch)
-
-    def of(self, epoch: int) -> int:
-        """The state that `epoch` trains; the one after the last when all epochs are done."""
-        if epoch < self.pretrain_epochs:
-            return 0
-        if epoch >= self.total_epochs:
-            return self.last + 1
-        return 1 + (epoch - self.pretrain_epochs) // self.prune_epoch
-
-    def first_epoch(self, state: int) -> int:
-        if state == 0:
-            return 0
-        return min(self.pretrain_epochs + (state - 1) * self.prune_epoch, self.total_epochs)
 
 
 class TicketSearch:
@@ -83,7 +46,7 @@ class TicketSearch:
     def __init__(self, args: argparse.Namespace, runtime: Runtime) -> None:
         self.args, self.runtime = args, runtime
         self.save_dir = Path(args.save_dir)
-        self.states = States(args.pretrain_epochs, args.epochs, args.prune_epoch)
+        self.states = States.of_run(args)
         self.execution = Execution(runtime.device, **cli_utils.execution_options(args))
         self.train, self.val = self._loaders()
         self.model = self._network()
@@ -336,49 +299,6 @@ class TicketSearch:
         )
 
 
-def prune_without_training(args: argparse.Namespace) -> None:
-    """OMP and random tickets: the initial weights pruned to the densities of IMP's states."""
-    seed_everything(args.seed)
-    save_dir, last = Path(args.save_dir), States(0, args.epochs, args.prune_epoch).last
-    if args.resume and (save_dir / files.ticket_name(last + 1)).is_file():
-        return say(f"{save_dir}: this run is finished; nothing to do")
-    path = init_file(args)
-    mean, std = (args.mean, args.std) if args.mean else mean_std("imagenet")
-    model = build_model(args.arch, count_classes(path), mean, std, args.stem, args.width)
-    load_pretrained(model, path)
-    with run_folder(save_dir, vars(args), resume=args.resume is not None):
-        write_tickets(args, model, last)
-    return say(f"done: {last + 2} {args.ticket} tickets in {save_dir}")
-
-
-def write_tickets(args: argparse.Namespace, model: nn.Module, last: int) -> None:
-    """Tickets 0 to last + 1 of an untrained network, each pruned from the one before."""
-    save_dir = Path(args.save_dir)
-    files.save_checkpoint(save_dir / files.INIT_FILE, model.state_dict())
-    sha256 = sha256_of(save_dir / files.INIT_FILE)
-    prune = pruning.pruning_model if args.ticket == "omp" else pruning.pruning_model_random
-    for state in range(last + 2):
-        if state > 0:
-            prune(model, args.rate)
-        density = pruning.check_sparsity_mask(pruning.masks(model)) / 100
-        say(f"state {state}: density {100 * density:.2f} %")
-        files.save_ticket(
-            save_dir / files.ticket_name(state),
-            pruning.masks(model),
-            arch=args.arch,
-            state=state,
-            density=density,
-            init_sha256=sha256,
-            kind=args.ticket,
-        )
-
-
-def init_file(args: argparse.Namespace) -> Path:
-    if args.init is None:
-        raise InputError(f"--ticket {args.ticket} prunes pre-trained weights: name them by --init")
-    return torchvision_file(args.arch) if args.init == "torchvision" else Path(args.init)
-
-
 def work(runtime: Runtime, args: argparse.Namespace) -> None:
     """What every process of the run does."""
     cli_utils.configure_torch(args)
@@ -386,7 +306,7 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
     save_dir = Path(args.save_dir)
     wanted = "auto" if args.evaluate and args.resume is None else args.resume
     checkpoint = files.find_checkpoint(save_dir, wanted, files.newest_imp_checkpoint)
-    last = States(args.pretrain_epochs, args.epochs, args.prune_epoch).last
+    last = States.of_run(args).last
     if args.resume and not args.evaluate and (save_dir / files.ticket_name(last + 1)).is_file():
         return say(f"{save_dir}: this run is finished; nothing to do")
     if args.evaluate and checkpoint is None:
@@ -421,7 +341,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         path = files.export_released(Path(args.save_dir), args.export_released, args.mode)
         say(f"wrote {path}")
     elif args.dry_run:
-        say(plan_utils.plan_imp(args, States(args.pretrain_epochs, args.epochs, args.prune_epoch)))
+        say(plan_imp(args))
     elif args.ticket != "imp":
         prune_without_training(args)
     else:

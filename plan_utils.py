@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,40 @@ IMAGES = {
 }
 
 
+@dataclass(frozen=True)
+class States:
+    """Which epoch belongs to which state; epochs of the dense state 0 come first."""
+
+    pretrain_epochs: int
+    epochs: int
+    prune_epoch: int
+
+    @property
+    def total_epochs(self) -> int:
+        return self.pretrain_epochs + self.epochs
+
+    @property
+    def last(self) -> int:
+        return -(-self.epochs // self.prune_epoch)
+
+    @classmethod
+    def of_run(cls, args: argparse.Namespace) -> States:
+        return cls(args.pretrain_epochs, args.epochs, args.prune_epoch)
+
+    def of(self, epoch: int) -> int:
+        """The state that `epoch` trains; the one after the last when all epochs are done."""
+        if epoch < self.pretrain_epochs:
+            return 0
+        if epoch >= self.total_epochs:
+            return self.last + 1
+        return 1 + (epoch - self.pretrain_epochs) // self.prune_epoch
+
+    def first_epoch(self, state: int) -> int:
+        if state == 0:
+            return 0
+        return min(self.pretrain_epochs + (state - 1) * self.prune_epoch, self.total_epochs)
+
+
 def attack_passes(steps: int) -> int:
     """Network passes of a PGD attack: each step is one forward and one backward to the image."""
     return 2 * steps
@@ -40,8 +75,9 @@ def training_passes(steps: int) -> int:
     return attack_passes(steps) + 3
 
 
-def plan_imp(args: argparse.Namespace, states: Any) -> str:
-    """The plan of an IMP run; `states` is its `main_imp_pretrain.States`."""
+def plan_imp(args: argparse.Namespace) -> str:
+    """The plan of an IMP run."""
+    states = States.of_run(args)
     if args.ticket != "imp":
         return _plan_one_shot(args, states)
     lines = [f"IMP, {args.mode}: {args.arch} at {args.input_size} pixels, seed {args.seed}"]
@@ -67,7 +103,7 @@ def plan_imp(args: argparse.Namespace, states: Any) -> str:
     return "\n".join(lines + _timed(args, states.total_epochs * images, classes=1000))
 
 
-def _plan_one_shot(args: argparse.Namespace, states: Any) -> str:
+def _plan_one_shot(args: argparse.Namespace, states: States) -> str:
     tickets = f"  {{0..{states.last + 1}}}-ticket.safetensors"
     return "\n".join(
         [

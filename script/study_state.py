@@ -14,7 +14,7 @@ from pathlib import Path
 from study_config import ConfigError, Run, Study
 
 DONE, CUT_OFF, TO_DO = "done", "cut off", "to do"
-SPECIFIC = ("--init", "--tickets_file", "--tag", "--seed", "--save_dir", "--resume")
+SPECIFIC = ("--init", "--tickets_file", "--tag", "--seed")  # no matter for the cost
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,28 @@
 """PGD: advertorch 0.2.3 is the reference, to the bit; an independent ten lines are a second one."""
 
 import copy
+import math
+import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
+from evaluation_cases import shorten_autoattack
 from torch import nn
 
 import attack_utils
-from attack_utils import PGDConfig, make_advertorch_pgd, make_pgd
-from errors import InputError
+from attack_utils import (
+    PGDConfig,
+    check_perturbation,
+    checked,
+    import_autoattack,
+    make_advertorch_pgd,
+    make_autoattack,
+    make_pgd,
+    plan_autoattack,
+    with_restarts,
+)
+from errors import InputError, RunFailed
 from models import build_model
 from pruning_utils import pruning_model
 
@@ -313,3 +326,126 @@ def test_an_attack_says_what_it_is():
         "PGD-10, eps 8/255, step size 2/255, random start"
     )
     assert str(PGDConfig(8 / 255, 3, 16 / 765, False)).endswith("no random start")
+
+
+# --- testing a finished network -------------------------------------------------------------------
+
+
+def test_an_attacks_output_within_its_bounds_passes_the_check():
+    images = torch.tensor([0.0, 0.5, 1.0]).reshape(1, 3, 1, 1)
+    for shift in (0.0, 0.1, -0.1, 0.1 + 5e-7):
+        check_perturbation((images + shift).clamp(0, 1), images, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("pixel", "message"),
+    [
+        (0.60001, "a perturbation of 0.10001, more than eps 0.1"),
+        (-0.01, "pixels from -0.01 to 1, outside"),
+        (1.01, "pixels from 0 to 1.01, outside"),
+        (math.nan, "not finite"),
+        (math.inf, "not finite"),
+    ],
+)
+def test_an_attacks_output_out_of_bounds_is_an_error_that_says_which(pixel, message):
+    images = torch.tensor([0.0, 0.5, 1.0]).reshape(1, 3, 1, 1)
+    wrong = images.clone()
+    wrong[0, 1] = pixel
+    with pytest.raises(RunFailed, match=message):
+        checked(lambda *_: wrong, 0.1)(images, torch.tensor([0]))
+
+
+class TellsPixel(nn.Module):
+    """Right (label 1) while an image's pixels are below one half."""
+
+    def forward(self, inputs):
+        score = inputs.flatten(1).amax(1)
+        return torch.stack([score, 1 - score], 1)
+
+
+def test_an_image_survives_restarts_only_if_it_survives_them_all():
+    # by image: the attack at which it falls, if any
+    falls = torch.tensor([0, 1, 2, 3, 9])
+    images = torch.arange(5).reshape(5, 1, 1, 1) / 100
+    asked = []
+
+    def perturb(some, labels):
+        numbers = (some.flatten() * 100).round().long()
+        asked.append(numbers.tolist())
+        wins = falls[numbers] == len(asked) - 1
+        return torch.where(wins[:, None, None, None], 0.9, some)
+
+    repeated = with_restarts(TellsPixel(), perturb, 3, seed=0)
+    adversarial = repeated(images, torch.ones(5).long())
+    assert asked == [[0, 1, 2, 3, 4], [1, 2, 3, 4], [2, 3, 4]]  # the fallen are left alone
+    assert (adversarial.flatten() > 0.5).tolist() == [True, True, True, False, False]
+    asked.clear()
+    falls[:] = 0
+    repeated(images, torch.ones(5).long())
+    assert asked == [[0, 1, 2, 3, 4]]
+
+
+def test_the_first_of_several_restarts_draws_what_a_single_attack_draws():
+    def noise(images, labels):
+        return torch.rand_like(images) / 4
+
+    images, labels = torch.zeros(4, 1, 2, 2), torch.ones(4).long()
+    torch.manual_seed(3)
+    single = [noise(images, labels) for _ in range(3)]
+    for restarts in (1, 2, 5):
+        starts = []
+
+        def first(some, labels, starts=starts):
+            starts.append(noise(some, labels))
+            return starts[-1]
+
+        torch.manual_seed(3)
+        repeated = with_restarts(TellsPixel(), first, restarts, seed=0)
+        for _ in range(3):
+            repeated(images, labels)
+        assert torch.equal(torch.stack(starts[::restarts]), torch.stack(single))
+        assert len({start.sum().item() for start in starts}) == 3 * restarts  # no draw twice
+
+
+@pytest.mark.parametrize(
+    ("classes", "attacks", "targets", "said"),
+    [
+        (2, ("apgd-ce", "square"), 0, "left out"),
+        (3, ("apgd-ce", "square"), 0, "3 classes: the targeted attacks"),
+        (4, ("apgd-ce", "apgd-t", "fab-t", "square"), 3, "4 classes: 3 targets, not 9"),
+        (9, ("apgd-ce", "apgd-t", "fab-t", "square"), 8, "8 targets"),
+        (10, ("apgd-ce", "apgd-t", "fab-t", "square"), 9, None),
+        (1000, ("apgd-ce", "apgd-t", "fab-t", "square"), 9, None),
+    ],
+)
+def test_autoattack_with_few_classes_aims_at_fewer_and_says_so(classes, attacks, targets, said):
+    plan = plan_autoattack(classes)
+    assert (plan.attacks, plan.targets) == (attacks, targets)
+    assert plan.note is None if said is None else said in plan.note
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 6])
+def test_autoattack_runs_with_any_number_of_classes(classes, monkeypatch):
+    shorten_autoattack(monkeypatch)
+    torch.manual_seed(0)
+    model = build_model("resnet20s", classes, MEAN, STD, stem="cifar", width=4).eval()
+    images, _ = some_images(5)
+    images = images.to(memory_format=torch.channels_last)
+    labels = model(images).argmax(1)
+    perturb = make_autoattack(model, 8 / 255, plan_autoattack(classes), seed=1)
+    state = torch.get_rng_state()
+    adversarial = checked(perturb, 8 / 255)(images, labels)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (model(adversarial).argmax(1) != labels).any()
+    # where it fails the image stays, so that what survives is right
+    same = (adversarial == images).flatten(1).all(1)
+    assert torch.equal(model(adversarial).argmax(1) == labels, same)
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert torch.equal(perturb(images, labels), adversarial)
+    assert torch.equal(perturb(images.contiguous(), labels), adversarial)
+
+
+def test_autoattack_without_its_package_is_an_error_with_the_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    with pytest.raises(InputError, match="pip install pyautoattack"):
+        import_autoattack()

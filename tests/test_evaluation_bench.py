@@ -85,7 +85,7 @@ def pyautoattack_standard_of(network):
 
 @pytest.mark.parametrize("wanted", [None, 20, 99])
 def test_only_the_first_images_are_attacked(model, monkeypatch, tmp_path, wanted):
-    shorten_autoattack(monkeypatch)
+    count_attacked(monkeypatch, no_attack)
     tested, split = bench(), loader(40)
     result = autoattack(tested, tested.network(model), split, tmp_path, wanted)
     assert result["images"] == (20 if wanted == 20 else 40)
@@ -141,20 +141,20 @@ def test_autoattack_cut_off_and_taken_up_gives_the_same_figures(
     model, monkeypatch, tmp_path, batches
 ):
     shorten_autoattack(monkeypatch)
-    tested, split = bench(), loader(60)
+    tested, split = bench(), loader(30, batch_size=8)
     network = tested.network(model)
     whole = autoattack(tested, network, split, tmp_path / "whole")
     with pytest.raises(Interrupted):
         autoattack(replace(tested, watch=stop_after(batches)), network, split, tmp_path)
     attacked = count_attacked(monkeypatch)
     assert autoattack(tested, network, split, tmp_path) == whole
-    assert attacked == [16, 16, 16, 12][batches:]
+    assert attacked == [8, 8, 8, 6][batches:]
     assert whole["ra"] < whole["sa"]
 
 
-def count_attacked(monkeypatch):
+def count_attacked(monkeypatch, make=evaluation_bench.make_autoattack):
+    """The sizes of the batches that AutoAttack, or what `make` puts in its place, is given."""
     attacked = []
-    make = evaluation_bench.make_autoattack
 
     def counting(*how):
         perturb = make(*how)
@@ -169,11 +169,14 @@ def count_attacked(monkeypatch):
     return attacked
 
 
+def no_attack(*_):
+    return lambda images, labels: images
+
+
 def test_progress_of_another_test_is_not_taken_up(model, monkeypatch, tmp_path, capsys):
-    shorten_autoattack(monkeypatch)
+    attacked = count_attacked(monkeypatch, no_attack)
     tested, split = bench(), loader(32)
     network = tested.network(model)
-    attacked = count_attacked(monkeypatch)
     autoattack(tested, network, split, tmp_path)
     others = [
         (replace(tested, attack=PGDConfig(EPS / 2, 1, EPS)), network, split, None),
@@ -197,7 +200,7 @@ def test_progress_of_another_test_is_not_taken_up(model, monkeypatch, tmp_path, 
 
 
 def test_progress_is_a_small_file(model, monkeypatch, tmp_path):
-    shorten_autoattack(monkeypatch)
+    count_attacked(monkeypatch, no_attack)
     tested = bench()
     autoattack(tested, tested.network(model), loader(32), tmp_path)
     (path,) = tmp_path.iterdir()

@@ -36,7 +36,6 @@ from PIL import Image
 from torchvision import transforms
 
 import attack_utils
-import checkpoint_utils
 import log_utils
 import main_downstream
 import train_utils
@@ -675,7 +674,7 @@ def test_a_run_that_dies_anywhere_resumes_to_the_same_run(
         elif where == "final test":  # 3 epochs by 2 evaluations before
             die(patch, train_utils.evaluate, 3 * 2 + 2)
         else:
-            die(patch, checkpoint_utils.write_json, 1)
+            die(patch, main_downstream.write_json, 1)
         with pytest.raises(Interrupted):
             run_transfer(data, tmp_path / "run", *adversarial.flags)
     assert len(metrics(tmp_path / "run")) == lines

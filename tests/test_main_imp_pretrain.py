@@ -606,9 +606,7 @@ def test_a_checkpoint_of_something_else_is_refused_in_one_line(
     assert nothing_written(tmp_path / "new")
 
 
-def test_a_dense_checkpoint_of_another_network_is_refused_in_one_line(
-    data, run, tmp_path, capsys
-):
+def test_a_dense_checkpoint_of_another_network_is_refused_in_one_line(data, run, tmp_path, capsys):
     path = run.copies / "1" / "0-checkpoint.pth.tar"
     argv = flags_of(
         data, tmp_path / "new", *SCHEDULE, "--resume", str(path), "-a", "resnet20s", "--width", "8"

@@ -375,7 +375,7 @@ def test_without_a_terminal_every_epoch_and_run_has_a_line(project):
     assert "starting imp/std" in text
     assert "[imp/std] epoch 1/2: train loss 0.5 acc 80.00 %" in text
     assert "[imp/std] epoch 2/2: train loss 0.5 acc 80.00 %" in text
-    assert re.search(r"done imp/std in 0:00:0\d   \[1 of 1 done, 0 going on, ETA 0:00:00\]", text)
+    assert re.search(r"done imp/std in 0:0\d:\d\d   \[1 of 1 done, 0 going on, ETA 0:00:00\]", text)
     assert "\x1b" not in text
 
 
@@ -396,9 +396,8 @@ def test_on_a_terminal_every_job_has_a_line_that_is_kept_up_to_date(project):
     os.close(ours)
     text = seen.decode()
     assert study.wait() == 0
-    print(repr(text))
-    assert re.search(r"\r?\n  imp/std  0:00:0\d  epoch 1/3: train loss 0.5.*\r\n  imp/adv ", text)
-    assert re.search(r"0 of 2 done, 2 going on, ETA 0:00:0\d", text)
+    assert re.search(r"J  imp/std  0:0\d:\d\d  epoch 1/3: train loss 0.5.*\r\n  imp/adv ", text)
+    assert re.search(r"0 of 2 done, 2 going on, ETA 0:0\d:\d\d", text)
     assert "\x1b[3A\x1b[J" in text
     assert "[imp/std] epoch" not in text
 
@@ -580,3 +579,75 @@ def test_the_examples_are_right(name, runs, project):
 
 
 # --- the real mains -------------------------------------------------------------------------------
+
+TINY = """
+[study]
+out = "OUT"
+flags = '''-a resnet20s --width 4 --input_size 16 --augment crop --no_hflip -j 0 --threads 1 -b 64
+           --device cpu'''
+
+[[pretraining]]
+tag = "std"
+mode = "std"
+data = "{out}/data/source"
+flags = "--pretrain_epochs 1 --epochs 2 --prune_epoch 1 --lr 0.05"
+
+[transfer]
+datasets = ["folder"]
+data = "{out}/data/target"
+modes = ["std"]
+states = [0, 2]
+
+[transfer.flags]
+all = "--epochs 1"
+"""
+
+
+@pytest.mark.slow
+def test_a_tiny_study_of_the_real_mains_goes_on_after_an_interruption(tmp_path):
+    out, config = tmp_path / "out", tmp_path / "tiny.toml"
+    config.write_text(TINY.replace("OUT", str(out)))
+    demo_data = [sys.executable, str(ROOT / "script/demo_data.py"), str(out / "data")]
+    subprocess.run(demo_data, check=True)
+    command = ["bash", str(ROOT / "script/study.sh"), str(config), "-J", "2"]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    study = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+    until = time.monotonic() + 120
+    while not (out / "imp/std/1-ticket.safetensors").exists():
+        assert time.monotonic() < until
+        assert study.poll() is None, study.communicate()[0]
+        time.sleep(0.05)
+    study.send_signal(signal.SIGINT)
+    text, _ = study.communicate(timeout=90)
+    assert study.returncode == 130, text
+    before = {log: log.read_text().count("$ ") for log in out.rglob("log.txt")}
+    begun = {log.parent for log in before}
+    finished = {folder for folder in begun if (folder / "results.json").exists()}
+    again = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+    assert again.returncode == 0, again.stdout + again.stderr
+    logs = {log.parent: log.read_text().count("$ ") for log in out.rglob("log.txt")}
+    assert len(logs) == 3
+    for folder, starts in logs.items():
+        assert starts == (2 if folder in begun - finished else 1), folder
+    assert (out / "imp/std/3-ticket.safetensors").exists()
+    assert len(list(out.rglob("results.json"))) == 2
+    assert (out / "report/report.html").exists()
+
+
+@pytest.mark.slow
+def test_the_real_mains_accept_the_flags_of_every_kind_of_ticket(tmp_path):
+    config = tmp_path / "tiny.toml"
+    kinds = (
+        '[0, 2]\ntickets = ["imp", "omp", "random", "reinit"]\ndata_numbers = [0.1]\nseeds = [1, 2]'
+    )
+    config.write_text(TINY.replace("OUT", str(tmp_path / "out")).replace("[0, 2]", kinds))
+    done = subprocess.run(
+        ["bash", str(ROOT / "script/study.sh"), str(config), "--dry_run", "-J", "2"],
+        capture_output=True, text=True, env={**os.environ, "PYTHON": sys.executable}, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(listed(done.stdout)) == 3 + 2 * (1 + 4)
+    assert done.stdout.count("GPU-h ") == 13
+    assert not (tmp_path / "out").exists()

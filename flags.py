@@ -38,12 +38,18 @@ def build_imp_parser(archs: Sequence[str]) -> Parser:
         help="ImageNet layout: DATA/train/CLASS/*, DATA/val/CLASS/*; only --ticket imp needs it",
     )
     _add_image_flags(data)
-    _add_model_flags(parser, archs).add_argument(
+    model = _add_model_flags(parser, archs)
+    model.add_argument(
         "--pretrained",
         dest="init",
         action="store_const",
         const="torchvision",
         help="the same as --init torchvision",
+    )
+    model.add_argument(
+        "--reset_fc",
+        action="store_true",
+        help="a fresh classifier, where --init's has other classes",
     )
     add = parser.add_argument_group("ticket").add_argument
     add(

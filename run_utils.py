@@ -29,7 +29,7 @@ from dist_utils import (
 )
 from errors import InputError, RunFailed
 from log_utils import Progress, provenance, say, warn
-from models import load_pretrained, torchvision_file
+from models import Loaded, load_pretrained, torchvision_file
 from train_utils import Execution, Meter, Metrics, Perturb, train_one_epoch
 
 ARGS_FILE = "args.json"
@@ -146,13 +146,14 @@ def running(
 # --- training, as far as it is --------------------------------------------------------------------
 
 
-def load_init(model: nn.Module, init: str, arch: str, **how: str) -> None:
+def load_init(model: nn.Module, init: str, arch: str, **how: str) -> Loaded:
     """Load `--init` (a path, or `torchvision`) as `models.load_pretrained` does, and say what."""
     path = torchvision_file(arch) if init == "torchvision" else Path(init)
     loaded = load_pretrained(model, path, **how)
     say(f"init: {path} ({loaded.layout})")
     for note in loaded.notes:
         say(f"init: {note}")
+    return loaded
 
 
 class Training:

@@ -129,7 +129,8 @@ def with_restarts(model: nn.Module, perturb: Perturb, restarts: int, seed: int) 
                     alive = (model(adversarial).argmax(1) == labels).nonzero().flatten()
                 if not len(alive):
                     break
-                adversarial[alive] = perturb(images[alive], labels[alive])
+                again = perturb(images[alive], labels[alive])
+                adversarial = adversarial.index_copy(0, alive, again)
         return adversarial
 
     return perturb_again

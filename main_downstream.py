@@ -25,6 +25,7 @@ from dist_utils import (
     barrier,
     is_main,
     launch,
+    main_first,
     seed_everything,
     synchronised,
 )
@@ -84,14 +85,15 @@ class Transfer:
 
     def _loaders(self) -> tuple[Loader, Loader, Loader]:
         args = self.args
-        train, val, test = build_loaders(
-            data_spec(args),
-            batch_size=args.batch_size * self.runtime.nodes,
-            eval_batch_size=args.eval_batch_size,
-            workers=args.workers,
-            seed=args.seed,
-            pin_memory=self.runtime.device.type == "cuda",
-        )
+        with main_first():
+            train, val, test = build_loaders(
+                data_spec(args),
+                batch_size=args.batch_size * self.runtime.nodes,
+                eval_batch_size=args.eval_batch_size,
+                workers=args.workers,
+                seed=args.seed,
+                pin_memory=self.runtime.device.type == "cuda",
+            )
         assert test is not None  # only an ImageNet layout has none
         say(
             f"data: {args.dataset}, {train.num_images} training, {val.num_images} validation and "

@@ -26,6 +26,7 @@ from dist_utils import (
     broadcast_from_main,
     is_main,
     launch,
+    main_first,
     seed_everything,
     synchronised,
 )
@@ -69,15 +70,16 @@ class TicketSearch:
 
     def _loaders(self) -> tuple[Loader, Loader]:
         args = self.args
-        train, val, _ = build_loaders(
-            DataSpec("imagenet", args.data, args.input_size, args.augment, args.hflip,
-                     classes=args.classes, skip_bad=args.skip_bad),
-            batch_size=args.batch_size * self.runtime.nodes,
-            eval_batch_size=min(args.batch_size, 256),
-            workers=args.workers,
-            seed=args.seed,
-            pin_memory=self.runtime.device.type == "cuda",
-        )  # fmt: skip
+        with main_first():
+            train, val, _ = build_loaders(
+                DataSpec("imagenet", args.data, args.input_size, args.augment, args.hflip,
+                         classes=args.classes, skip_bad=args.skip_bad),
+                batch_size=args.batch_size * self.runtime.nodes,
+                eval_batch_size=min(args.batch_size, 256),
+                workers=args.workers,
+                seed=args.seed,
+                pin_memory=self.runtime.device.type == "cuda",
+            )  # fmt: skip
         say(
             f"data: {train.num_images} training and {val.num_images} validation images, "
             f"{train.num_classes} classes"

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -183,6 +184,8 @@ class Training:
         self.stop = StopSignals()
         self.epoch = self.step = 0
         self.meter = Meter(execution.device)
+        if runtime.world_size > 1:  # every process draws random starts of its own
+            torch.manual_seed(torch.initial_seed() + runtime.rank)
         self.random: dict[str, Any] | None = None  # as training left it, during an evaluation
 
     def one_epoch(self, learning_rate: Callable[[int], float], label: str) -> Metrics:

@@ -32,7 +32,6 @@ from torch import nn
 from torch.nn.utils import prune
 
 import attack_utils
-import log_utils
 import main_imp_pretrain
 import pruning_utils
 import train_utils

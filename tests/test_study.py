@@ -349,10 +349,8 @@ def test_a_run_made_with_other_flags_is_named(project):
 def test_every_gpu_gets_a_job(project):
     project.write(**{'"--epochs 2"': '"--epochs 1 --seconds 0.3"', "[0, 2]": "[0, 1]"})
     project.run(CUDA_VISIBLE_DEVICES="3,5")
-    lines = (project.folder / "calls").read_text().splitlines()
-    gpus = [
-        re.search(r"gpu=(\S+) threads=(\S+)", line).groups() for line in lines if "start" in line
-    ]
+    calls = (project.folder / "calls").read_text()
+    gpus = re.findall(r"gpu=(\S+) threads=(\S+)", calls)
     assert set(gpus[:2]) == {("3", "None"), ("5", "None")}
     assert collections.Counter(gpus) == {("3", "None"): 5, ("5", "None"): 5}
 
@@ -639,15 +637,17 @@ def test_a_tiny_study_of_the_real_mains_goes_on_after_an_interruption(tmp_path):
 @pytest.mark.slow
 def test_the_real_mains_accept_the_flags_of_every_kind_of_ticket(tmp_path):
     config = tmp_path / "tiny.toml"
-    kinds = (
-        '[0, 2]\ntickets = ["imp", "omp", "random", "reinit"]\ndata_numbers = [0.1]\nseeds = [1, 2]'
-    )
-    config.write_text(TINY.replace("OUT", str(tmp_path / "out")).replace("[0, 2]", kinds))
+    kinds = 'states = [0, 2]\ntickets = ["imp", "omp", "random", "reinit"]\ndata_numbers = [0.1]'
+    config.write_text(TINY.replace("OUT", str(tmp_path / "out")).replace("states = [0, 2]", kinds))
+    command = ["bash", str(ROOT / "script/study.sh"), str(config), "--dry_run", "-J", "2"]
     done = subprocess.run(
-        ["bash", str(ROOT / "script/study.sh"), str(config), "--dry_run", "-J", "2"],
+        [*command, "--only", "^imp|^omp|^random|state2-reinit"],
         capture_output=True, text=True, env={**os.environ, "PYTHON": sys.executable}, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert len(listed(done.stdout)) == 3 + 2 * (1 + 4)
-    assert done.stdout.count("GPU-h ") == 13
+    root = "transfer/std/folder/std/f0.1"
+    assert re.findall(r"^  to do .*GPU-h  (\S+)$", done.stdout, re.M) == [
+        "imp/std", f"{root}/state2-reinit/seed1",
+    ]  # fmt: skip
+    assert len(listed(done.stdout)) == 4
     assert not (tmp_path / "out").exists()

@@ -7,6 +7,7 @@ state, but no gradient of a parameter is ever computed. Images are float (N, 3, 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 import sys
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from errors import InputError, RunFailed
 
 Perturb = Callable[[Tensor, Tensor], Tensor]
+CHECKED_EVERY = 100  # steps of training: a check waits for the GPU
 
 
 @dataclass(frozen=True)
@@ -136,12 +138,14 @@ def with_restarts(model: nn.Module, perturb: Perturb, restarts: int, seed: int) 
     return perturb_again
 
 
-def checked(perturb: Perturb, eps: float) -> Perturb:
-    """The same attack, with `check_perturbation` on whatever it gives."""
+def checked(perturb: Perturb, eps: float, every: int = 1) -> Perturb:
+    """The same attack, with `check_perturbation` on what it gives: the first, then each N-th."""
+    calls = itertools.count()
 
     def perturb_and_check(images: Tensor, labels: Tensor) -> Tensor:
         adversarial = perturb(images, labels)
-        check_perturbation(adversarial, images, eps)
+        if next(calls) % every == 0:
+            check_perturbation(adversarial, images, eps)
         return adversarial
 
     return perturb_and_check

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from errors import InputError, RunFailed, exit_with
+from errors import InputError, RunFailed, exit_with, failures_named
 
 EPILOG = "A flag marked (recipe) takes its value from the recipe table in cli_utils.py if left out."
 
@@ -67,6 +67,7 @@ def recipe(task: str, mode: str, dataset: str = "*") -> dict[str, Any]:
 
 def apply_recipe(args: argparse.Namespace, task: str) -> None:
     """Give every flag that was left out its value of the recipe, in place; then check values."""
+    _check_schedule_given(args, task)
     for name, value in recipe(task, args.mode, getattr(args, "dataset", "*")).items():
         if getattr(args, name, None) is None:
             setattr(args, name, value)
@@ -75,20 +76,48 @@ def apply_recipe(args: argparse.Namespace, task: str) -> None:
     _check(args)
 
 
+def _check_schedule_given(args: argparse.Namespace, task: str) -> None:
+    """Refuse milestones that the epochs do not reach, if both were given: a recipe's may be."""
+    name = "prune_epoch" if task == "imp" else "epochs"
+    epochs, late = getattr(args, name), args.decreasing_lr
+    if late and epochs and late[-1] >= epochs:
+        raise InputError(
+            f"--decreasing_lr {','.join(map(str, late))}: epochs counted from 0, so below --{name} "
+            f"{epochs}"
+        )
+
+
 def _check(args: argparse.Namespace) -> None:
     milestones = args.decreasing_lr
     if any(b <= a for a, b in zip(milestones, milestones[1:], strict=False)):
         raise InputError(f"--decreasing_lr {','.join(map(str, milestones))}: must increase")
-    if args.threads and args.threads > (os.cpu_count() or 1) * 4:
-        raise InputError(f"--threads {args.threads}: this machine has {os.cpu_count()} cores")
-    if args.workers > 4 * (os.cpu_count() or 1):
-        raise InputError(
-            f"--workers {args.workers}: at most 4 per core, {4 * (os.cpu_count() or 1)} here"
-        )
+    length = min(args.epochs, getattr(args, "prune_epoch", args.epochs))
+    if args.warmup > length:
+        raise InputError(f"--warmup {args.warmup}: more than the {length} epochs there are")
+    _check_processes(args)
     if args.amp == "fp16" and (args.device == "cpu" or not torch.cuda.is_available()):
         raise InputError("--amp fp16 needs CUDA; on the CPU there is --amp bf16")
     if (args.mean is None) != (args.std is None):
         raise InputError("--mean and --std go together: give both or neither")
+
+
+def _check_processes(args: argparse.Namespace) -> None:
+    most = 4 * (os.cpu_count() or 1)
+    for name in ("threads", "workers", "nproc"):
+        number = getattr(args, name)
+        if number and number > most:
+            raise InputError(f"--{name} {number}: at most 4 per core, {most} here")
+    under_torchrun = "LOCAL_RANK" in os.environ
+    if not (args.multiprocessing_distributed or under_torchrun):
+        for name, usual in (("world_size", 1), ("nproc", None)):
+            if getattr(args, name) != usual:
+                raise InputError(
+                    f"--{name} {getattr(args, name)}: goes with --multiprocessing_distributed"
+                )
+    if args.rank >= args.world_size:
+        raise InputError(
+            f"--rank {args.rank}: nodes are counted from 0, so below --world_size {args.world_size}"
+        )
 
 
 # --- types ----------------------------------------------------------------------------------------
@@ -98,9 +127,10 @@ def _number(parse: Callable[[str], float], good: Callable[[float], bool], wanted
     def convert(text: str):
         try:
             value = parse(text)
+            right = math.isfinite(value) and good(value)
         except (ValueError, ZeroDivisionError, OverflowError):
-            value = math.nan
-        if not (math.isfinite(value) and good(value)):
+            right = False
+        if not right:
             raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
         return value
 
@@ -119,6 +149,7 @@ positive_int = _number(int, lambda v: v >= 1, "a whole number of at least 1")
 natural = _number(int, lambda v: v >= 0, "a whole number of at least 0")
 positive = _number(float, lambda v: v > 0, "a number above 0")
 not_negative = _number(float, lambda v: v >= 0, "a number of at least 0")
+below_one = _number(float, lambda v: 0 <= v < 1, "a number from 0 to below 1")
 pixel_fraction = _number(
     _fraction, lambda v: 0 <= v <= 1, "a fraction of the pixel range, 0 to 1, like 8/255 or 0.03"
 )
@@ -228,7 +259,8 @@ def evaluation_options(args: argparse.Namespace) -> dict[str, Any]:
 def run_main(main: Callable[[], None]) -> None:
     """Call `main`; an error that is not a bug becomes one line on standard error and a status."""
     try:
-        main()
+        with failures_named():
+            main()
     except (InputError, RunFailed) as error:
         exit_with(error)
     except KeyboardInterrupt:

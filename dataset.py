@@ -5,6 +5,7 @@ Batches are uint8 (B, 3, S, S); the division by 255 happens later, on the device
 once, at the first epoch, if they hold small images of one size.
 """
 
+import hashlib
 import os
 import warnings
 from collections.abc import Iterator
@@ -193,11 +194,16 @@ class Loader:
         if isinstance(split.images, Tensor):
             split = split._replace(images=transform.prepare(split.images))
         self._batches = _Batches(split, transform, seed, train, skip_bad)
+        self._content = _fingerprint(split, classes) if train else ""
         self._small: bool | None = None  # not known before the first epoch
         self._warned: set[str] = set()
 
     def __len__(self) -> int:
         return self.num_batches()
+
+    def described(self) -> str:
+        """What is in a training split: counts, and a fingerprint that does not depend on paths."""
+        return f"{self.num_images} images of {self.num_classes} classes ({self._content})"
 
     def num_batches(self, world: int = 1) -> int:
         """Count the global batches of an epoch that `world` processes share."""
@@ -288,6 +294,18 @@ class Loader:
             return
         images = batches.transform.prepare(torch.from_numpy(kept))
         batches.split, self._small = split._replace(images=images), True
+
+
+def _fingerprint(split: Split, classes: list[str]) -> str:
+    """Of names, labels, and the file names or some thousand images."""
+    digest = hashlib.sha256("\n".join(classes).encode(errors="surrogateescape"))
+    digest.update(split.labels.tobytes())
+    if isinstance(split.images, Tensor):
+        some = split.images[:: max(1, len(split.labels) // 1000)]
+        digest.update(some.contiguous().numpy().tobytes())
+    else:
+        digest.update(b"\n".join(os.path.basename(path) for path in split.images.tolist()))
+    return digest.hexdigest()[:16]
 
 
 def build_loaders(

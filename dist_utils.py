@@ -9,20 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import socket
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing.connection import wait
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from errors import InputError, RunFailed, exit_with
+from errors import InputError, RunFailed, exit_with, failures_named
 
 TIMEOUT = timedelta(minutes=30)
+GRACE = 10.0  # seconds for the other processes to end when one has
+FIRST_WORD = 1.0  # seconds that process 0 has to tell first what stops them all
 
 
 @dataclass(frozen=True)
@@ -60,17 +67,83 @@ def launch(work: Callable[[Runtime, Any], Any], argument: Any, how: Launch) -> N
     if how.spawn and not _under_torchrun():
         count = how.nproc or (torch.cuda.device_count() if _wants_cuda(how) else 1)
         if count * how.world_size > 1:
-            try:
-                mp.spawn(_spawned, args=(count, work, argument, how), nprocs=count)
-            except mp.ProcessExitedException as error:  # it has printed why
-                sys.exit(error.exit_code)
-            return
+            return _spawn(count, work, argument, how)
     runtime = _join_torchrun(how) if _under_torchrun() else Runtime(_device(how, how.gpu))
     try:
         work(runtime, argument)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+    return None
+
+
+def _spawn(count: int, work: Callable, argument: Any, how: Launch) -> None:
+    if _wants_cuda(how) and count > torch.cuda.device_count():
+        raise InputError(f"--nproc {count}: there are {torch.cuda.device_count()} GPUs")
+    _check_meeting_point(how)
+    context = mp.spawn(_spawned, args=(count, work, argument, how), nprocs=count, join=False)
+    assert context is not None  # it is None only where it was joined
+
+    def pass_on(*_: object) -> None:
+        # Never as SIGINT: after Ctrl-C in a terminal that would be the processes' second one.
+        for process in context.processes:
+            process.terminate()
+
+    stop = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    before = {number: signal.signal(number, pass_on) for number in stop}
+    try:
+        _wait_for(context)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait_for(context: mp.ProcessContext) -> None:
+    """Wait for all processes; when one fails, stop the others within seconds."""
+    failed = None
+    while failed is None:
+        for sentinel in wait(list(context.sentinels)):
+            process = context.processes[context.sentinels[sentinel]]
+            failed = failed or (process if process.exitcode else None)
+        if failed is None and context.join():
+            return
+    for process in context.processes:
+        if process.is_alive():
+            process.terminate()
+    deadline = time.monotonic() + GRACE
+    for process in context.processes:
+        process.join(max(deadline - time.monotonic(), 0))
+        process.kill()  # stuck where Python's signal handlers do not run
+    if failed.exitcode < 0:
+        raise RunFailed(
+            f"process {context.processes.index(failed)} of {len(context.processes)} was ended by "
+            f"{signal.Signals(-failed.exitcode).name}, so the others were; go on with --resume"
+        )
+    if failed.exitcode == 1:
+        with contextlib.suppress(mp.ProcessExitedException):
+            context.join()  # raises what the process raised, if that was no error with a line
+    sys.exit(failed.exitcode)  # it has printed why
+
+
+def _check_meeting_point(how: Launch) -> None:
+    """Refuse a --dist_url that is none, and a port that another program holds."""
+    place = urlsplit(how.dist_url)
+    try:
+        port = place.port
+    except ValueError:
+        port = None
+    if place.scheme != "tcp" or not place.hostname or not port:
+        raise InputError(f"--dist_url {how.dist_url}: not like tcp://127.0.0.1:23456")
+    if how.rank > 0:
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise InputError(
+                f"--dist_url {how.dist_url}: port {port} is in use ({error.strerror}); name another"
+            ) from error
 
 
 def _under_torchrun() -> bool:
@@ -80,13 +153,26 @@ def _under_torchrun() -> bool:
 def _spawned(local: int, count: int, work: Callable, argument: Any, how: Launch) -> None:
     device = _device(how, local)
     rank, world = how.rank * count + local, how.world_size * count
-    _init_group(how, device, init_method=how.dist_url, rank=rank, world_size=world)
     try:
-        work(Runtime(device, rank, world, how.world_size), argument)
+        with failures_named():
+            _init_group(how, device, init_method=how.dist_url, rank=rank, world_size=world)
+            work(Runtime(device, rank, world, how.world_size), argument)
     except (InputError, RunFailed) as error:
-        exit_with(error)
+        # Processes tend to fail alike. The first to end has the others ended: one tells.
+        time.sleep(0 if local == 0 else FIRST_WORD)
+        _leave(error)
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _leave(error: InputError | RunFailed) -> None:
+    """End a process at once: an orderly end would wait for the others' answers."""
+    try:
+        exit_with(error)
+    except SystemExit as stop:
+        sys.stdout.flush()
+        os._exit(int(stop.code or 0))
 
 
 def _join_torchrun(how: Launch) -> Runtime:

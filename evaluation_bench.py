@@ -47,8 +47,8 @@ Watch = Callable[[Progress], Report]
 class Bench:
     """Where networks are tested, and by which attack.
 
-    batch_size, workers: of the loaders made for a test. watch: makes of a progress bar the `report`
-    that is called after every batch, if that is more than the bar's own.
+    batch_size, workers: of the loaders made for a test. watch: makes of a progress bar what is
+    called after every batch, if that is more than the bar's own; it may talk to other processes.
     """
 
     runtime: Runtime
@@ -60,8 +60,14 @@ class Bench:
     print_freq: int | None = None
     watch: Watch | None = None
 
-    def report(self, bar: Progress) -> Report:
-        return self.watch(bar) if self.watch else bar.step
+    def report(self, bar: Progress, rounds: int) -> Report:
+        """`watch`, in the first `rounds` batches: those that every process has one of."""
+        watched = self.watch(bar) if self.watch else bar.step
+
+        def report(images: int, meter: Meter) -> None:
+            (watched if bar.done < rounds else bar.step)(images, meter)
+
+        return report
 
     def network(self, model: nn.Module) -> nn.Module:
         """The network that passes run on: a copy in eval mode, masks and BatchNorm baked in."""
@@ -80,8 +86,7 @@ class Bench:
     def steps(self, loader: Loader, images: int | None = None, first: int = 0) -> range:
         """This process's batches among those of the first `images` images, from `first` on."""
         rank, world = self.runtime.rank, self.runtime.world_size
-        end = math.ceil(count_images(loader, images) / loader.batch_size)
-        return range(first + (rank - first) % world, end, world)
+        return range(first + (rank - first) % world, count_batches(loader, images), world)
 
     def batches(
         self, loader: Loader, images: int | None = None, first: int = 0
@@ -101,13 +106,14 @@ class Bench:
         images: int | None = None,
     ) -> float:
         """SA of a `network` on a split (or on its first images), or RA under an attack."""
+        rounds = count_batches(loader, images) // self.runtime.world_size
         with Progress(len(self.steps(loader, images)), label, self.print_freq) as bar:
             metrics = evaluate(
                 network,
                 self.batches(loader, images),
                 execution=self.execution,
                 perturb=perturb,
-                report=self.report(bar),
+                report=self.report(bar, rounds),
             )
         return metrics.top1
 
@@ -115,6 +121,11 @@ class Bench:
 def count_images(loader: Loader, images: int | None) -> int:
     """How many images the first `images` are: all, if None or more than there are."""
     return min(images or loader.num_images, loader.num_images)
+
+
+def count_batches(loader: Loader, images: int | None) -> int:
+    """How many batches, of all processes together, hold them."""
+    return math.ceil(count_images(loader, images) / loader.batch_size)
 
 
 # --- AutoAttack -----------------------------------------------------------------------------------
@@ -131,14 +142,14 @@ def autoattack(
     plan, total = plan_autoattack(loader.num_classes), count_images(loader, images)
     eps, world = bench.attack.eps, bench.runtime.world_size
     perturb = checked(make_autoattack(network, eps, plan, bench.seed), eps)
-    steps = math.ceil(total / loader.batch_size)
+    steps = count_batches(loader, images)
     task = _task(bench, network, loader, plan, total)
     done, sums = _progress(bench, folder, task)
     if done:
         say(f"AutoAttack: resumed, {done} of {steps} batches done")
     batches = bench.batches(loader, images, done)
     with Progress(math.ceil((steps - done) / world), "AutoAttack", bench.print_freq) as bar:
-        report = bench.report(bar)
+        report = bench.report(bar, steps)
         while done < steps:  # every process takes part in every round, with or without a batch
             new = sum_over_ranks(_sums(bench, network, perturb, next(batches, None)))
             sums, done = sums + new, min(done + world, steps)

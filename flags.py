@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from cli_utils import (
     Parser,
     Switch,
+    below_one,
     channel_triple,
     evaluation_set,
     image_size,
@@ -279,7 +280,7 @@ def _add_optimisation_flags(parser: Parser) -> None:
         help="epochs at which multistep divides the rate by ten (recipe)",
     )
     add("--warmup", type=natural, help="epochs of linear warm-up, by step (0)")
-    add("--momentum", type=not_negative, help="(0.9)")
+    add("--momentum", type=below_one, help="(0.9)")
     add("--wd", "--weight_decay", dest="weight_decay", type=not_negative, help="(recipe)")
 
 

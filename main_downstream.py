@@ -17,7 +17,7 @@ import checkpoint_utils as files
 import cli_utils
 import plan_utils
 import pruning_utils as pruning
-from attack_utils import PGDConfig, make_pgd
+from attack_utils import CHECKED_EVERY, Perturb, PGDConfig, checked, make_pgd
 from dataset import DATASETS, DataSpec, Loader, build_loaders, mean_std
 from dist_utils import (
     Launch,
@@ -36,7 +36,7 @@ from file_utils import write_json
 from flags import build_transfer_parser
 from log_utils import RunLog, plot_curves, provenance, say, warn
 from models import ARCHS, build_model
-from run_utils import Training, load_init, running
+from run_utils import Training, check_same_run, load_init, running, taking_up
 from train_utils import Execution, Metrics, Schedule, make_sgd
 
 RESULTS_FILE = "results.json"
@@ -67,7 +67,7 @@ class Transfer:
             self.train,
             self.execution,
             runtime,
-            make_pgd(self.model, attack, self.execution.loss_scale) if self.adversarial else None,
+            self._attack(attack) if self.adversarial else None,
             save=self.save,
             save_every=args.save_every_steps,
             print_freq=args.print_freq,
@@ -119,6 +119,10 @@ class Transfer:
         if args.compile:
             model.compile()
         return model
+
+    def _attack(self, config: PGDConfig) -> Perturb:
+        perturb = make_pgd(self.model, config, self.execution.loss_scale)
+        return checked(perturb, config.eps, every=CHECKED_EVERY)
 
     # --- the algorithm ---
 
@@ -248,15 +252,11 @@ class Transfer:
     def resume(self, path: Path) -> None:
         """Take up a checkpoint; the run goes on as if it had been left alone."""
         checkpoint = files.load_newest(path)
-        try:
+        with taking_up(path):
             self.load_weights(checkpoint["state_dict"])
             self.best_sa, self.best_ra = checkpoint["best_sa"], checkpoint["best_ra"]
             self.result = checkpoint["result"]
             self.training.restore(checkpoint)
-        except KeyError as error:
-            raise InputError(f"{path}: no checkpoint to resume from, it lacks {error}") from error
-        except RuntimeError as error:
-            raise InputError(f"{path}: another network than the flags ask for") from error
         say(f"resumed {path}: {checkpoint['epoch']} of {self.args.epochs} epochs done")
 
     def finish(self, scores: Scores, further: dict[str, Any]) -> None:
@@ -324,6 +324,7 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
         return evaluate_checkpoint(
             checkpoint, bench, request, data_spec(args), save_dir, args.mean, args.std
         )
+    check_same_run(save_dir, vars(args), resume=args.resume is not None)
     transfer = Transfer(args, runtime)
     if checkpoint:
         transfer.resume(checkpoint)  # before the folder is claimed: it may be refused

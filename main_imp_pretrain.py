@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 import checkpoint_utils as files
 import cli_utils
 import pruning_utils as pruning
-from attack_utils import PGDConfig, make_pgd
+from attack_utils import CHECKED_EVERY, PGDConfig, checked, make_pgd
 from dataset import DataSpec, Loader, build_loaders, mean_std
 from dist_utils import (
     Launch,
@@ -37,7 +37,7 @@ from log_utils import Progress, RunLog, plot_curves, say, warn
 from models import ARCHS, build_model, fold_for_evaluation
 from one_shot import prune_without_training
 from plan_utils import States, plan_imp
-from run_utils import Training, load_init, running
+from run_utils import Training, check_same_run, load_init, running, taking_up
 from train_utils import Execution, Metrics, Perturb, Schedule, evaluate, make_sgd
 
 
@@ -109,7 +109,8 @@ class TicketSearch:
             return None
         attack = PGDConfig(args.train_eps, args.train_step, args.train_gamma, args.train_randinit)
         say(f"attack: {attack}")
-        return make_pgd(self.model, attack, self.execution.loss_scale)
+        perturb = make_pgd(self.model, attack, self.execution.loss_scale)
+        return checked(perturb, attack.eps, every=CHECKED_EVERY)
 
     def _new_optimizer(self) -> Optimizer:
         args = self.args
@@ -129,8 +130,8 @@ class TicketSearch:
                 self.finish_epoch(epoch, trained, validated)
             # Deviation: the mask after the last state is a ticket too, not thrown away.
             self.prune(self.states.last + 1)
-        if is_main() and self.args.keep == "tickets":
-            self.drop_checkpoints(self.states.last)
+        if is_main() and self.args.keep != "all":
+            self.drop_checkpoints(self.states.last - (self.args.keep == "last"))
 
     def begin(self, state: int) -> None:
         """Enter a state: its mask, the initial weights, a new optimizer."""
@@ -179,9 +180,8 @@ class TicketSearch:
         """Clean accuracy, top-1 and top-5, in percent."""
         batches = self.val.epoch(0, 0, self.runtime.rank, self.runtime.world_size)
         network = self.execution.place(fold_for_evaluation(self.model))
-        with Progress(
-            len(self.val), f"[state {self.state}] validation", self.args.print_freq
-        ) as bar:
+        own = len(range(self.runtime.rank, len(self.val), self.runtime.world_size))
+        with Progress(own, f"[state {self.state}] validation", self.args.print_freq) as bar:
             report = self.training.watch(bar)
             metrics = evaluate(network, batches, execution=self.execution, report=report)
         say(f" * Acc@1 {metrics.top1:.3f} Acc@5 {metrics.top5:.3f}")
@@ -242,16 +242,18 @@ class TicketSearch:
             path = self.save_dir / files.imp_checkpoint_name(self.state)
             payload = {**network, **training, "history": self.history}
             files.save_checkpoint(path, payload, keep_previous=True)
-            last = self.state - 1
-            previous(self.save_dir / files.imp_checkpoint_name(last)).unlink(missing_ok=True)
-            if self.args.keep != "all":
-                self.drop_checkpoints(last)
+            if previous(path).exists():  # now there are two to resume from
+                last = self.state - 1
+                previous(self.save_dir / files.imp_checkpoint_name(last)).unlink(missing_ok=True)
+                if self.args.keep != "all":
+                    self.drop_checkpoints(last)
         barrier()
 
     def drop_checkpoints(self, last: int) -> None:
         for state in range(last + 1):
             for name in (files.imp_checkpoint_name(state), files.imp_best_name(state)):
                 (self.save_dir / name).unlink(missing_ok=True)
+                previous(self.save_dir / name).unlink(missing_ok=True)
 
     def write_ticket(self, state: int, density: float) -> None:
         if is_main():
@@ -281,7 +283,7 @@ class TicketSearch:
     def resume(self, path: Path, *, weights_only: bool = False) -> None:
         """Take up a checkpoint; the run goes on as if it had been left alone."""
         checkpoint = files.load_newest(path)
-        try:
+        with taking_up(path):
             weights, self.state = checkpoint["state_dict"], checkpoint["state_prune"]
             if self.state > 0:
                 pruning.prune_model_custom(self.model, pruning.extract_mask(weights))
@@ -292,13 +294,9 @@ class TicketSearch:
                 self.history = checkpoint["history"]
                 self.training.optimizer = self._new_optimizer()
                 self.training.restore(checkpoint)
-        except KeyError as error:
-            raise InputError(f"{path}: no checkpoint to resume from, it lacks {error}") from error
-        except RuntimeError as error:
-            raise InputError(f"{path}: another network than the flags ask for") from error
-        if self.state > 0 and not weights_only:
-            init = files.load_initial_weights(path, self.init_origin)
-            self.init = {name: value.to(self.runtime.device) for name, value in init.items()}
+            if self.state > 0 and not weights_only:
+                init = files.load_initial_weights(path, self.init_origin)
+                self.init = {name: value.to(self.runtime.device) for name, value in init.items()}
         say(
             f"resumed {path}: state {self.state}, {checkpoint['epoch']} of "
             f"{self.states.total_epochs} epochs done"
@@ -317,6 +315,8 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
         return say(f"{save_dir}: this run is finished; nothing to do")
     if args.evaluate and checkpoint is None:
         raise InputError(f"--evaluate: no checkpoint in {save_dir}; name one by --resume PATH")
+    if not args.evaluate:
+        check_same_run(save_dir, vars(args), resume=args.resume is not None)
     search = TicketSearch(args, runtime)
     if args.evaluate and checkpoint:
         return evaluate_only(search, checkpoint)

@@ -84,7 +84,7 @@ def plan_imp(args: argparse.Namespace) -> str:
     images = _count_folder(args.data, "train") or IMAGENET_IMAGES
     steps = args.train_step if args.mode == "adv" else 0
     lines += _inputs({"DATA/train": Path(args.data) / "train", "DATA/val": Path(args.data) / "val"})
-    lines += _inputs({"--init": args.init}) if args.init != "torchvision" else []
+    lines += _inputs({"--init": args.init, "--resume": args.resume, **_class_file(args)})
     if states.pretrain_epochs:
         lines.append(f"  state 0: density 100 %, {states.pretrain_epochs} epochs of dense training")
     for state in range(1, states.last + 1):
@@ -123,14 +123,15 @@ def plan_transfer(args: argparse.Namespace) -> str:
         return _plan_evaluation(args)
     adversarial = args.mode == "adv"
     stored = args.dataset.split("_")[0]
-    train, val, test = IMAGES.get(stored) or (_count_folder(args.data, "train") or 0, 0, 0)
+    train, val, test = IMAGES.get(stored) or _folder_images(args.data)
     train = max(int(train * args.data_number), 1)
     evaluations = args.epochs - min(args.eval_from, args.epochs - 1)
     lines = [
         f"transfer, {args.mode}: {args.arch} to {args.dataset} at {args.input_size} pixels, "
         f"seed {args.seed}",
-        *_inputs({"--data": args.data, "--init": args.init, "--tickets_file": args.tickets_file}),
-        *_inputs({"--masking_source": args.masking_source}),
+        *_inputs({"--data": args.data if args.dataset != "digits" else None, "--init": args.init}),
+        *_inputs({"--tickets_file": args.tickets_file, "--resume": args.resume}),
+        *_inputs({"--masking_source": args.masking_source, **_class_file(args)}),
         f"  {args.epochs} epochs of {-(-train // args.batch_size)} steps of {args.batch_size}",
         f"  {evaluations} evaluations on {val} validation images, a final test on {test}",
     ]
@@ -199,11 +200,26 @@ def _timed(args: argparse.Namespace, images: int, classes: int) -> list[str]:
 
 
 def _inputs(paths: dict[str, Any]) -> list[str]:
+    """A line for each path, if it is one: --init torchvision and --resume auto are words."""
     return [
         f"  {name} {path}" + ("" if Path(path).exists() else "   <- MISSING")
         for name, path in paths.items()
-        if path
+        if path and path not in ("torchvision", "auto")
     ]
+
+
+def _class_file(args: argparse.Namespace) -> dict[str, str | None]:
+    return {"--classes": None if args.classes is None or args.classes.isdigit() else args.classes}
+
+
+def _folder_images(root: str) -> tuple[int, int, int]:
+    """Images in train, val and test of class folders; one that is not there is made of another."""
+    train, test = _count_folder(root, "train"), _count_folder(root, "test")
+    val = _count_folder(root, "val") or _count_folder(root, "validation")
+    if val == 0:
+        val = train // 10
+        train -= val
+    return train, val, test or val
 
 
 def _count_folder(root: str, part: str) -> int:

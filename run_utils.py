@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -29,11 +30,13 @@ from dist_utils import (
     is_main,
 )
 from errors import InputError, RunFailed
+from file_utils import sha256_of, write_json
 from log_utils import Progress, provenance, say, warn
 from models import Loaded, load_pretrained, torchvision_file
 from train_utils import Execution, Meter, Metrics, Perturb, train_one_epoch
 
 ARGS_FILE = "args.json"
+CONTENT = "_content"
 PREEMPTED_FILE = "PREEMPTED"
 PREEMPTED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again later
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -43,13 +46,19 @@ FREE_FLAGS = frozenset(
         *("resume", "dry_run", "time_it", "evaluate", "export_released", "keep", "tag", "save_dir"),
         *("workers", "print_freq", "save_every_steps", "eval_batch_size", "compile", "threads"),
         *("device", "gpu", "nproc", "world_size", "rank", "dist_url", "dist_backend"),
-        *("multiprocessing_distributed", "data", "init", "tickets_file"),
+        # Without --skip_bad a run ends at the first bad image; where files lie is free, not what
+        # is in them: see `_contents`.
+        *("multiprocessing_distributed", "skip_bad", "data", "init", "tickets_file"),
     )
 )
 
 
 class Preempted(Exception):
     """A signal asked the run to stop, and it has saved."""
+
+
+class NotFinite(Exception):
+    """The loss or the weights are no numbers any more; nothing of it was saved."""
 
 
 class StopSignals:
@@ -80,7 +89,8 @@ class StopSignals:
 def run_folder(save_dir: Path, flags: Mapping[str, Any], *, resume: bool) -> Iterator[None]:
     """Hold a run's folder: make it, lock it, write or compare `args.json`.
 
-    The lock dies with the process, however it dies.
+    The lock dies with the process, however it dies. A folder that was made here is removed again
+    if wrong input ends the run before its first checkpoint.
 
     Raises:
         InputError: another process works in it; it holds a run and `resume` is off, or one with
@@ -90,27 +100,52 @@ def run_folder(save_dir: Path, flags: Mapping[str, Any], *, resume: bool) -> Ite
         barrier()
         yield
         return
+    new = not save_dir.exists()
     try:
         save_dir.mkdir(parents=True, exist_ok=True)
         lock = open(save_dir / ".lock", "a")  # noqa: SIM115
     except OSError as error:
-        raise InputError(f"--save_dir {save_dir}: cannot be written ({error.strerror})") from error
+        raise InputError(
+            f"--save_dir {save_dir}: cannot be written ({error.strerror}); name another folder"
+        ) from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"--save_dir {save_dir}: another run is working in it") from error
-        _claim(save_dir, flags, resume)
-        (save_dir / PREEMPTED_FILE).unlink(missing_ok=True)
-        barrier()
-        yield
+            # Not flock: loader processes would inherit it and outlive a killed run by seconds.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise InputError(
+                f"--save_dir {save_dir}: another run is working in it; wait, or name another folder"
+            ) from error
+        try:
+            _claim(save_dir, flags, resume)
+            barrier()
+            yield
+        except InputError:
+            if new and newest_checkpoint(save_dir) is None:
+                shutil.rmtree(save_dir)
+            raise
+
+
+def newest_checkpoint(save_dir: Path) -> Path | None:
+    """The checkpoint of a run's folder that was written last, if there is any."""
+    found = list(save_dir.glob("*checkpoint.pth.tar"))
+    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def _claim(save_dir: Path, flags: Mapping[str, Any], resume: bool) -> None:
+    check_same_run(save_dir, flags, resume=resume)
+    if not (save_dir / ARGS_FILE).exists():
+        write_json(save_dir / ARGS_FILE, {**flags, **provenance()})
+    (save_dir / PREEMPTED_FILE).unlink(missing_ok=True)
+    for torn in save_dir.glob(".*.tmp"):  # of a run that was killed while it wrote
+        if not torn.name.startswith(".eval.json"):
+            torn.unlink(missing_ok=True)
+
+
+def check_same_run(save_dir: Path, flags: Mapping[str, Any], *, resume: bool) -> None:
+    """Raise InputError if the folder holds a run and `resume` is off, or one with other flags."""
     path = save_dir / ARGS_FILE
     if not path.exists():
-        text = json.dumps({**flags, **provenance()}, indent=2, default=str)
-        path.write_text(text + "\n")
         return
     if not resume:
         raise InputError(
@@ -118,14 +153,26 @@ def _claim(save_dir: Path, flags: Mapping[str, Any], resume: bool) -> None:
         )
     try:
         before = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise InputError(f"{path}: damaged, not JSON; move it away to resume") from error
-    for name, value in json.loads(json.dumps(dict(flags), default=str)).items():
+    if not isinstance(before, dict):
+        raise InputError(f"{path}: damaged, no flags in it; move it away to resume")
+    for name, value in json.loads(json.dumps(dict(flags))).items():
         if name not in FREE_FLAGS and name in before and before[name] != value:
+            flag = name.replace(CONTENT, " that holds") if CONTENT in name else name
             raise InputError(
-                f"--save_dir {save_dir}: holds a run with --{name} {before[name]}, not {value}; "
+                f"--save_dir {save_dir}: holds a run with --{flag} {before[name]}, not {value}; "
                 "choose another folder"
             )
+
+
+def _contents(training: Training, flags: Mapping[str, Any]) -> dict[str, str]:
+    """What the files hold whose places are free: recorded beside the flags, and compared."""
+    found = {f"data{CONTENT}": training.loader.described()}
+    for name in ("init", "tickets_file"):
+        if flags.get(name) not in (None, "torchvision"):
+            found[f"{name}{CONTENT}"] = f"sha256 {sha256_of(flags[name])[:16]}"
+    return found
 
 
 @contextlib.contextmanager
@@ -133,15 +180,35 @@ def running(
     training: Training, save_dir: Path, flags: Mapping[str, Any], *, resume: bool
 ) -> Iterator[None]:
     """Hold the run's folder and heed signals; a run that one stops leaves PREEMPTED and exits."""
+    flags = {**flags, **_contents(training, flags)}
     with run_folder(save_dir, flags, resume=resume), training.stop:
         try:
             yield
+        except NotFinite as error:
+            kept = newest_checkpoint(save_dir)
+            last = f"the last good file is {kept}" if kept else "no checkpoint was written yet"
+            raise RunFailed(f"{error}; {last}; try a lower --lr") from error
         except Preempted:
             if is_main():
                 name = signal.Signals(training.stop.received or signal.SIGTERM).name
                 (save_dir / PREEMPTED_FILE).write_text(f"{name}; go on with --resume\n")
                 say(f"stopped by {name} after saving; go on with --resume")
             raise SystemExit(PREEMPTED_STATUS) from None
+
+
+@contextlib.contextmanager
+def taking_up(path: Path) -> Iterator[None]:
+    """Inside, whatever a checkpoint lacks or holds too much of becomes an InputError."""
+    try:
+        yield
+    except (InputError, RunFailed):
+        raise
+    except KeyError as error:
+        raise InputError(f"{path}: no checkpoint to resume from, it lacks {error}") from error
+    except RuntimeError as error:
+        raise InputError(f"{path}: another network than the flags ask for") from error
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise InputError(f"{path}: no checkpoint that this program wrote ({error})") from error
 
 
 # --- training, as far as it is --------------------------------------------------------------------
@@ -179,6 +246,11 @@ class Training:
         self.model, self.optimizer, self.loader = model, optimizer, loader
         self.execution, self.runtime, self.perturb = execution, runtime, perturb
         self.save, self.save_every, self.print_freq = save, save_every, print_freq
+        if loader.batch_size > loader.num_images:
+            raise InputError(
+                f"--batch_size {loader.batch_size}: more than the {loader.num_images} training "
+                f"images; -b {loader.num_images} or less would do"
+            )
         self.steps = loader.num_batches(runtime.world_size)
         self.scaler = execution.scaler()
         self.stop = StopSignals()
@@ -221,18 +293,24 @@ class Training:
             raise Preempted
 
     def _check_finite(self) -> None:
-        if not self.meter.is_finite():
-            raise RunFailed(
-                f"the loss is not finite in epoch {self.epoch + 1}, by step {self.step}; the last "
-                "checkpoint in --save_dir is from before"
-            )
+        """Before a checkpoint: all losses since the last one, and the weights that came of them."""
+        finite = self.meter.finite_steps()
+        where = f"epoch {self.epoch + 1}, step"
+        if finite < self.step:
+            raise NotFinite(f"the loss is not finite in {where} {finite + 1} of {self.steps}")
+        if not all(bool(value.isfinite().all()) for value in self.model.state_dict().values()):
+            raise NotFinite(f"the weights are not finite after {where} {self.step} of {self.steps}")
 
     def watch(self, bar: Progress) -> Callable[[int, Meter], None]:
-        """A `report` for evaluation that also heeds the signals: what was trained is saved."""
+        """A `report` for evaluation that also heeds the signals: what was trained is saved.
+
+        All processes answer a signal together, so only in rounds in which each has a batch.
+        """
+        rounds = min(gather_from_ranks(bar.steps))
 
         def report(images: int, meter: Meter) -> None:
             bar.step(images, meter)
-            if self.stop.requested():
+            if bar.done <= rounds and self.stop.requested():
                 if self.step:
                     self.save()
                 raise Preempted
@@ -258,8 +336,11 @@ class Training:
         }
 
     def restore(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take up `state()`; a KeyError names what the checkpoint lacks."""
+        """Take up `state()`, its weights being in the model already; see `taking_up`."""
         resume, ranks = checkpoint["resume"], checkpoint["resume"]["ranks"]
+        for name, value in self.model.state_dict().items():
+            if not bool(value.isfinite().all()):
+                raise InputError(f"the checkpoint's {name} is not finite; resume an earlier file")
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.epoch, self.step = checkpoint["epoch"], resume["step"]
         if len(ranks) != self.runtime.world_size:
@@ -270,7 +351,7 @@ class Training:
             warn(f"saved by {len(ranks)} processes: random starts go on differently")
             return
         own = ranks[self.runtime.rank]
-        self.meter = Meter(self.execution.device, own["sums"])
+        self.meter = Meter(self.execution.device, own["sums"], self.step)
         if self.scaler and resume["scaler"]:
             self.scaler.load_state_dict(resume["scaler"])
         restore_random_state(own["random"])

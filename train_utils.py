@@ -71,9 +71,12 @@ class Metrics:
 class Meter:
     """Running sums of loss and accuracy, kept on the device so that no step waits for the host."""
 
-    def __init__(self, device: torch.device, sums: Sequence[float] = (0.0,) * 4) -> None:
+    def __init__(
+        self, device: torch.device, sums: Sequence[float] = (0.0,) * 4, steps: int = 0
+    ) -> None:
         # images, loss, top1, top5
         self.sums = torch.tensor(sums, dtype=torch.float64, device=device)
+        self._finite = torch.tensor(steps, device=device)  # steps until the loss was no number
 
     @torch.no_grad()
     def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
@@ -84,10 +87,11 @@ class Meter:
         top1, top5 = hits[0].double(), hits.sum().double()
         images = torch.full_like(top1, count)
         self.sums += torch.stack([images, loss.double() * count, top1, top5])
+        self._finite += self.sums[1].isfinite()  # a sum that once was none stays none
 
-    def is_finite(self) -> bool:
-        """Whether every loss so far was a number; on a GPU, this waits for it."""
-        return bool(self.sums.isfinite().all())
+    def finite_steps(self) -> int:
+        """How many steps had a loss that is a number, until the first had none; waits for a GPU."""
+        return int(self._finite)
 
     def read(self) -> Metrics:
         """Means so far, of this process."""

@@ -94,7 +94,7 @@ class Short(pyautoattack.AutoAttack):
         super()._set_version(version)
         self.square.n_queries = 20
         for attack in (self.apgd, self.apgd_targeted, self.fab):
-            attack.n_iter = 10
+            attack.n_iter = 4
 
 
 def shorten_autoattack(patch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Small runs for the tests of the mains: generated images, a tiny network, comparison to the bit."""
+"""Small runs for tests of the mains: generated images, a tiny network, comparison to the bit."""
 
 from __future__ import annotations
 

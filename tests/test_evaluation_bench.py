@@ -117,6 +117,20 @@ def test_processes_share_the_first_images_without_counting_one_twice(model):
         assert sorted(map(hash_of, shares)) == sorted(map(hash_of, expected))
 
 
+def test_every_process_is_watched_equally_often(model):
+    split = loader(40, batch_size=4)
+    for world, wanted, rounds in ((1, 40, 10), (3, 40, 3), (4, 40, 2), (2, 5, 1), (4, 5, 0)):
+        for rank in range(world):
+            runtime, calls = Runtime(torch.device("cpu"), rank, world), list[int]()
+
+            def watch(bar, calls=calls):
+                return lambda count, meter: (calls.append(count), bar.step(count, meter))
+
+            tested = replace(bench(), runtime=runtime, watch=watch)
+            tested.accuracy(tested.network(model), split, "SA", images=wanted)
+            assert len(calls) == rounds
+
+
 def hash_of(image):
     return image.numpy().tobytes()
 

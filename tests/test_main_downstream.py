@@ -735,8 +735,8 @@ def test_another_seed_gives_another_run(data, standard, tmp_path):
 @pytest.mark.slow
 def test_resnet18_from_pre_training_over_imp_to_both_transfers(tmp_path, monkeypatch):
     monkeypatch.setattr(main_downstream, "plot_curves", draw_curves)
-    source = write_images(tmp_path / "source", side=32, scale=4)
-    target = write_images(tmp_path / "target", side=32, scale=4, seed=1)
+    source = write_images(tmp_path / "source", side=32, scale=2)
+    target = write_images(tmp_path / "target", side=32, scale=2, seed=1)
     network_flags = ["-a", "resnet18", "--stem", "imagenet", "--input_size", "32", "-b", "24"]
     weak = ["--train_eps", "2/255", "--train_step", "1", "--train_gamma", "2/255"]
     imp = tmp_path / "imp"

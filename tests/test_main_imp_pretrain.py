@@ -1,4 +1,4 @@
-"""main_imp_pretrain.py: states, rewinding, files, and runs that go on as if they had not stopped."""
+"""main_imp_pretrain.py: states, rewinding, files, and runs that go on as if never stopped."""
 
 import re
 import shutil

@@ -80,30 +80,67 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     def read() -> Any:
         if Path(path).suffix == ".safetensors":
-            return load_file(path)
+            tensors = load_file(path)
+            _check_content(path, tensors)
+            return tensors
         check_archive(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+        _check_tensors(path, payload)
+        return payload
 
     return _read_dictionary(path, read)
 
 
+def _check_tensors(path: str | os.PathLike[str], value: Any) -> None:
+    """Refuse tensors that claim more than the file stores: a copy of one could fill the memory."""
+    if isinstance(value, Mapping):
+        for item in value.values():
+            _check_tensors(path, item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _check_tensors(path, item)
+    elif isinstance(value, Tensor):
+        stored = value.layout == torch.strided and value.device.type == "cpu"
+        if not stored or value.nbytes > value.untyped_storage().nbytes():
+            raise InputError(
+                f"{path}: refused, a tensor in it has {tuple(value.shape)} entries but stores fewer"
+            )
+
+
 def load_newest(path: Path) -> dict[str, Any]:
-    """Read a checkpoint that a run keeps, or the one before it where that is damaged."""
-    try:
-        return load_checkpoint(path)
-    except InputError as error:
-        if not previous(path).is_file():
-            raise
-        print(f"warning: {error}; using {previous(path).name}", file=sys.stderr)
-        return load_checkpoint(previous(path))
+    """Read a checkpoint that a run keeps, or the newest good one before it if that is damaged."""
+    candidates = [path, previous(path)]
+    state = path.name.removesuffix(imp_checkpoint_name(0)[1:])
+    if state.isdecimal():
+        earlier = range(int(state) - 1, -1, -1)
+        candidates += [path.with_name(imp_checkpoint_name(state)) for state in earlier]
+    candidates = [candidate for candidate in candidates if candidate.is_file() or candidate == path]
+    while True:
+        candidate = candidates.pop(0)
+        try:
+            checkpoint = load_checkpoint(candidate)
+            break
+        except InputError as error:
+            if not candidates:
+                raise
+            print(f"warning: {error}; trying {candidates[0].name}", file=sys.stderr)
+    return checkpoint
 
 
 def load_trusted_pickle(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a file by running whatever code is in it: only for `models.convert --trust_pickle`."""
-    return _read_dictionary(path, lambda: torch.load(path, map_location="cpu", weights_only=False))
+
+    def read() -> Any:
+        return torch.load(path, map_location="cpu", weights_only=False)
+
+    return _read_dictionary(path, read, passed=(ImportError, AttributeError))
 
 
-def _read_dictionary(path: str | os.PathLike[str], read: Callable[[], Any]) -> dict[str, Any]:
+def _read_dictionary(
+    path: str | os.PathLike[str],
+    read: Callable[[], Any],
+    passed: tuple[type[Exception], ...] = (),
+) -> dict[str, Any]:
     if not Path(path).is_file():
         raise InputError(
             f"{path}: no such file; a checkpoint (.pth.tar, .pt, .safetensors) is needed"
@@ -115,9 +152,9 @@ def _read_dictionary(path: str | os.PathLike[str], read: Callable[[], Any]) -> d
             f"{path}: refused: no checkpoint, or one that runs code when it is opened; if trusted: "
             f"python -m models.convert {path} OUT.pth.tar --trust_pickle"
         ) from error
-    except InputError:
+    except (InputError, *passed):
         raise
-    except (SafetensorError, RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
+    except Exception as error:  # a torn or hostile file fails in many ways
         raise InputError(f"{path}: not a readable checkpoint ({_first_line(error)})") from error
     if not isinstance(payload, Mapping):
         raise InputError(
@@ -188,7 +225,7 @@ def save_ticket(
         "init_sha256": init_sha256,
         "shapes": json.dumps({name: list(mask.shape) for name, mask in masks.items()}),
     }
-    header["sha256"] = _content_hash(header, packed)
+    header["sha256"] = content_hash(header, packed)
     with replacing(path) as temporary:
         temporary.write_bytes(_sorted_header(save(packed, metadata=header)))
 
@@ -203,12 +240,29 @@ def _sorted_header(file: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + file[end:]
 
 
-def _content_hash(header: Mapping[str, str], packed: Mapping[str, Tensor]) -> str:
-    """Of all that a ticket says, so that a changed one is recognised."""
+def content_hash(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """Of all that a safetensors file of ours says, so that a changed one is recognised."""
     digest = hashlib.sha256(json.dumps(dict(sorted(header.items()))).encode())
-    for name in sorted(packed):
-        digest.update(name.encode() + packed[name].numpy().tobytes())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        # a ticket's bits have their shapes in the header
+        kind = "" if tensor.dtype == torch.uint8 else f"{tensor.dtype}{tuple(tensor.shape)}"
+        flat = tensor.contiguous().reshape(-1).view(torch.uint8)
+        digest.update(name.encode() + kind.encode() + flat.numpy().tobytes())
     return digest.hexdigest()
+
+
+def _check_content(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
+    """Compare a safetensors file with the hash in its header, where it has one: ours do."""
+    header = _metadata(path)
+    ours = header.get("format") == TICKET_FORMAT or "sha256" in header
+    if ours and header.pop("sha256", None) != content_hash(header, tensors):
+        raise InputError(f"{path}: damaged, it does not match its checksum")
+
+
+def _metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
 
 
 def ticket_header(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -219,8 +273,7 @@ def ticket_header(path: str | os.PathLike[str]) -> dict[str, str]:
     if Path(path).suffix != ".safetensors":
         return {}
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
+        header = _metadata(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a readable ticket ({_first_line(error)})") from error
     return header if header.get("format") == TICKET_FORMAT else {}
@@ -237,7 +290,7 @@ def ticket_origin(path: str | os.PathLike[str] | None, density: float) -> dict[s
     state: Any = header.get("state")
     if state is None and Path(path).suffix != ".safetensors":
         state = load_checkpoint(path).get("state_prune")
-    if state is None:
+    if not str(state).isdecimal():
         state = round(math.log(density) / math.log(0.8))
     return {
         "ticket": header.get("kind", "imp"),
@@ -262,19 +315,27 @@ def load_ticket(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     header = ticket_header(path) if Path(path).is_file() else {}
     payload = load_checkpoint(path)
     if header:
-        if header.pop("sha256", None) != _content_hash(header, payload):
-            raise InputError(f"{path}: damaged ticket, it does not match its checksum")
-        return _unpack(path, payload, json.loads(header["shapes"]))
+        return _unpack(path, payload, _shapes(path, header))
     for candidate in (payload.get("state_dict"), payload.get("mask"), payload):
         if isinstance(candidate, Mapping):
-            masks = {
-                name: value
-                for name, value in bare_keys(candidate).items()
-                if name.endswith(MASK_SUFFIX)
-            }
+            found = [str(name) for name in candidate if str(name).endswith(MASK_SUFFIX)]
+            masks = {_bare(name): candidate[name] for name in found}
+            if len(masks) < len(found):
+                raise InputError(f"{path}: holds two masks of one layer under different prefixes")
             if masks:
                 return {name: _as_bool(path, name, value) for name, value in masks.items()}
     raise InputError(f"{path}: holds no masks; a ticket has entries named like conv1{MASK_SUFFIX}")
+
+
+def _shapes(path: str | os.PathLike[str], header: Mapping[str, str]) -> dict[str, list[int]]:
+    try:
+        shapes = json.loads(header["shapes"])
+        good = all(type(side) is int and side > 0 for shape in shapes.values() for side in shape)
+    except (KeyError, ValueError, AttributeError, TypeError):
+        good = False
+    if not good:
+        raise InputError(f"{path}: no ticket of this program, its header lacks the masks' shapes")
+    return shapes
 
 
 def _unpack(

@@ -210,7 +210,7 @@ def choose_classes(names: list[str], wanted: str | None) -> list[str]:
     """
     if wanted is None:
         return names
-    if wanted.isdigit():
+    if wanted.isdecimal():
         if not 1 <= int(wanted) <= len(names):
             raise InputError(f"classes {wanted}: must be 1 to {len(names)}, the classes there are")
         return names[: int(wanted)]

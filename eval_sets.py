@@ -47,9 +47,12 @@ def cifar10_c_loader(
 
 def _load_npy(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # a hostile header fails in many ways
         raise InputError(f"{path}: missing or not a .npy array") from error
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path}: an archive, not a .npy array")
+    return array
 
 
 def _in_range(labels: np.ndarray, count: int) -> bool:

@@ -22,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 from dist_utils import is_main
+from file_utils import replacing
 
 PACKAGES = ("torch", "torchvision", "numpy", "advertorch", "scikit-learn", "safetensors")
 METRICS_FILE = "metrics.jsonl"
@@ -141,6 +142,7 @@ class RunLog:
         line = {"epoch": epoch, "seconds": round(self.seconds, 3), **measured}
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()
+        os.fsync(self.file.fileno())  # the checkpoint that counts this epoch comes after it
         for name, value in measured.items():
             self.board.add_scalar(name, value, epoch)
         self.board.flush()
@@ -148,17 +150,22 @@ class RunLog:
 
 def _cut_metrics(path: Path, epochs: int) -> float:
     """Keep the lines of the first `epochs` epochs; give the seconds that they took."""
-    lines = []
-    for text in path.read_text().splitlines() if path.is_file() else []:
+    if not path.is_file():
+        return 0.0
+    kept: dict[int, dict[str, Any]] = {}
+    for text in path.read_bytes().splitlines():
         try:
             line = json.loads(text)
-        except json.JSONDecodeError:  # the torn last line of a killed run
+            if line["epoch"] in range(epochs):
+                kept[line["epoch"]] = line
+        except (ValueError, KeyError, TypeError):  # the torn last line of a killed run
             continue
-        if line["epoch"] < epochs:
-            lines.append(line)
-    if path.is_file():
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return lines[-1]["seconds"] if lines else 0.0
+    if len(kept) < epochs:
+        warn(f"{path}: lacks the figures of {epochs - len(kept)} of {epochs} epochs")
+    lines = [kept[epoch] for epoch in sorted(kept)]
+    with replacing(path) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return lines[-1].get("seconds", 0.0) if lines else 0.0
 
 
 # --- origin ---------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import checkpoint_utils as files
 import cli_utils
 from attack_utils import PGDConfig, make_pgd
 from errors import InputError
-from models import build_model, estimate_flops
+from models import build_model, estimate_activations, estimate_flops
 from train_utils import Execution, training_step
 
 ASSUMED_RATE = 50e12  # FLOP/s that one data-centre GPU is taken to sustain, for GPU-hours
@@ -99,7 +99,10 @@ def plan_imp(args: argparse.Namespace) -> str:
     names += [f"{{{first}..{states.last}}}-checkpoint.pth.tar, …-model_best.pth.tar"]
     lines += [f"writes into {args.save_dir}:", *(f"  {name}" for name in names)]
     passes = states.total_epochs * images * training_passes(steps)
-    lines += _cost(args, passes, classes=1000)
+    # A checkpoint is weights, momentum and masks (a byte each), a best one without the momentum.
+    kept = states.last if args.keep == "all" else 1
+    copies = 1 + kept * (2.25 + 1.25) + 2.25 + (states.last + 2) / 32
+    lines += _cost(args, passes, 1000, copies)
     return "\n".join(lines + _timed(args, states.total_epochs * images, classes=1000))
 
 
@@ -142,7 +145,8 @@ def plan_transfer(args: argparse.Namespace) -> str:
     train_passes = args.epochs * train * training_passes(args.train_step if adversarial else 0)
     each = 2 + attack_passes(args.test_step) if adversarial else 1
     passes = train_passes + each * (evaluations * (val if adversarial else val + test) + 3 * test)
-    lines += _cost(args, passes, classes=10)
+    copies = 2 * 2.25 + 1.25 * (1 + adversarial) + 1.25 * args.epochs * args.save_all
+    lines += _cost(args, passes, 10, copies)
     return "\n".join(lines + _timed(args, args.epochs * train, classes=10))
 
 
@@ -158,15 +162,19 @@ def _plan_evaluation(args: argparse.Namespace) -> str:
     return "\n".join(lines + ([f"and {args.save_adv}"] if args.save_adv else []))
 
 
-def _cost(args: argparse.Namespace, passes: int, classes: int) -> list[str]:
+def _cost(args: argparse.Namespace, passes: int, classes: int, copies: float) -> list[str]:
+    """Lines of the estimates; `copies`: the run's files, in units of the network's weights."""
     model = build_model(args.arch, classes, (0.5,) * 3, (0.5,) * 3, args.stem, args.width)
     flops = estimate_flops(model, args.input_size) * passes
     weights = 4 * sum(p.numel() for p in model.parameters())
+    images = args.micro_batch or args.batch_size
+    activations = images * estimate_activations(model, args.input_size)
     return [
         f"cost (estimate from FLOPs): {passes:.3g} passes of one image, {flops:.2g} FLOP, "
         f"{flops / ASSUMED_RATE / 3600:.2g} GPU-hours at {ASSUMED_RATE / 1e12:.0f} TFLOP/s",
         f"memory (estimate): {3.25 * weights / 1e9:.2g} GB for weights, gradients, momentum and "
-        "masks, beside the activations",
+        f"masks, {activations / 1e9:.2g} GB for {images} images per pass (--micro_batch N: fewer)",
+        f"disk (estimate): {copies * weights / 1e9:.2g} GB",
     ]
 
 

@@ -128,10 +128,11 @@ def prune_model_custom(model: nn.Module, mask_dict: Mapping[str, Tensor]) -> lis
     stem, `conv1`, in another shape is left out as well.
 
     Returns:
-        One line for each convolution that stays dense.
+        One line for each convolution that stays dense, or of which nothing remains.
 
     Raises:
-        InputError: a mask of no convolution of this model, or of another shape than its weight.
+        InputError: a mask of no convolution of this model, or of another shape than its weight; or
+            no mask keeps anything.
     """
     layers = dict(convolutions(model))
     given = {name.removesuffix(MASK_SUFFIX): mask for name, mask in mask_dict.items()}
@@ -158,9 +159,12 @@ def prune_model_custom(model: nn.Module, mask_dict: Mapping[str, Tensor]) -> lis
                 f"ticket: {name}{MASK_SUFFIX} is {tuple(given[name].shape)}, the weight "
                 f"{tuple(module.weight.shape)}; the ticket was made for another architecture"
             )
+    empty = [name for name, mask in given.items() if not bool(mask.any())]
+    if given and len(empty) == len(given):
+        raise InputError("ticket: all its masks are zero everywhere; one that keeps weights is needed")
     for name, mask in given.items():
         _set_mask(layers[name], mask)
-    return left_dense
+    return left_dense + [f"{name}: its mask is all zero, nothing of it remains" for name in empty]
 
 
 def masks(model: nn.Module) -> dict[str, Tensor]:

@@ -37,6 +37,7 @@ from train_utils import Execution, Meter, Metrics, Perturb, train_one_epoch
 
 ARGS_FILE = "args.json"
 CONTENT = "_content"
+LOOKED_AT_EVERY = 100  # steps: a look at the loss waits for the GPU
 PREEMPTED_FILE = "PREEMPTED"
 PREEMPTED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again later
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -263,7 +264,9 @@ class Training:
     def one_epoch(self, learning_rate: Callable[[int], float], label: str) -> Metrics:
         """Train the next epoch, or what is left of it."""
         rank, world = self.runtime.rank, self.runtime.world_size
-        with Progress(self.steps, label, self.print_freq, done=self.step) as bar:
+        with self._blamed_on_loss(), Progress(
+            self.steps, label, self.print_freq, done=self.step
+        ) as bar:
             trained = train_one_epoch(
                 self.model,
                 self.loader.epoch(self.epoch, self.step, rank, world),
@@ -285,6 +288,8 @@ class Training:
 
     def _after_step(self, done: int, _meter: Meter) -> None:
         self.step = done
+        if done % LOOKED_AT_EVERY == 0:
+            self._check_loss()
         stopping = self.stop.requested()
         if stopping or (self.save_every and done % self.save_every == 0):
             self._check_finite()
@@ -294,12 +299,26 @@ class Training:
 
     def _check_finite(self) -> None:
         """Before a checkpoint: all losses since the last one, and the weights that came of them."""
-        finite = self.meter.finite_steps()
-        where = f"epoch {self.epoch + 1}, step"
-        if finite < self.step:
-            raise NotFinite(f"the loss is not finite in {where} {finite + 1} of {self.steps}")
+        self._check_loss()
         if not all(bool(value.isfinite().all()) for value in self.model.state_dict().values()):
-            raise NotFinite(f"the weights are not finite after {where} {self.step} of {self.steps}")
+            raise NotFinite(f"the weights are not finite after {self._place(self.step)}")
+
+    def _check_loss(self) -> None:
+        finite = self.meter.finite_steps()
+        if finite < self.step:
+            raise NotFinite(f"the loss is not finite in {self._place(finite + 1)}")
+
+    def _place(self, step: int) -> str:
+        return f"epoch {self.epoch + 1}, step {step} of {self.steps}"
+
+    @contextlib.contextmanager
+    def _blamed_on_loss(self) -> Iterator[None]:
+        """What fails because the loss was no number before is told as that."""
+        try:
+            yield
+        except RunFailed:
+            self._check_loss()
+            raise
 
     def watch(self, bar: Progress) -> Callable[[int, Meter], None]:
         """A `report` for evaluation that also heeds the signals: what was trained is saved.

@@ -2,7 +2,7 @@
 
 from models.adapters import Loaded, count_classes, load_pretrained
 from models.download import torchvision_file
-from models.flops import estimate_flops
+from models.flops import estimate_activations, estimate_flops
 from models.fold import bake_masks, fold_for_evaluation
 from models.zoo import ARCHS, STEMS, Guess, build_model, guess_arch
 
@@ -14,6 +14,7 @@ __all__ = [
     "bake_masks",
     "build_model",
     "count_classes",
+    "estimate_activations",
     "estimate_flops",
     "fold_for_evaluation",
     "guess_arch",

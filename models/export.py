@@ -126,6 +126,7 @@ def export_safetensors(model: nn.Module, target: Path, images: Tensor) -> None:
         "std": json.dumps(model.get_buffer("normalize.std").tolist()),
         "input": "float RGB images (N, 3, H, W) in [0, 1], then (x - mean) / std",
     }
+    header["sha256"] = content_hash(header, weights)
     with replacing(target) as temporary:
         save_file(weights, temporary, metadata=header)
         _compare(model(images), _run_safetensors(temporary, images), target)

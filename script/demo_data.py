@@ -27,7 +27,15 @@ def main(out: Path) -> None:
                 folder = out / task / split / str(label)
                 folder.mkdir(parents=True, exist_ok=True)
                 for index in part:
-                    Image.fromarray(images[index]).save(folder / f"{index:04d}.png")
+                    write(folder / f"{index:04d}.png", images[index])
+
+
+def write(path: Path, image: np.ndarray) -> None:
+    """Write an image, whole or not at all, unless it is there: a run may be reading it."""
+    if not path.exists():
+        temporary = path.with_suffix(".tmp")
+        Image.fromarray(image).save(temporary, format="png")
+        temporary.replace(path)
 
 
 if __name__ == "__main__":

@@ -66,10 +66,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             return print_commands(study, args.only)
         if args.run or args.folder:
             return one_run(study, args.run or args.folder, only_folder=not args.run)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _stop)
         return run_study(study, args)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Stop as stop:
+        print(f"stopped; to go on: bash script/study.sh {shlex.join(sys.argv[1:])}", flush=True)
+        return 128 + stop.number
 
 
 def run_study(study: Study, args: argparse.Namespace) -> int:
@@ -101,13 +106,7 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
         return 0
     costs = {name: plan.flop for name, plan in plans.items() if plan.flop}
     queue = Queue(todo, command, jobs=jobs, gpus=gpus, costs=costs)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
-    try:
-        queue.work()
-    except Stop as stop:
-        print(f"stopped; to go on: bash script/study.sh {shlex.join(sys.argv[1:])}", flush=True)
-        return 128 + stop.number
+    queue.work()
     return finish(study, queue.failed)
 
 
@@ -163,7 +162,8 @@ def visible_gpus() -> list[str]:
 
 def cores(jobs: int) -> int:
     """CPU threads for each of some jobs."""
-    return max(len(os.sched_getaffinity(0)) // jobs, 1)
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max((mine or 1) // jobs, 1)
 
 
 # --- one run at a time, for Slurm -----------------------------------------------------------------

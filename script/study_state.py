@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from study_config import ConfigError, Run, Study
+from study_config import TICKETS, ConfigError, Run, Study
 
 DONE, CUT_OFF, TO_DO = "done", "cut off", "to do"
 SPECIFIC = ("--init", "--tickets_file", "--tag", "--seed")  # no matter for the cost
@@ -74,9 +74,12 @@ def make_plans(study: Study, runs: Iterable[Run], python: str, jobs: int) -> dic
     groups: dict[tuple[str, ...], Run] = {}
     for run in runs:
         groups.setdefault(_kind(run), run)
-    with ThreadPoolExecutor(jobs) as pool:
+    pool = ThreadPoolExecutor(jobs)
+    try:
         made = pool.map(lambda run: _plan(run, python, study.out), groups.values())
         plans = dict(zip(groups, made, strict=True))
+    finally:
+        pool.shutdown(cancel_futures=True)
     by_name = {run.name: plans[_kind(run)] for run in runs}
     for run in runs:
         _check_needs(run, study, by_name)
@@ -108,7 +111,7 @@ def _plan(run: Run, python: str, out: Path) -> Plan:
         _number(r"([\d.e+-]+) FLOP,", text),
         _number(r"([\d.e+-]+) GPU-hours", text),
         int(tickets[1]) if tickets else None,
-        tuple(line for line in missing if f" {out}/" not in line or f" {out}/data" in line),
+        tuple(line for line in missing if not any(f" {out}/{kind}/" in line for kind in TICKETS)),
     )
 
 
@@ -124,3 +127,5 @@ def _check_needs(run: Run, study: Study, plans: dict[str, Plan]) -> None:
         state = int(path.name.split("-")[0])
         if last is not None and state > last:
             raise ConfigError(f"{run.name}: {name} ends with the ticket of state {last}")
+        if _has_last_ticket(path.parent) and not path.is_file():
+            raise ConfigError(f"{run.name}: {name} is done and has no {path.name}")

@@ -336,7 +336,7 @@ def test_a_ticket_with_missing_bits_is_named(tmp_path):
     shapes = json.dumps({"conv1.weight_mask": [4, 4]})
     header = {"format": "double-win-ticket-1", "shapes": shapes}
     for bits in ({"conv1.weight_mask": torch.zeros(1, dtype=torch.uint8)}, {"x": torch.zeros(1)}):
-        hashed = {**header, "sha256": checkpoint_utils._content_hash(header, bits)}
+        hashed = {**header, "sha256": checkpoint_utils.content_hash(header, bits)}
         save_file(bits, path, metadata=hashed)
         with pytest.raises(InputError, match=r"damaged ticket, conv1\.weight_mask"):
             load_ticket(path)

@@ -54,6 +54,8 @@ ADV = ["--mode", "adv", "--epochs", "4", "--eval_from", "1", "--tag", "adv", *AT
 ADV += ["--augment", "crop"]  # images of 16 pixels as they are; the others by the recipe, resized
 STD = ["--mode", "std", "--epochs", "3", "--lr", "0.05", "--decreasing_lr", "1,2"]
 
+SHORT = ["--mode", "std", "--epochs", "1"]
+
 
 def tiny(stem="cifar", width=4):
     return build_model("resnet20s", 3, *IMAGENET, stem, width)
@@ -329,7 +331,7 @@ def test_the_curves_are_drawn_from_what_was_measured(data, imp, tmp_path, monkey
 
 def test_a_real_net_train_png(data, imp, tmp_path, monkeypatch):
     monkeypatch.setattr(main_downstream, "plot_curves", draw_curves)
-    run_transfer(data, tmp_path / "run", *STD, "--epochs", "1", *with_ticket(imp))
+    run_transfer(data, tmp_path / "run", *SHORT, *with_ticket(imp))
     with Image.open(tmp_path / "run" / "net_train.png") as picture:
         assert picture.format == "PNG"
         assert min(picture.size) > 300
@@ -438,7 +440,7 @@ def test_a_folder_without_val_or_test_uses_what_is_there(data, imp, tmp_path, ca
 
 
 def test_data_number_trains_on_that_part_of_each_class(data, imp, tmp_path, capsys):
-    flags = [*STD, *with_ticket(imp), "--epochs", "1"]
+    flags = [*SHORT, *with_ticket(imp)]
     run_transfer(data, tmp_path / "run", *flags, "--data_number", "0.5")
     printed = capsys.readouterr().out
     assert "data: folder, 18 training, 12 validation and 12 test images, 3 classes" in printed
@@ -535,7 +537,7 @@ def test_own_statistics_go_into_the_model(data, imp, tmp_path):
 
 
 def test_without_a_ticket_the_dense_network_is_transferred(data, imp, tmp_path):
-    flags = [*STD, "--epochs", "1", "--init", str(imp / "init.pth.tar")]
+    flags = [*SHORT, "--init", str(imp / "init.pth.tar")]
     run_transfer(data, tmp_path / "run", *flags)
     results = read_json(tmp_path / "run" / "results.json")
     assert (results["state"], results["density"], results["ticket_sha256"]) == (0, 1.0, None)
@@ -543,14 +545,14 @@ def test_without_a_ticket_the_dense_network_is_transferred(data, imp, tmp_path):
     assert not [name for name in state if "mask" in name or "orig" in name]
     # ... which is what the ticket of state 0 gives, to the bit
     zero = with_ticket(imp, "0-ticket.safetensors")
-    run_transfer(data, tmp_path / "zero", *STD, "--epochs", "1", *zero)
+    run_transfer(data, tmp_path / "zero", *SHORT, *zero)
     other = load(tmp_path / "zero" / "checkpoint.pth.tar")["state_dict"]
     assert_same_bits(effective_weights(other), effective_weights(state))
     assert read_json(tmp_path / "zero" / "results.json")["density"] == 1.0
 
 
 def test_reinit_puts_random_weights_under_the_ticket(data, imp, tmp_path):
-    run_transfer(data, tmp_path / "run", *STD, "--epochs", "1", *with_ticket(imp), "--reinit")
+    run_transfer(data, tmp_path / "run", *SHORT, *with_ticket(imp), "--reinit")
     assert read_json(tmp_path / "run" / "results.json")["ticket"] == "reinit"
     state = network(data, tmp_path / "x", *with_ticket(imp), "--reinit")
     init = load(imp / "init.pth.tar")

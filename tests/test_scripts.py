@@ -208,6 +208,48 @@ def test_demo_data_is_an_imagenet_layout_and_a_folder_with_disjoint_classes(tmp_
     assert all(layout[f"source/val/{label}"] >= 30 for label in range(5))
 
 
+def test_demo_data_leaves_what_is_there_and_completes_what_is_not(tmp_path):
+    command = [sys.executable, str(SCRIPT / "demo_data.py"), str(tmp_path)]
+    subprocess.run(command, check=True)
+    first, second, *_ = sorted(tmp_path.rglob("*.png"))
+    before = first.stat().st_mtime_ns
+    second.unlink()
+    subprocess.run(command, check=True)
+    assert first.stat().st_mtime_ns == before
+    assert second.exists()
+    assert len(list(tmp_path.rglob("*.*"))) == 1797
+
+
+DEMO_STUB = """#!/usr/bin/env bash
+echo "$@" >> "$CALLS"
+if [[ $* == *study.py* ]]; then exit "$STATUS"; fi
+"""
+
+
+@pytest.mark.parametrize("status", [0, 1, 130])
+def test_demo_makes_data_runs_the_study_and_ends_with_the_names_of_the_files(
+    status, stub, tmp_path
+):
+    stub.write_text(DEMO_STUB)
+    out = tmp_path / "de mo"
+    (out / "report").mkdir(parents=True)
+    names = ["report.html", "accuracy-folder-100pct.png", "results.csv"]
+    for name in names:
+        (out / "report" / name).touch()
+    calls = tmp_path / "calls"
+    done = bash(
+        "demo.sh", str(out), check=status, PYTHON=stub, VIRTUAL_ENV=tmp_path, CALLS=calls,
+        STATUS=status,
+    )  # fmt: skip
+    made = calls.read_text().splitlines()
+    assert [Path(line.split(".py")[0]).name for line in made] == ["installed", "demo_data", "study"]
+    assert made[1].endswith(f"{out}/data")
+    assert f"script/study/demo.toml --out {out} -J " in made[2]
+    assert "it demonstrates, it does not prove" in done.stdout
+    last = done.stdout.splitlines()[-3:]
+    assert (last == [f"{out}/report/{name}" for name in names]) == (status != 130)
+
+
 @pytest.mark.parametrize("sbatch", ["study.sbatch", "imp_multinode.sbatch"])
 def test_batch_files_ask_to_be_requeued_and_to_be_warned(sbatch):
     text = (SCRIPT / "slurm" / sbatch).read_text()

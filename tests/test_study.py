@@ -332,6 +332,9 @@ def test_a_state_that_no_search_reaches_is_an_error(project):
     done = project.run(check=2)
     name = transfer("std", state=9)
     assert done.stderr == f"error: {name}: imp/std ends with the ticket of state 3\n"
+    project.run("--run", "1")
+    done = project.run(check=2)
+    assert done.stderr == f"error: {name}: imp/std is done and has no 9-ticket.safetensors\n"
 
 
 def test_a_run_made_with_other_flags_is_named(project):
@@ -465,7 +468,10 @@ def test_the_array_job_runs_the_studys_commands(project, slurm):
         assert f"$ {command}\n" in done.stdout
         assert f"srun {sys.executable} {project.folder}/script/study.py" in done.stdout
     assert project.names() == ALL
-    assert "0 going on" not in project.run().stdout
+    assert "10 runs: 10 done" in project.run().stdout
+    done = slurm("study.sbatch", project.config, SLURM_ARRAY_TASK_ID="1", OFFSET="3",
+                 SLURM_ARRAY_JOB_ID="8")  # fmt: skip
+    assert f"{ALL[3]}: done; nothing to do" in done.stdout
     assert project.names() == ALL
 
 

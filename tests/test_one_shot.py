@@ -1,0 +1,66 @@
+"""OMP and random tickets: IMP's counts without data or training."""
+
+import pytest
+import torch
+
+import main_imp_pretrain
+from checkpoint_utils import load_ticket, save_checkpoint, ticket_header, ticket_name
+from errors import InputError
+from models import build_model
+
+MEAN = STD = (0.5, 0.5, 0.5)
+FLAGS = ["-a", "resnet20s", "--width", "4", "--input_size", "16", "--epochs", "3"]
+FLAGS += ["--prune_epoch", "1"]
+
+
+@pytest.fixture
+def weights(tmp_path):
+    model = build_model("resnet20s", 7, MEAN, STD, "cifar", 4)
+    save_checkpoint(tmp_path / "weights.pth.tar", model.state_dict())
+    return tmp_path / "weights.pth.tar"
+
+
+def run(weights, save_dir, kind, *flags):
+    arguments = ["--ticket", kind, "--init", str(weights), "--save_dir", str(save_dir)]
+    main_imp_pretrain.main([*arguments, *FLAGS, *flags])
+    return [load_ticket(save_dir / ticket_name(state)) for state in range(5)]
+
+
+def count(masks):
+    return sum(int(mask.sum()) for mask in masks.values())
+
+
+@pytest.mark.parametrize("kind", ["omp", "random"])
+def test_tickets_have_imps_counts(weights, tmp_path, kind):
+    tickets = run(weights, tmp_path / kind, kind)
+    expected = [count(tickets[0])]
+    assert all(bool(mask.all()) for mask in tickets[0].values())
+    for _ in range(4):
+        expected.append(expected[-1] - round(0.2 * expected[-1]))
+    assert [count(ticket) for ticket in tickets] == expected
+    header = ticket_header(tmp_path / kind / ticket_name(2))
+    assert (header["kind"], header["state"], header["arch"]) == (kind, "2", "resnet20s")
+
+
+def test_omp_keeps_the_largest_pretrained_weights(weights, tmp_path):
+    tickets = run(weights, tmp_path / "omp", "omp")
+    state = torch.load(weights, weights_only=True)
+    magnitudes = torch.cat([state[n.removesuffix("_mask")].abs().flatten() for n in tickets[3]])
+    mask = torch.cat([mask.flatten() for mask in tickets[3].values()])
+    assert magnitudes[mask].min() >= magnitudes[~mask].max()
+
+
+def test_random_masks_depend_on_the_seed_alone(weights, tmp_path):
+    first = run(weights, tmp_path / "a", "random", "--seed", "3")
+    again = run(weights, tmp_path / "b", "random", "--seed", "3")
+    other = run(weights, tmp_path / "c", "random", "--seed", "4")
+    same = [torch.equal(first[2][name], again[2][name]) for name in first[2]]
+    different = [not torch.equal(first[2][name], other[2][name]) for name in first[2]]
+    assert all(same)
+    assert any(different)
+
+
+def test_without_weights_there_is_nothing_to_prune(tmp_path):
+    with pytest.raises(InputError, match="--init"):
+        main_imp_pretrain.main(["--ticket", "omp", "--save_dir", str(tmp_path / "x"), *FLAGS])
+    assert not (tmp_path / "x").exists()

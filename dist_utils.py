@@ -104,6 +104,7 @@ def _wait_for(context: mp.ProcessContext) -> None:
     while failed is None:
         for sentinel in wait(list(context.sentinels)):
             process = context.processes[context.sentinels[sentinel]]
+            process.join()  # it has closed its end; it may not have ended yet
             failed = failed or (process if process.exitcode else None)
         if failed is None and context.join():
             return

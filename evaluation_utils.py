@@ -156,7 +156,8 @@ def evaluate_checkpoint(
     if request.save_adv and bench.runtime.world_size > 1:
         raise InputError("--save_adv works in one process only")
     model = bench.execution.place(load_network(str(path), mean=mean, std=std))
-    pruning.print_remaining(model)
+    if is_main():
+        pruning.print_remaining(model)
     kind, where = request.eval_set
     if (model.stem == "cifar") != (spec.input_size < 64):
         warn(f"the {model.stem} stem on images of {spec.input_size} pixels: check --input_size")

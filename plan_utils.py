@@ -140,6 +140,7 @@ def plan_transfer(args: argparse.Namespace) -> str:
     ]
     names = ["args.json", "metrics.jsonl", "tb/", files.TRANSFER_FILE, files.SA_BEST_FILE]
     names += [files.RA_BEST_FILE] if adversarial else []
+    names += [f"{{1..{args.epochs}}}-checkpoint.pth.tar"] if args.save_all else []
     names += ["net_train.png", "results.json"]
     lines += [f"writes into {args.save_dir}:", *(f"  {name}" for name in names)]
     train_passes = args.epochs * train * training_passes(args.train_step if adversarial else 0)

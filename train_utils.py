@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,9 +44,9 @@ class Execution:
     def images(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, H, W) -> float32 in [0, 1] on the device; the same bits as ToTensor."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        if images.dtype == torch.uint8:
-            images = images.to(self.device, non_blocking=True).float().div_(255)
-        return images.to(self.device, memory_format=layout)
+        # the layout first, while a pixel is one byte
+        images = images.to(self.device, non_blocking=True, memory_format=layout)
+        return images.float().div_(255) if images.dtype == torch.uint8 else images
 
     def scaler(self) -> GradScaler | None:
         """Of the training loss, for float16 alone."""
@@ -56,6 +56,41 @@ class Execution:
         if self.amp is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.amp)
+
+    @contextlib.contextmanager
+    def prepared(self, model: nn.Module) -> Iterator[None]:
+        """Inside the block every weight is computed once, not in every pass: the same bits.
+
+        That is, what pruning's hooks make of it, in the precision that autocast would cast it to.
+        Gradients of a pass reach the parameters; the block ends before these change.
+        """
+        if getattr(model, "_compiled_call_impl", None) is not None:  # it would compile anew
+            yield
+            return
+        layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        suspended = [(layer, layer._forward_pre_hooks) for layer in layers]
+        for layer in layers:
+            for hook in layer._forward_pre_hooks.values():
+                if isinstance(hook, BasePruningMethod):
+                    hook(layer, ())
+            layer._forward_pre_hooks = OrderedDict(
+                (key, hook)
+                for key, hook in layer._forward_pre_hooks.items()
+                if not isinstance(hook, BasePruningMethod)
+            )
+        computed = [layer.__dict__.get("weight") for layer in layers]
+        for layer in layers:
+            # beside the parameters, of which it hides the one of its name
+            weight = layer.weight
+            layer.__dict__["weight"] = weight if self.amp is None else weight.to(self.amp)
+        try:
+            yield
+        finally:
+            for (layer, hooks), weight in zip(suspended, computed, strict=True):
+                layer._forward_pre_hooks = hooks
+                del layer.__dict__["weight"]
+                if weight is not None:
+                    layer.__dict__["weight"] = weight
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from checkpoint_utils import load_checkpoint, replacing
+from checkpoint_utils import content_hash, load_checkpoint, replacing
 from errors import InputError
 from models.adapters import header_constants, load_pretrained
 from models.command import OneLineParser, run_command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -212,3 +213,13 @@ def one_error_line(argv: Sequence[str], main: Callable[[Sequence[str]], None], c
     assert printed.endswith("\n")
     assert printed.count("\n") == 1, printed
     return printed.strip()
+
+
+def flat_files(text: str) -> set[str]:
+    """The names behind a plan's line: `{1..2}-a, …-b` is 1-a, 1-b, 2-a, 2-b; `tb/` is tb."""
+    parts = [part.removeprefix("…") for part in text.rstrip("/").split(", ")]
+    span = re.match(r"\{(\d+)\.\.(\d+)\}", parts[0])
+    if span is None:
+        return set(parts)
+    ends = [parts[0][span.end() :], *parts[1:]]
+    return {f"{n}{end}" for n in range(int(span[1]), int(span[2]) + 1) for end in ends}

@@ -36,7 +36,6 @@ import main_imp_pretrain
 import pruning_utils
 import train_utils
 from checkpoint_utils import load_ticket, save_checkpoint, sha256_of, ticket_header
-from main_imp_pretrain import States
 from models import build_model, load_pretrained
 from train_utils import Metrics
 
@@ -114,27 +113,6 @@ def standard_flags(given):
 
 
 # --- states -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("schedule", "of", "last"),
-    [
-        ((0, 4, 2), [1, 1, 2, 2, 3], 2),
-        ((2, 4, 2), [0, 0, 1, 1, 2, 2, 3], 2),
-        ((1, 3, 2), [0, 1, 1, 2, 3], 2),  # the last state is cut short
-        ((0, 1, 30), [1, 2], 1),
-    ],
-)
-def test_every_epoch_belongs_to_one_state(schedule, of, last):
-    states = States(*schedule)
-    assert [states.of(epoch) for epoch in range(states.total_epochs + 1)] == of
-    assert states.last == last
-    for state in range(0 if schedule[0] else 1, last + 2):
-        assert states.first_epoch(state) == of.index(state)
-
-
-def test_the_papers_schedule_is_19_states():
-    assert States(0, 570, 30).last == 19
 
 
 def test_state_0_comes_first_and_is_not_counted_in_epochs(run):

@@ -227,9 +227,7 @@ if [[ $* == *study.py* ]]; then exit "$STATUS"; fi
 
 
 @pytest.mark.parametrize("status", [0, 1, 130])
-def test_demo_makes_data_runs_the_study_and_ends_with_the_names_of_the_files(
-    status, stub, tmp_path
-):
+def test_demo_makes_data_runs_the_study_and_ends_with_names_of_files(status, stub, tmp_path):
     stub.write_text(DEMO_STUB)
     out = tmp_path / "de mo"
     (out / "report").mkdir(parents=True)

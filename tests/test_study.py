@@ -274,6 +274,23 @@ def test_ctrl_c_stops_the_jobs_and_the_next_start_goes_on_without_doing_a_run_tw
     assert {name for name, count in again.items() if count > 1} == set(cut_off)
 
 
+def test_a_search_that_was_cut_off_is_taken_up_though_it_has_tickets(project):
+    project.write(**{'"--epochs 2"': '"--epochs 3 --seconds 0.8"'})
+    study = project.start("--only", "imp/std")
+    until = time.monotonic() + 20
+    while not (project.out / "imp/std/1-ticket.safetensors").exists():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    study.terminate()
+    text, _ = study.communicate(timeout=20)
+    assert study.returncode == 128 + signal.SIGTERM, text
+    assert listed(project.run("--only", "imp/std", "--dry_run").stdout) == [("cut off", "imp/std")]
+    text = project.run("--only", "imp/std").stdout
+    assert "going on with imp/std" in text
+    assert "epoch 1/3" not in text
+    assert project.names("end") == ["imp/std"]
+
+
 def test_after_kill_9_the_next_start_waits_for_what_still_goes_on(project):
     project.write(**{'"--epochs 2"': '"--epochs 2 --seconds 0.8"'})
     study = project.start()

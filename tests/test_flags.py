@@ -1,0 +1,147 @@
+"""The flags of both mains: spellings, groups, defaults; building a parser changes nothing."""
+
+import pytest
+
+from flags import build_imp_parser, build_transfer_parser
+
+ARCHS = ("resnet18", "resnet50")
+DATASETS = ("cifar10", "svhn", "folder")
+
+
+def imp():
+    return build_imp_parser(ARCHS)
+
+
+def transfer():
+    return build_transfer_parser(ARCHS, DATASETS)
+
+
+def read(parser, *words):
+    data = ["DATA"] if parser.prog.startswith("main_imp") else []
+    return parser.parse_args([*data, *words])
+
+
+BOTH = [imp, transfer]
+GROUPS = [
+    "data", "model", "ticket", "attack", "optimisation", "evaluation", "runtime", "output",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("build", BOTH)
+def test_help_is_grouped_in_this_order(build, capsys):
+    with pytest.raises(SystemExit) as stop:
+        build().parse_args(["--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    places = [printed.index(f"\n{group}") for group in GROUPS]
+    assert places == sorted(places)
+    assert "recipe table in cli_utils.py" in printed
+
+
+@pytest.mark.parametrize("build", BOTH)
+def test_every_flag_says_what_it_does(build):
+    for action in build()._actions:
+        assert action.help, action.option_strings
+
+
+@pytest.mark.parametrize("build", BOTH)
+def test_building_and_parsing_are_pure(build, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = vars(read(build()))
+    assert first == vars(read(build()))
+    assert list(tmp_path.iterdir()) == []
+
+
+# Flags that a recipe fills must be None when they are left out: only so can 0 be told from nothing.
+RECIPE = [
+    "arch", "input_size", "augment", "hflip", "stem", "epochs", "batch_size", "lr", "lr_schedule",
+    "decreasing_lr", "warmup", "momentum", "weight_decay", "seed", "train_eps", "train_step",
+    "train_gamma", "train_randinit",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("build", BOTH)
+def test_what_a_recipe_fills_is_none_when_left_out(build):
+    args = vars(read(build()))
+    own = ["rate", "prune_epoch"] if build is imp else ["eval_from", "test_eps", "test_step"]
+    assert {args[name] for name in RECIPE + own} == {None}
+
+
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        (imp, {"mode": "adv", "init": None, "keep": "all", "pretrain_epochs": 0, "ticket": "imp"}),
+        (imp, {"resume": None, "dry_run": False, "evaluate": False, "export_released": None}),
+        (transfer, {"mode": "adv", "dataset": "cifar10", "data_number": 1.0, "save_all": False}),
+        (transfer, {"tickets_file": None, "resume": None, "evaluate": False, "tag": None}),
+        *((build, {"device": "auto", "gpu": None, "world_size": 1, "rank": 0}) for build in BOTH),
+        *((build, {"micro_batch": None, "amp": "off", "channels_last": True}) for build in BOTH),
+    ],
+)
+def test_defaults(build, expected):
+    args = vars(read(build()))
+    assert {name: args[name] for name in expected} == expected
+
+
+SPELLINGS = [
+    (BOTH, ["-a", "resnet18"], ["--arch", "resnet18"]),
+    (BOTH, ["-b", "7"], ["--batch_size", "7"]),
+    (BOTH, ["-b", "7"], ["--batch-size", "7"]),
+    (BOTH, ["-b7"], ["--batch_size=7"]),
+    (BOTH, ["-j", "0"], ["--workers", "0"]),
+    (BOTH, ["-p", "3"], ["--print-freq", "3"]),
+    (BOTH, ["-e"], ["--evaluate"]),
+    (BOTH, ["--lr", "1"], ["--learning-rate", "1"]),
+    (BOTH, ["--wd", "1e-4"], ["--weight-decay", "1e-4"]),
+    (BOTH, ["--train_step", "3"], ["--train_steps", "3"]),
+    (BOTH, ["--train_gamma", "2/255"], ["--train_step_size", "2/255"]),
+    (BOTH, ["--train-randinit"], ["--train_randinit"]),
+    (BOTH, ["--no-train-randinit"], ["--no_train_randinit"]),
+    (BOTH, ["--resume"], ["--resume", "auto"]),
+    ([imp], ["--pretrained"], ["--init", "torchvision"]),
+    ([transfer], ["--tickets_file", "x"], ["--ticket_file", "x"]),
+    ([transfer], ["--test_step", "3"], ["--test_steps", "3"]),
+    ([transfer], ["--test_gamma", "2/255"], ["--test-step-size", "2/255"]),
+]
+
+
+@pytest.mark.parametrize(("builds", "one", "other"), SPELLINGS)
+def test_two_spellings_of_a_flag_mean_the_same(builds, one, other):
+    for build in builds:
+        assert vars(read(build(), *one)) == vars(read(build(), *other)) != vars(read(build()))
+
+
+# The released code's flags as fidelity.md and the released scripts' recipes need them.
+RELEASED = {
+    imp: "-a resnet50 -j 8 --epochs 570 -b 2048 --lr 5e-4 --momentum 0.9 --wd 1e-4 -p 10 "
+    "--resume x -e --pretrained --world-size 1 --rank 0 --dist-url tcp://h:1 --dist-backend nccl "
+    "--seed 1 --gpu 0 --multiprocessing-distributed --save_dir d --init x --rate 0.2 "
+    "--prune_epoch 30 --train_eps 8/255 --train_step 3 --train_gamma 16/(3*255) --train_randinit",
+    transfer: "--data data --dataset cifar10 -a resnet50 --init x --batch_size 128 --lr 0.1 "
+    "--weight_decay 5e-4 --momentum 0.9 --epochs 100 --decreasing_lr 50,75 --warmup 0 "
+    "--train_eps 8/255 --train_step 10 --train_gamma 2/255 --train_randinit --test_eps 8/255 "
+    "--test_step 20 --test_gamma 2/255 --test_randinit --seed 1 --gpu 0 --workers 4 "
+    "--save_dir d --save_all --resume x --tickets_file x --print_freq 50 --data_number 0.1",
+}
+
+
+@pytest.mark.parametrize("build", BOTH)
+def test_the_released_codes_flags_are_understood(build):
+    args = vars(read(build(), *RELEASED[build].split()))
+    assert args["train_randinit"] is True
+    assert args["train_eps"] == 8 / 255
+    assert args["seed"] == 1
+
+
+@pytest.mark.parametrize("build", BOTH)
+@pytest.mark.parametrize(
+    "word", ["--arc", "--epoch", "--batch", "--workers_", "--trainrandinit", "--no-epochs", "--dry"]
+)
+def test_abbreviations_and_near_misses_are_refused(build, word, capsys):
+    with pytest.raises(SystemExit) as stop:
+        read(build(), word, "1")
+    assert stop.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: unrecognized arguments: --")
+    assert printed.count("\n") == 1
+    assert f"{build().prog} --help" in printed

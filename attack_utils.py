@@ -79,8 +79,8 @@ def make_pgd(model: nn.Module, config: PGDConfig, loss_scale: float = 1.0) -> Pe
                 loss = F.cross_entropy(at_least_float32(model(adversarial)), labels)
                 loss = loss * loss_scale
                 (gradient,) = torch.autograd.grad(loss, adversarial)
-                delta = (delta + step_size * gradient.sign()).clamp_(-eps, eps)
-                delta = (images + delta).clamp_(0, 1) - images
+                delta.add_(gradient.sign_(), alpha=step_size).clamp_(-eps, eps)
+                delta.add_(images).clamp_(0, 1).sub_(images)
         return (images + delta).clamp_(0, 1)
 
     return perturb

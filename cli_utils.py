@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import math
 import os
+import platform
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -283,7 +285,20 @@ def memory_advice(images: int) -> Iterator[None]:
 
 def configure_torch(args: argparse.Namespace) -> None:
     """Threads, and TF32 only where it was asked for: it changes results by more than rounding."""
+    keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.backends.cuda.matmul.allow_tf32 = args.tf32
     torch.backends.cudnn.allow_tf32 = args.tf32
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what a pass frees for the next one, on Linux; elsewhere nothing changes.
+
+    By default it gives every large tensor back to the system, which then has to map and clear its
+    pages anew: about a tenth of a training step on the CPU. The peak stays what it is.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no mapping of their own for large blocks
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap never shrinks

@@ -182,7 +182,7 @@ class TicketSearch:
         network = self.execution.place(fold_for_evaluation(self.model))
         own = len(range(self.runtime.rank, len(self.val), self.runtime.world_size))
         with Progress(own, f"[state {self.state}] validation", self.args.print_freq) as bar:
-            report = self.training.watch(bar, len(self.val) // self.runtime.world_size)
+            report = self.training.watch(bar)
             metrics = evaluate(network, batches, execution=self.execution, report=report)
         say(f" * Acc@1 {metrics.top1:.3f} Acc@5 {metrics.top5:.3f}")
         return metrics

@@ -94,7 +94,8 @@ def _set_mask(module: nn.Conv2d, mask: Tensor) -> None:
     if not _is_pruned(module):
         prune.identity(module, "weight")  # registers weight_orig, weight_mask and the hook
     # A copy: loading a state dict into the model must not write into the masks that were given.
-    own = torch.empty(mask.shape, dtype=torch.bool, device=_parameter(module).device)
+    # In the parameter's memory layout: their product is computed in every step.
+    own = torch.empty_like(_parameter(module), dtype=torch.bool)
     module._buffers["weight_mask"] = own.copy_(mask)
     _refresh(module)
 

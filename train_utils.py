@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,12 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import GradScaler
+from torch.nn.utils.prune import BasePruningMethod
 from torch.optim import SGD, Optimizer
 
 from dist_utils import average_gradients, sum_over_ranks
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Perturb = Callable[[Tensor, Tensor], Tensor]
+Hooks = OrderedDict[int, Callable]
 
 
 @dataclass(frozen=True)
@@ -59,38 +62,42 @@ class Execution:
 
     @contextlib.contextmanager
     def prepared(self, model: nn.Module) -> Iterator[None]:
-        """Inside the block every weight is computed once, not in every pass: the same bits.
+        """Inside the block weights are computed once for all passes, to the bits of every pass.
 
-        That is, what pruning's hooks make of it, in the precision that autocast would cast it to.
-        Gradients of a pass reach the parameters; the block ends before these change.
+        That is what the hooks of `torch.nn.utils.prune` compute, cast as autocast would cast it.
+        Gradients reach the parameters. No parameter may change before the block ends.
         """
-        if getattr(model, "_compiled_call_impl", None) is not None:  # it would compile anew
-            yield
-            return
+        # a compiled network would be compiled anew, and does all of this itself
+        compiled = getattr(model, "_compiled_call_impl", None) is not None
         layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-        suspended = [(layer, layer._forward_pre_hooks) for layer in layers]
-        for layer in layers:
-            for hook in layer._forward_pre_hooks.values():
-                if isinstance(hook, BasePruningMethod):
-                    hook(layer, ())
-            layer._forward_pre_hooks = OrderedDict(
-                (key, hook)
-                for key, hook in layer._forward_pre_hooks.items()
-                if not isinstance(hook, BasePruningMethod)
-            )
-        computed = [layer.__dict__.get("weight") for layer in layers]
-        for layer in layers:
-            # beside the parameters, of which it hides the one of its name
-            weight = layer.weight
-            layer.__dict__["weight"] = weight if self.amp is None else weight.to(self.amp)
+        before = [] if compiled else [_prepare(layer, self.amp) for layer in layers]
         try:
             yield
         finally:
-            for (layer, hooks), weight in zip(suspended, computed, strict=True):
+            for layer, (hooks, weight) in zip(layers, before, strict=False):
                 layer._forward_pre_hooks = hooks
                 del layer.__dict__["weight"]
                 if weight is not None:
                     layer.__dict__["weight"] = weight
+
+
+def _prepare(layer: nn.Module, dtype: torch.dtype | None) -> tuple[Hooks, Tensor | None]:
+    """Give a layer its weight as a plain attribute, which hides the parameter of that name.
+
+    Returns:
+        Its forward pre-hooks before, and the attribute as the hooks alone leave it, if at all.
+    """
+    hooks = layer._forward_pre_hooks
+    for hook in hooks.values():
+        if isinstance(hook, BasePruningMethod):
+            hook(layer, ())
+    others = [(key, hook) for key, hook in hooks.items() if not isinstance(hook, BasePruningMethod)]
+    layer._forward_pre_hooks = OrderedDict(others)
+    hooked = layer.__dict__.get("weight")
+    weight = layer.get_parameter("weight") if hooked is None else hooked
+    cast = dtype is not None and weight.dtype == torch.float32
+    layer.__dict__["weight"] = weight.to(dtype) if cast else weight
+    return hooks, hooked
 
 
 @dataclass(frozen=True)
@@ -173,7 +180,7 @@ def training_step(
     size = execution.micro_batch or count
     losses, logits = [], []
     for some_images, some_labels in zip(images.split(size), labels.split(size), strict=True):
-        with execution.autocast():
+        with execution.autocast(), execution.prepared(model):
             if perturb is not None:
                 some_images = perturb(some_images, some_labels)
             output = model(some_images)
@@ -257,7 +264,7 @@ def evaluate(
     meter = Meter(execution.device)
     for images, labels in batches:
         images, labels = execution.images(images), labels.to(execution.device, non_blocking=True)
-        with execution.autocast():
+        with execution.autocast(), execution.prepared(model):
             if perturb is not None:
                 images = perturb(images, labels)
             with torch.no_grad():

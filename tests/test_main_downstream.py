@@ -455,6 +455,7 @@ def test_digits_are_a_data_set_with_a_recipe_of_their_own(imp, tmp_path, capsys)
     main_downstream.main(
         [
             *("--dataset", "digits", "--mode", "std", "--data_number", "0.05", "--epochs", "1"),
+            *("-b", "30"),
             *("-a", "resnet20s", "--width", "4", *HERE, "--save_dir", str(tmp_path / "run")),
             *with_ticket(imp),
         ]

@@ -82,7 +82,7 @@ def _check_schedule_given(args: argparse.Namespace, task: str) -> None:
     """Refuse milestones that the epochs do not reach, if both were given: a recipe's may be."""
     name = "prune_epoch" if task == "imp" else "epochs"
     epochs, late = getattr(args, name), args.decreasing_lr
-    if late and epochs and late[-1] >= epochs:
+    if late and epochs and max(late) >= epochs and late == tuple(sorted(set(late))):
         raise InputError(
             f"--decreasing_lr {','.join(map(str, late))}: epochs counted from 0, so below --{name} "
             f"{epochs}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -21,7 +22,7 @@ from study_state import CUT_OFF, DONE, state_of
 POLL = 0.3  # seconds
 QUIET = 30.0  # seconds without a line of a job, after which its last one is shown again
 GRACE = 60.0  # seconds that a job has to save and end when the study is stopped
-STOPPED = 75  # exit status of a main that was asked to stop and has saved
+STOPPED, PREEMPTED = 75, "PREEMPTED"  # status and file of a main that a signal made save and end
 
 FINISHED_EPOCH = re.compile(r"epoch (\d+)/(\d+): train loss")
 WITHIN_EPOCH = re.compile(r"epoch (\d+)/(\d+)  (\d+)/(\d+)  ")
@@ -93,8 +94,9 @@ class Job:
         return self.fraction - (self.first or 0.0)
 
     def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        """End the job and whatever it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
 
 class Screen:
@@ -144,32 +146,40 @@ class Queue:
         self.spent: dict[str, list[float]] = {}  # by kind of run: seconds, cost
         self.elsewhere: set[str] = set()
         self.screen = Screen()
-        self.began = time.monotonic()
+        self.signals: list[int] = []
 
     def work(self) -> None:
-        """Run everything; Stop ends the jobs that are going on and passes through."""
+        """Run everything.
+
+        Raises:
+            Stop: a signal asked for it; the jobs have ended.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, _: self.signals.append(number))
         try:
             while self.waiting or self.running:
+                if self.signals:
+                    raise Stop(self.signals[0])
                 self.start_some()
                 self.show()
                 time.sleep(POLL)
                 for job in list(self.running):
                     self.watch(job)
-        except Stop:
+            self.screen.show([])
+        except BaseException:
             self.end_all()
             raise
-        finally:
-            self.screen.show([])
 
     # --- starting ---
 
     def start_some(self) -> None:
+        elsewhere = 0
         for run in list(self.waiting):
-            if len(self.running) >= self.jobs:
+            if len(self.running) + elsewhere >= self.jobs:
                 return
             lacking = [path for path in run.needs if not path.is_file()]
             if not lacking:
-                self.start(run)
+                elsewhere += not self.start(run)
             elif not self._will_come(run):
                 self.waiting.remove(run)
                 self.fail(run, f"left out: {lacking[0]} was not written")
@@ -179,25 +189,34 @@ class Queue:
         others = [*self.waiting, *(job.run for job in self.running)]
         return any(other.folder in folders for other in others)
 
-    def start(self, run: Run) -> None:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        # The job holds the lock too, so that a study that is started again after its process was
-        # killed does not run a second time what is still going on.
-        with open(run.log, "ab") as log:
-            try:
+    def start(self, run: Run) -> bool:
+        """Whether the run is this study's; it may be going on in another process."""
+        try:
+            run.folder.mkdir(parents=True, exist_ok=True)
+            (run.folder / PREEMPTED).unlink(missing_ok=True)
+            # The job holds the lock too, so that a study that is started again after its process
+            # was killed does not run a second time what is still going on.
+            with open(run.log, "ab") as log:
                 fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if run.name not in self.elsewhere:
-                    self.elsewhere.add(run.name)
-                    self.screen.say(f"{run.name} is going on in another process; waiting for it")
-                return None
-            self.waiting.remove(run)
-            state = state_of(run)
-            if state == DONE:
-                return self.finish(run, "done elsewhere")
-            used = [job.gpu for job in self.running]
-            gpu = min(self.gpus, key=used.count, default=None)
-            self.running.append(Job(run, self.command(run), gpu, log))
+                self.waiting.remove(run)
+                self.start_locked(run, log)
+        except BlockingIOError:
+            if run.name not in self.elsewhere:
+                self.elsewhere.add(run.name)
+                self.screen.say(f"{run.name} is going on in another process; waiting for it")
+            return False
+        except OSError as error:
+            self.waiting = [other for other in self.waiting if other is not run]
+            self.fail(run, f"{error.filename or run.folder}: {error.strerror}")
+        return True
+
+    def start_locked(self, run: Run, log: IO[bytes]) -> None:
+        state = state_of(run)
+        if state == DONE:
+            return self.finish(run, "elsewhere")
+        used = [job.gpu for job in self.running]
+        gpu = min(self.gpus, key=used.count, default=None)
+        self.running.append(Job(run, self.command(run), gpu, log))
         verb = "going on with" if state == CUT_OFF else "starting"
         on = f" on GPU {gpu}" if gpu is not None else ""
         return self.screen.say(f"{verb} {run.name}{on}")
@@ -212,6 +231,7 @@ class Queue:
                 job.shown = time.monotonic()
         if status is not None:
             self.running.remove(job)
+            job.reader.close()
             self.reap(job, status)
         elif not self.screen.live and time.monotonic() - job.shown > QUIET:
             self.screen.say(f"[{job.run.name}] {job.last}")
@@ -224,7 +244,7 @@ class Queue:
             seconds[0] += job.seconds
             seconds[1] += self.cost(run) * (1 - (job.first or 0.0))
             return self.finish(run, f"in {clock(job.seconds)}")
-        if status == STOPPED or (run.folder / "PREEMPTED").exists():
+        if status == STOPPED or (run.folder / PREEMPTED).exists():
             return self.fail(run, "was asked to stop, and has saved")
         if status == 0:
             return self.fail(run, "ended without its result")
@@ -278,18 +298,17 @@ class Queue:
     # --- stopping ---
 
     def end_all(self) -> None:
-        self.screen.say(f"stopping {len(self.running)} runs; they save first (again to kill them)")
+        """Ask the jobs to save and end; kill them after GRACE, or at one more signal."""
         for job in self.running:
             job.process.terminate()
-        deadline = time.monotonic() + GRACE
-        try:
-            for job in self.running:
-                job.process.wait(max(deadline - time.monotonic(), 0.1))
-        except (Stop, subprocess.TimeoutExpired):
-            pass
-        for job in self.running:
-            if job.process.poll() is None:
-                job.kill()
+        with contextlib.suppress(OSError):  # nobody may be listening
+            self.screen.say(f"stopping {len(self.running)} runs; they save first (or again: kill)")
+        asked, deadline = len(self.signals), time.monotonic() + GRACE
+        while any(job.process.poll() is None for job in self.running):
+            if len(self.signals) > asked or time.monotonic() > deadline:
+                for job in self.running:
+                    job.kill()
+            time.sleep(0.05)
 
 
 def _sort(run: Run) -> str:

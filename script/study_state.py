@@ -21,7 +21,6 @@ SPECIFIC = ("--init", "--tickets_file", "--tag", "--seed")  # no matter for the 
 class Plan:
     """What a main's --dry_run says of a run; None where it does not say."""
 
-    text: str
     flop: float | None
     gpu_hours: float | None
     last_ticket: int | None
@@ -107,7 +106,6 @@ def _plan(run: Run, python: str, out: Path) -> Plan:
     missing = [line.split("<-")[0].strip() for line in text.splitlines() if "<- MISSING" in line]
     tickets = re.search(r"\.\.(\d+)\}-ticket", text)
     return Plan(
-        text,
         _number(r"([\d.e+-]+) FLOP,", text),
         _number(r"([\d.e+-]+) GPU-hours", text),
         int(tickets[1]) if tickets else None,

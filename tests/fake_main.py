@@ -1,7 +1,8 @@
 """Stands in for both mains in tests of the study: same flags, files and lines, but no learning.
 
 Every start appends a line to CALLS; `--seconds S` is the time of an epoch, `--fail STATE` fails
-where the ticket of that state is asked for, `--ask_to_stop` ends like a run that got a signal.
+where the ticket of that state is asked for, `--ask_to_stop` ends like a run that got a signal,
+`--deaf` does not heed one.
 """
 
 import argparse
@@ -31,7 +32,7 @@ def read_flags():
     add("--seconds", type=float, default=0.0)
     add("--fail")
     add("--resume", action="store_true")
-    for name in ("reinit", "ask_to_stop", "dry_run"):
+    for name in ("reinit", "ask_to_stop", "dry_run", "deaf"):
         add(f"--{name}", action="store_true")
     return parser.parse_args()
 
@@ -45,6 +46,8 @@ def main():
         print(f"  {{0..{last}}}-ticket.safetensors" if searches else "  results.json")
         print("cost: 4 passes of one image, 2e+12 FLOP, 0.25 GPU-hours at 50 TFLOP/s")
         return
+    if args.deaf:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     folder = Path(args.save_dir)
     folder.mkdir(parents=True, exist_ok=True)
     with open(os.environ["CALLS"], "a") as calls:

@@ -304,6 +304,14 @@ def test_the_random_start_follows_torchs_generator():
     assert not torch.equal(call(attack, images, labels, 1), call(attack, images, labels, 2))
 
 
+def test_a_scale_of_the_loss_changes_no_bit():
+    """Scaled by a power of two, gradients keep their bits, and a tiny loss its signs."""
+    images, labels = some_images()
+    expected = call(make_pgd(network(), ATTACK), images, labels)
+    scaled = call(make_pgd(network(), ATTACK, loss_scale=2.0**16), images, labels)
+    assert torch.equal(scaled, expected)
+
+
 # --- the configuration ----------------------------------------------------------------------------
 
 

@@ -297,10 +297,27 @@ def test_after_kill_9_the_next_start_waits_for_what_still_goes_on(project):
     project.wait_for("imp/std")
     study.kill()
     study.communicate()
-    text = project.run("--only", "imp/std").stdout
+    text = project.run("--only", "imp").stdout
     assert "imp/std is going on in another process; waiting for it" in text
-    assert "done imp/std" in text
-    assert project.names() == ["imp/std"]
+    assert "done imp/std elsewhere" in text
+    assert project.names() == ["imp/std", "imp/adv"]
+    ends, starts = (dict(map(reversed, project.calls(what))) for what in ("end", "start"))
+    assert starts["imp/adv"] > ends["imp/std"]  # one at a time, those elsewhere included
+
+
+def test_a_second_signal_kills_jobs_that_do_not_stop(project):
+    project.write(**{'"--epochs 2"': '"--epochs 2 --seconds 60 --deaf"'})
+    study = project.start()
+    project.wait_for("imp/std")
+    time.sleep(0.2)
+    study.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert study.poll() is None
+    study.send_signal(signal.SIGINT)
+    study.communicate(timeout=20)
+    assert study.returncode == 130
+    project.run("--list")
+    assert project.names("end") == []
 
 
 # --- failures -------------------------------------------------------------------------------------
@@ -361,6 +378,17 @@ def test_a_run_made_with_other_flags_is_named(project):
     assert "note: imp/adv was made with other flags" in text
     assert text.count("note:") == 1
     assert len(project.names()) == 10
+
+
+def test_a_folder_that_cannot_be_written_fails_its_run_only(project):
+    project.out.mkdir()
+    (project.out / "transfer").mkdir()
+    (project.out / "transfer/adv").write_text("a file")
+    done = project.run("-J", "4", check=1)
+    lines = done.stderr.splitlines()
+    assert len(lines) == 4
+    assert all("Not a directory" in line for line in lines)
+    assert len(project.names("end")) == 6
 
 
 # --- devices --------------------------------------------------------------------------------------

@@ -406,6 +406,8 @@ def test_folded_evaluation_under_attack_agrees():
 def test_mixed_precision_keeps_weights_and_figures_in_single_precision():
     execution = Execution(amp=torch.bfloat16)
     model, other = network(), network()
+    dtypes = set()
+    model.register_forward_hook(lambda module, inputs, logits: dtypes.add(logits.dtype))
     metrics = train_one_epoch(
         model, batches(8), sgd(model), execution=execution, learning_rate=lambda step: 0.1
     )
@@ -417,6 +419,7 @@ def test_mixed_precision_keeps_weights_and_figures_in_single_precision():
     attack = make_pgd(model, PGDConfig(8 / 255, 2, 2 / 255))
     attacked = evaluate(model, batches(8), execution=execution, perturb=attack)
     assert attacked.loss > 0
+    assert dtypes == {torch.bfloat16}  # in training, in the attack and in evaluation
 
 
 def test_training_keeps_masks_that_the_loop_knows_nothing_of():

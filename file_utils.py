@@ -39,9 +39,19 @@ def replacing(path: str | os.PathLike[str], keep_previous: bool = False) -> Iter
                 _keep(path)
             os.replace(temporary, path)
         _flush_directory(path.parent)
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, RuntimeError) as error:
+        fault = _fault_of_disk(error)
+        if fault is None:
+            raise
+        reason = fault.strerror or fault
         raise RunFailed(f"{path}: cannot be written ({reason}); what was there is whole") from error
+
+
+def _fault_of_disk(error: BaseException | None) -> OSError | None:
+    """The OSError behind an error: PyTorch's writer, not closed well, hides it by one of its own."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
 
 
 @contextlib.contextmanager

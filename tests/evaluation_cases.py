@@ -32,8 +32,8 @@ def images(count: int, classes: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]
     return (pixels.clamp(0, 1) * 255).to(torch.uint8), labels
 
 
-def loader(count: int, classes: int = 5, batch_size: int = 16) -> Loader:
-    pixels, labels = images(count, classes)
+def loader(count: int, classes: int = 5, batch_size: int = 16, seed: int = 0) -> Loader:
+    pixels, labels = images(count, classes, seed)
     names = [str(label) for label in range(classes)]
     split = Split(pixels, labels.numpy())
     return Loader(split, Transform(SIDE, "stretch"), names, batch_size=batch_size)

@@ -42,7 +42,9 @@ def main():
     searches = Path(sys.argv[0]).name == "main_imp_pretrain.py"
     last = -(-args.epochs // args.prune_epoch) + 1
     if args.dry_run:
-        print(f"a plan\n  DATA {args.data}   <- MISSING" if searches else "a plan")
+        print(
+            f"  DATA {args.data}   <- MISSING" if searches else f"  --init {args.init}   <- MISSING"
+        )
         print(f"  {{0..{last}}}-ticket.safetensors" if searches else "  results.json")
         print("cost: 4 passes of one image, 2e+12 FLOP, 0.25 GPU-hours at 50 TFLOP/s")
         return

@@ -97,6 +97,7 @@ def _work(
     os.dup2(file, 2)
     sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of loaders, as in a run of its own
     add = train_utils.Meter.add
 
     def add_and_tell(meter: train_utils.Meter, *args: Any) -> None:

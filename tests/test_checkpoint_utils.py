@@ -344,14 +344,14 @@ def test_a_ticket_with_missing_bits_is_named(tmp_path):
 
 def test_the_origin_of_a_ticket_is_what_results_say(tmp_path):
     path = tmp_path / "t.safetensors"
-    save_ticket(path, odd_masks(), arch="a", state=4, density=0.4096, init_sha256=HASH)
+    save_ticket(path, odd_masks(), arch="a", state=9, density=0.4096, init_sha256=HASH)
     origin = ticket_origin(path, 0.41)
-    assert origin["state"] == 4
+    assert origin["state"] == 9  # its own, at whatever rate it was pruned
     assert origin["ticket"] == "imp"
     assert origin["density"] == 0.41
     assert origin["ticket_sha256"] == sha256_of(path)
-    save_checkpoint(tmp_path / "c.pth.tar", {"state_prune": 7, "state_dict": odd_masks()})
-    assert ticket_origin(tmp_path / "c.pth.tar", 0.2)["state"] == 7
+    save_checkpoint(tmp_path / "c.pth.tar", {"state_prune": 3, "state_dict": odd_masks()})
+    assert ticket_origin(tmp_path / "c.pth.tar", 0.2)["state"] == 3
     save_checkpoint(tmp_path / "bare.pth.tar", odd_masks())
     assert ticket_origin(tmp_path / "bare.pth.tar", 0.8**5 + 1e-4)["state"] == 5
     dense = ticket_origin(None, 1.0)

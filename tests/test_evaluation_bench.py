@@ -22,7 +22,6 @@ from evaluation_cases import (
 from main_cases import Interrupted
 
 import evaluation_bench
-from attack_utils import PGDConfig
 from dist_utils import Runtime, seed_everything
 from evaluation_bench import Bench, autoattack, forget_progress, masking_checks
 
@@ -191,15 +190,16 @@ def test_progress_of_another_test_is_not_taken_up(model, monkeypatch, tmp_path, 
     attacked = count_attacked(monkeypatch, no_attack)
     tested, split = bench(), loader(32)
     network = tested.network(model)
-    autoattack(tested, network, split, tmp_path)
     others = [
-        (replace(tested, attack=PGDConfig(EPS / 2, 1, EPS)), network, split, None),
+        (bench(EPS / 2), network, split, None),
         (replace(tested, seed=2), network, split, None),
         (tested, tested.network(trained(eps=0)), split, None),
         (tested, network, loader(32, batch_size=8), None),
         (tested, network, split, 20),
+        (tested, network, loader(32, seed=5), None),
     ]
     for own_bench, own_network, own_split, wanted in others:
+        autoattack(tested, network, split, tmp_path)
         attacked.clear()
         autoattack(own_bench, own_network, own_split, tmp_path, wanted)
         assert sum(attacked) == (wanted or 32)

@@ -16,6 +16,7 @@ from report_cases import write_grid
 import main_downstream
 import main_imp_pretrain
 from checkpoint_utils import save_checkpoint
+from cli_utils import apply_recipe
 from flags import build_imp_parser, build_transfer_parser
 from main_downstream import TRANSFER_DATASETS
 from models import ARCHS, build_model
@@ -67,7 +68,7 @@ class Command:
 
 
 def classify(line: str) -> Command:
-    """Tell how a command of the README is tried; a ValueError for one that nobody has thought of."""
+    """Tell how a command is tried; a ValueError for a kind that nobody has thought of."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>()")
     lexer.whitespace_split = True
     if any(set(word) <= set("|&;<>()") for word in lexer) or "$" in line:
@@ -149,6 +150,27 @@ def make_weights(path: Path) -> None:
         save_checkpoint(path, {"state_dict": model.state_dict()})
 
 
+def try_study(words: list[str], folder: Path) -> None:
+    """The whole list, every command's flags, and one run of it with its cost: the others as it."""
+    if "--help" in words:
+        assert bash(words, sys.executable, folder)
+        return
+    listed = bash([*words, "--list"], sys.executable, folder).splitlines()
+    assert listed
+    for line in listed:
+        _, _, script, *argv = shlex.split(line)
+        parse(Path(script).name, argv)
+    only = [] if "--only" in words else ["--only", "^imp/adv$"]
+    assert " GPU-h " in bash([*words, *only, "--dry_run"], sys.executable, folder)
+    assert list(folder.iterdir()) == []
+
+
+def parse(script: str, argv: list[str]) -> None:
+    imp = script == "main_imp_pretrain.py"
+    parser = build_imp_parser(ARCHS) if imp else build_transfer_parser(ARCHS, TRANSFER_DATASETS)
+    apply_recipe(parser.parse_args(argv), "imp" if imp else "transfer")
+
+
 def try_command(line: str, folder: Path, capsys) -> None:
     command = classify(line)
     if command.kind not in ("module", "shell"):
@@ -160,11 +182,7 @@ def try_command(line: str, folder: Path, capsys) -> None:
         script, *argv = bash(words, stub_python(folder), folder).splitlines()
         dry_run(MAINS[Path(script).name], tuple(argv), folder, capsys)
     elif command.kind == "study":
-        words = [str(ROOT / command.target), *map(at_root, command.words)]
-        if not {"--help", "--list"} & set(words):
-            words.append("--dry_run")
-        assert bash(words, sys.executable, folder)
-        assert list(folder.iterdir()) == []
+        try_study([str(ROOT / command.target), *map(at_root, command.words)], folder)
     elif command.kind == "main":
         if "--help" in command.words:
             run_in_process(MAINS[command.target], list(command.words))

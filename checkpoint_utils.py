@@ -12,6 +12,7 @@ import math
 import os
 import pickle
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             _check_content(path, tensors)
             return tensors
         check_archive(path)
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a stranger's pickle protocol
+            payload = torch.load(path, map_location="cpu", weights_only=True)
         _check_tensors(path, payload)
         return payload
 
@@ -152,9 +155,9 @@ def _read_dictionary(
             f"{path}: refused: no checkpoint, or one that runs code when it is opened; if trusted: "
             f"python -m models.convert {path} OUT.pth.tar --trust_pickle"
         ) from error
-    except (InputError, *passed):
-        raise
     except Exception as error:  # a torn or hostile file fails in many ways
+        if isinstance(error, (InputError, *passed)):
+            raise
         raise InputError(f"{path}: not a readable checkpoint ({_first_line(error)})") from error
     if not isinstance(payload, Mapping):
         raise InputError(

@@ -36,7 +36,9 @@ def failures_named() -> Iterator[None]:
         if error.errno not in FULL_OR_BROKEN:
             raise
         where = error.filename or "a file of the run"
-        raise RunFailed(f"{where}: cannot be written ({error.strerror}); free some space") from error
+        raise RunFailed(
+            f"{where}: cannot be written ({error.strerror}); free some space"
+        ) from error
     except RuntimeError as error:
         first = str(error).partition("\n")[0]
         if DEAD_WORKER in first:
@@ -44,7 +46,9 @@ def failures_named() -> Iterator[None]:
                 f"a loader process died ({first}); if memory ran out, lower --workers"
             ) from error
         if not isinstance(error, RunFailed) and any(word in first for word in DEAD_RANK):
-            raise RunFailed(f"another process of the run died or is out of reach ({first})") from error
+            raise RunFailed(
+                f"another process of the run died or is out of reach ({first})"
+            ) from error
         raise
 
 

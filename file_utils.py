@@ -48,7 +48,7 @@ def replacing(path: str | os.PathLike[str], keep_previous: bool = False) -> Iter
 
 
 def _fault_of_disk(error: BaseException | None) -> OSError | None:
-    """The OSError behind an error: PyTorch's writer, not closed well, hides it by one of its own."""
+    """The OSError behind an error: PyTorch's writer, when it is closed, hides it by its own."""
     while error is not None and not isinstance(error, OSError):
         error = error.__context__
     return error

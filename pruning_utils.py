@@ -162,7 +162,9 @@ def prune_model_custom(model: nn.Module, mask_dict: Mapping[str, Tensor]) -> lis
             )
     empty = [name for name, mask in given.items() if not bool(mask.any())]
     if given and len(empty) == len(given):
-        raise InputError("ticket: all its masks are zero everywhere; one that keeps weights is needed")
+        raise InputError(
+            "ticket: all its masks are zero everywhere; one that keeps weights is needed"
+        )
     for name, mask in given.items():
         _set_mask(layers[name], mask)
     return left_dense + [f"{name}: its mask is all zero, nothing of it remains" for name in empty]

@@ -264,9 +264,10 @@ class Training:
     def one_epoch(self, learning_rate: Callable[[int], float], label: str) -> Metrics:
         """Train the next epoch, or what is left of it."""
         rank, world = self.runtime.rank, self.runtime.world_size
-        with self._blamed_on_loss(), Progress(
-            self.steps, label, self.print_freq, done=self.step
-        ) as bar:
+        with (
+            self._blamed_on_loss(),
+            Progress(self.steps, label, self.print_freq, done=self.step) as bar,
+        ):
             trained = train_one_epoch(
                 self.model,
                 self.loader.epoch(self.epoch, self.step, rank, world),

@@ -307,7 +307,8 @@ class Queue:
         while any(job.process.poll() is None for job in self.running):
             if len(self.signals) > asked or time.monotonic() > deadline:
                 for job in self.running:
-                    job.kill()
+                    if job.process.poll() is None:
+                        job.kill()
             time.sleep(0.05)
 
 

@@ -96,13 +96,18 @@ def is_newest(path: Path) -> bool:
     return Path(path).name.endswith("checkpoint.pth.tar")
 
 
-def die(patch: pytest.MonkeyPatch, original: Callable[..., Any], call: int) -> None:
-    """End the run at the `call`-th call of a function, counted from 1, before it does anything."""
+def die(
+    patch: pytest.MonkeyPatch,
+    original: Callable[..., Any],
+    call: int = 1,
+    where: Callable[..., bool] = lambda *_, **__: True,
+) -> None:
+    """End the run at the `call`-th call of a function with arguments for which `where` holds."""
     calls = 0
 
     def dying(*args: Any, **rest: Any) -> Any:
         nonlocal calls
-        calls += 1
+        calls += where(*args, **rest)
         if calls == call:
             raise Interrupted
         return original(*args, **rest)
@@ -112,14 +117,11 @@ def die(patch: pytest.MonkeyPatch, original: Callable[..., Any], call: int) -> N
 
 def die_saving(patch: pytest.MonkeyPatch, epoch: int) -> None:
     """End the run when it is about to write the checkpoint after `epoch` epochs."""
-    save = checkpoint_utils.save_checkpoint
 
-    def dying(path: Path, payload: Mapping[str, Any], **rest: Any) -> None:
-        if is_newest(path) and payload["epoch"] == epoch:
-            raise Interrupted
-        save(path, payload, **rest)
+    def where(path: Path, payload: Mapping[str, Any], **_: Any) -> bool:
+        return is_newest(path) and payload["epoch"] == epoch
 
-    replace(patch, save, dying)
+    die(patch, checkpoint_utils.save_checkpoint, where=where)
 
 
 def load(path: Path) -> dict[str, Any]:

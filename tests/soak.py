@@ -1,4 +1,4 @@
-"""What tests/soak.sh runs: the same trials as the test suite, many more of them, and their counts."""
+"""What tests/soak.sh runs: the trials of the test suite, many more of them, and their counts."""
 
 from __future__ import annotations
 
@@ -104,12 +104,13 @@ def run_payloads(root: Path, folder: Path) -> None:
     where = ["--eval_set", f"cifar10_c:{folder / 'arrays'}"]
     cases += [(main_downstream.main, hostile.transfer(root, folder / "save", *checkpoint, *where))]
     for main, argv in cases:
-        told = io.StringIO()
+        told, status = io.StringIO(), None
         with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
             try:
                 cli_utils.run_main(lambda main=main, argv=argv: main(argv))  # type: ignore[misc]
             except SystemExit as stop:
-                assert stop.code == 2
+                status = stop.code
+        assert status == 2
         assert told.getvalue().count("\n") == 1, told.getvalue()
         assert not proof.exists()
         assert not (folder / "save").exists()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from evaluation_cases import shorten_autoattack
+from evaluation_cases import bench, loader, shorten_autoattack, trained
 from main_cases import (
     HERE,
     Interrupted,
@@ -26,6 +26,7 @@ import log_utils
 import main_downstream
 from checkpoint_utils import save_checkpoint, transfer_keys
 from evaluation_bench import PROGRESS_FILE
+from evaluation_utils import Request, sa_and_ra
 from file_utils import write_json
 from models import build_model
 
@@ -113,6 +114,18 @@ def test_restarts_are_recorded_and_never_raise_ra(data, checkpoint, tmp_path):
     several = evaluate(checkpoint, tmp_path, "--restarts", 4, data=data)
     assert several["restarts"] == 4
     assert several["ra"] <= single["ra"]
+
+
+def test_a_test_attacks_the_same_images_whatever_was_drawn_before():
+    model, request = trained(), Request(attacked=True)
+    kept: list[list] = [[], [], []]
+    for state, (seed, crafted) in enumerate(zip((1, 1, 2), kept, strict=True)):
+        torch.manual_seed(100 + state)
+        scores = sa_and_ra(bench(seed=seed, steps=2), model, loader(20), "it", request, crafted)
+        assert set(scores) == {"sa", "ra"}
+    first, again, other = (torch.cat([images for images, _ in crafted]) for crafted in kept)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 def test_a_network_of_other_classes_is_refused_in_one_line(data, checkpoint, tmp_path, capsys):

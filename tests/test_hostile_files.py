@@ -214,8 +214,8 @@ def test_an_all_zero_layer_is_warned_of_by_name(good, tmp_path, capsys):
 def test_an_all_zero_ticket_is_refused(good, tmp_path, capsys):
     given = {name: torch.zeros_like(mask) for name, mask in masks(tiny()).items()}
     torch.save(given, tmp_path / "zero.pt")
-    about = {"arch": "resnet20s", "state": 9, "density": 0.1, "init_sha256": ""}
-    save_ticket(tmp_path / "zero.safetensors", given, **about)
+    path = tmp_path / "zero.safetensors"
+    save_ticket(path, given, arch="resnet20s", state=9, density=0.1, init_sha256="")
     for name in ("zero.pt", "zero.safetensors"):
         argv = transfer(good, tmp_path / "save", "--tickets_file", str(tmp_path / name))
         assert "all its masks are zero" in one_error_line(argv, main_downstream.main, capsys)
@@ -244,7 +244,7 @@ def test_a_ticket_with_a_header_made_up_is_refused(good, tmp_path, capsys, heade
 
 
 def test_a_made_up_state_does_not_end_a_run(good, tmp_path):
-    given = {name: mask for name, mask in masks(tiny()).items()}
+    given = masks(tiny())
     torch.save({"state_dict": given, "state_prune": "rm -rf"}, tmp_path / "t.pt")
     assert ticket_origin(tmp_path / "t.pt", 0.64)["state"] == 2
 

@@ -1,0 +1,78 @@
+"""Taking turns: how one piece of work is timed against others."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from cli_utils import keep_freed_memory
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+Work = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Measured:
+    baseline: float
+    ours: float
+    ratio: float
+    n: int = 1
+    spread: tuple[float, float] | None = None
+
+
+def seconds(work: Work) -> float:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def interleaved(plain: Work, *ours: Work, n: int) -> list[Measured]:
+    """Run all once unmeasured, then in turns n times: a result for each of `ours`."""
+    times: list[list[float]] = []
+    for turn in range(n + 1):
+        ordinary_memory()
+        row = [seconds(plain)]
+        keep_freed_memory()  # as the mains do
+        row += [seconds(work) for work in ours]
+        print(f"    {turn}/{n}: " + "  ".join(f"{t:.3f} s" for t in row), flush=True)
+        times += [row] if turn else []
+    first, *others = (list(column) for column in zip(*times, strict=True))
+    results = []
+    for other in others:
+        ratios = [a / b for a, b in zip(first, other, strict=True)]
+        spread = (min(ratios), max(ratios))
+        results.append(Measured(median(first), median(other), median(ratios), n, spread))
+    return results
+
+
+def ordinary_memory() -> None:
+    """Undo `keep_freed_memory`: the thresholds that glibc's own tuning arrives at."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        # M_MMAP_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+        for name, value in ((-4, 65536), (-3, 32 * 2**20), (-1, 64 * 2**20)):
+            libc.mallopt(name, value)
+
+
+def machine_rate() -> float:
+    """bf16 TFLOP/s: the best of 10 of a 4096³ product and of a 3×3, 256-channel convolution."""
+    like = {"dtype": torch.bfloat16, "device": DEVICE}
+    a = torch.randn(4096, 4096, **like)
+    x = torch.randn(16, 256, 56, 56, **like).to(memory_format=torch.channels_last)
+    w = torch.randn(256, 256, 3, 3, **like).to(memory_format=torch.channels_last)
+    product = min(seconds(lambda: torch.mm(a, a)) for _ in range(10))
+    convolution = min(seconds(lambda: F.conv2d(x, w, padding=1)) for _ in range(10))
+    flops = 2 * x[:, 0].numel() * w.numel()
+    return max(2 * 4096**3 / product, flops / convolution) / 1e12

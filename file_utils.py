@@ -106,6 +106,9 @@ def check_archive(path: str | os.PathLike[str]) -> None:
             for record in archive.infolist():
                 if record.compress_type != zipfile.ZIP_STORED:
                     raise InputError(f"{path}: refused, its record {record.filename} is compressed")
+                # PyTorch's reader takes a record so marked for a folder, and gives random memory.
+                if record.external_attr or record.is_dir():
+                    raise InputError(f"{path}: damaged, its record {record.filename} is no file")
             damaged = archive.testzip()
     except InputError:
         raise

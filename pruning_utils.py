@@ -17,6 +17,7 @@ from torch.nn.utils import prune
 from errors import InputError
 
 MASK_SUFFIX = ".weight_mask"
+SAMPLE = 2**17  # entries that bracket a threshold
 
 
 def convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
@@ -44,18 +45,35 @@ def _prune_lowest(scores: Tensor, mask: Tensor, rate: float) -> Tensor:
         (n,) bool. `round(rate * left)` entries fewer, as torch's pruning counts. Among entries
         that are exactly equal at the threshold the lowest index goes first, on every device.
     """
-    left = scores[mask]
-    count = round(rate * left.numel())
+    left = int(mask.sum())
+    count = round(rate * left)
     if count == 0:
         return mask.clone()
-    threshold = left.kthvalue(count).values
-    below = left < threshold
-    tied = (left == threshold).nonzero().flatten()
-    keep = ~below
-    keep[tied[: count - int(below.sum())]] = False
-    pruned = mask.clone()
-    pruned[mask] = keep
-    return pruned
+    scores = torch.where(mask, scores, -torch.inf)  # what is pruned already goes first
+    removed = mask.numel() - left + count
+    threshold = _kth_smallest(scores, removed)
+    keep = ~(scores <= threshold)
+    spared = mask.numel() - removed - int(keep.sum())
+    if spared:
+        tied = (scores == threshold).nonzero().flatten()
+        keep[tied[len(tied) - spared :]] = True
+    return keep
+
+
+def _kth_smallest(values: Tensor, k: int) -> Tensor:
+    """The same as `values.kthvalue(k).values`, for (n,), several times faster.
+
+    A sample brackets the value, so that only the few entries inside the bracket are partitioned.
+    """
+    sample = values[:: max(1, values.numel() // SAMPLE)].sort().values
+    place = k * len(sample) // values.numel()
+    margin = int(3 * len(sample) ** 0.5)  # six standard errors of a rank, or more
+    low, high = sample[max(0, place - margin)], sample[min(len(sample) - 1, place + margin)]
+    below = int((values < low).sum())
+    inside = values[(values >= low) & (values <= high)]
+    if below < k <= below + len(inside):
+        return inside.kthvalue(k - below).values
+    return values.kthvalue(k).values
 
 
 def _prune_globally(model: nn.Module, scores: list[Tensor], rate: float) -> None:

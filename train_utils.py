@@ -10,6 +10,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ from dist_utils import average_gradients, sum_over_ranks
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Perturb = Callable[[Tensor, Tensor], Tensor]
-Hooks = OrderedDict[int, Callable]
+Hooks = Any  # torch keeps them in an ordered dictionary, by handle
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ class Execution:
     def images(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, H, W) -> float32 in [0, 1] on the device; the same bits as ToTensor."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        # the layout first, while a pixel is one byte
-        images = images.to(self.device, non_blocking=True, memory_format=layout)
-        return images.float().div_(255) if images.dtype == torch.uint8 else images
+        if images.dtype == torch.uint8:
+            images = images.to(self.device, non_blocking=True).float().div_(255)
+        return images.to(self.device, memory_format=layout)
 
     def scaler(self) -> GradScaler | None:
         """Of the training loss, for float16 alone."""

@@ -58,6 +58,17 @@ def flip_bytes(root: Path, folder: Path) -> None:
         print(f"bytes flipped: {kind}: {len(places)} places: {told}, 0 unseen", flush=True)
 
 
+def flip_every_bit(root: Path, folder: Path) -> None:
+    """Of the headers of a small checkpoint: where zip's readers differ in what they look at."""
+    path = folder / "small.pth.tar"
+    save_checkpoint(path, {"epoch": 1, "state_dict": {"a": torch.rand(9), "b": torch.ones(2)}})
+    places = [(place, bit) for place in headers(path) for bit in range(8)]
+    (folder / "flipped").mkdir()
+    counts = flips(path, folder / "flipped", iter(places))
+    told = ", ".join(f"{count} {what}" for what, count in counts.items())
+    print(f"every bit of an archive's headers: {len(places)}: {told}, 0 unseen", flush=True)
+
+
 def fill_disk(root: Path, folder: Path) -> None:
     """In a child, since a limit on the size of files cannot be taken back."""
     payload = load_checkpoint(root / "imp" / "2-checkpoint.pth.tar")
@@ -126,7 +137,7 @@ def main() -> None:
         root = Path(folder) / "good"
         with contextlib.redirect_stdout(io.StringIO()):
             make_files(root)
-        for trial in (run_payloads, flip_bytes, fail_writes, fill_disk):
+        for trial in (run_payloads, flip_every_bit, flip_bytes, fail_writes, fill_disk):
             place = Path(folder) / trial.__name__
             place.mkdir()
             trial(root, place)

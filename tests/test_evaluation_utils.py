@@ -35,6 +35,11 @@ TRAIN = ["--mode", "adv", "--epochs", "3", "--lr", "0.05", "--eval_from", "2", "
 ALWAYS = {"checkpoint", "eval_set", "dataset", "seed", "sa", "ra", "images"}
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp("target") / "data")
@@ -126,6 +131,16 @@ def test_a_test_attacks_the_same_images_whatever_was_drawn_before():
     first, again, other = (torch.cat([images for images, _ in crafted]) for crafted in kept)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_restarts_are_those_of_the_request():
+    tested, model, split = bench(12 / 255, steps=1), trained(), loader(64)
+    once, often = (
+        sa_and_ra(tested, model, split, "it", Request(attacked=True, restarts=count))
+        for count in (1, 10)
+    )
+    assert once["sa"] == often["sa"]
+    assert once["ra"] > often["ra"]
 
 
 def test_a_network_of_other_classes_is_refused_in_one_line(data, checkpoint, tmp_path, capsys):

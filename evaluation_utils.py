@@ -176,7 +176,8 @@ def evaluate_checkpoint(
     }
     if is_main():
         write_json(save_dir / EVAL_FILE, {**about, **found, **provenance()})
-    forget_progress(save_dir)
+    if request.autoattack:
+        forget_progress(save_dir)
     measured = [f"{n.upper()} {found[n]:.2f} %" for n in ("sa", "ra") if found[n] is not None]
     say(f"test {', '.join(measured)}, {found['images']} images; in {save_dir / EVAL_FILE}")
 

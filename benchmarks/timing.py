@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from cli_utils import keep_freed_memory
 
@@ -68,10 +69,12 @@ def ordinary_memory() -> None:
 
 def machine_rate() -> float:
     """bf16 TFLOP/s: the best of 10 of a 4096³ product and of a 3×3, 256-channel convolution."""
-    like = {"dtype": torch.bfloat16, "device": DEVICE}
-    a = torch.randn(4096, 4096, **like)
-    x = torch.randn(16, 256, 56, 56, **like).to(memory_format=torch.channels_last)
-    w = torch.randn(256, 256, 3, 3, **like).to(memory_format=torch.channels_last)
+
+    def random(*shape: int) -> Tensor:
+        values = torch.randn(shape, dtype=torch.bfloat16, device=DEVICE)
+        return values.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else values
+
+    a, x, w = random(4096, 4096), random(16, 256, 56, 56), random(256, 256, 3, 3)
     product = min(seconds(lambda: torch.mm(a, a)) for _ in range(10))
     convolution = min(seconds(lambda: F.conv2d(x, w, padding=1)) for _ in range(10))
     flops = 2 * x[:, 0].numel() * w.numel()

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import baseline
 import numpy as np
@@ -61,17 +61,23 @@ def random_batch(count: int, side: int, classes: int) -> tuple[torch.Tensor, tor
     return images, torch.randint(0, classes, (count,), device=DEVICE)
 
 
-def plain_training(
-    arch: str, side: int, batch: int, classes: int, attack: PGDConfig | None
-) -> Work:
+class Recipe(NamedTuple):
+    arch: str
+    side: int
+    batch: int
+    classes: int
+    attack: PGDConfig | None
+
+
+def plain_training(recipe: Recipe) -> Work:
+    arch, side, batch, classes, attack = recipe
     model = plain_network(arch, classes, side)
     optimizer, data = baseline.optimizer_of(model), random_batch(batch, side, classes)
     return lambda: baseline.training_step(model, optimizer, *data, attack)
 
 
-def our_training(
-    arch: str, side: int, batch: int, classes: int, attack: PGDConfig | None, execution: Execution
-) -> Work:
+def our_training(recipe: Recipe, execution: Execution) -> Work:
+    arch, side, batch, classes, attack = recipe
     model = our_network(arch, classes, side, execution)
     perturb = make_pgd(model, attack, execution.loss_scale) if attack else None
     optimizer = make_sgd(model, 1e-4, 0.9, 1e-4)
@@ -80,16 +86,16 @@ def our_training(
     return lambda: training_step(model, images, labels, optimizer, execution, perturb)
 
 
-def training(n: int, recipe: tuple[Any, ...], *executions: Execution) -> list[Measured]:
-    ours = [our_training(*recipe, execution) for execution in executions]
-    return interleaved(plain_training(*recipe), *ours, n=n)
+def training(n: int, recipe: Recipe, *executions: Execution) -> list[Measured]:
+    ours = [our_training(recipe, execution) for execution in executions]
+    return interleaved(plain_training(recipe), *ours, n=n)
 
 
-RESNET50 = ("resnet50", 224, 16, 1000)
+RESNET50 = Recipe("resnet50", 224, 16, 1000, PGD3)
 
 
 def train_resnet50(_rows: Results) -> list[Measured]:
-    return training(4, (*RESNET50, PGD3), FP32, BF16)
+    return training(4, RESNET50, FP32, BF16)
 
 
 def eval_resnet50(_rows: Results) -> list[Measured]:
@@ -229,8 +235,7 @@ def peak_of(role: str) -> float:
             pruning_model(model, 0.2)
             rewind(model, init)
     else:
-        recipe = (*RESNET50, PGD3)
-        step = plain_training(*recipe) if role == "plain" else our_training(*recipe, BF16)
+        step = plain_training(RESNET50) if role == "plain" else our_training(RESNET50, BF16)
         step(), step()
     if DEVICE.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
@@ -252,9 +257,13 @@ def peer(_rows: Results) -> list[Measured]:
 GROUPS: dict[Callable[[Results], list[Measured]], tuple[str, ...]] = {
     train_resnet50: ("train-pgd3-resnet50-fp32", "train-pgd3-resnet50-bf16"),
     eval_resnet50: ("eval-pgd20-resnet50-fp32", "eval-pgd20-resnet50-bf16"),
-    lambda _: training(3, ("resnet18", 32, 64, 10, PGD10), BF16): ("train-pgd10-resnet18-bf16",),
-    lambda _: training(7, ("resnet20s", 32, 128, 10, PGD3), BF16): ("train-pgd3-resnet20s-bf16",),
-    lambda _: training(5, (*RESNET50, None), BF16): ("train-std-resnet50-bf16",),
+    lambda _: training(3, Recipe("resnet18", 32, 64, 10, PGD10), BF16): (
+        "train-pgd10-resnet18-bf16",
+    ),
+    lambda _: training(7, Recipe("resnet20s", 32, 128, 10, PGD3), BF16): (
+        "train-pgd3-resnet20s-bf16",
+    ),
+    lambda _: training(5, RESNET50._replace(attack=None), BF16): ("train-std-resnet50-bf16",),
     lambda _: cifar(224, 256): ("data-cifar-224",),
     lambda _: cifar(32, 2560): ("data-cifar-32",),
     jpeg: ("data-jpeg-224",),

@@ -100,7 +100,6 @@ def parse_result(data: Any, path: Path) -> RunResult:
     sa_best = _accuracy(data, "sa_best")
     if sa_best.sa is None:
         raise ValueError("sa_best.sa is null")
-    notes = data.get("warnings")
     return RunResult(
         path=path,
         group=Group(_text(data, "pretraining"), _text(data, "dataset"), fraction),
@@ -115,7 +114,16 @@ def parse_result(data: Any, path: Path) -> RunResult:
         ra_best=_accuracy(data, "ra_best"),
         last=_accuracy(data, "last"),
         command=_command(data.get("command")),
-        warnings=tuple(map(str, notes)) if isinstance(notes, list) else (),
+        warnings=_masking_warnings(data.get("masking_checks")),
+    )
+
+
+def _masking_warnings(checks: Any) -> tuple[str, ...]:
+    """A line for every gradient-masking check of `--check_masking` that failed."""
+    return tuple(
+        f"gradients may be masked: {check.get('name')} failed ({check.get('detail')})"
+        for check in (checks if isinstance(checks, list) else ())
+        if isinstance(check, dict) and check.get("passed") is False
     )
 
 

@@ -42,6 +42,9 @@ def result(sa: float = 90.0, ra: float = 40.0, **changes: Any) -> dict[str, Any]
     }
 
 
+FAILED_CHECK = [{"name": "more steps", "passed": False, "detail": "RA 40 % to 50 %"}]
+
+
 def run(sa: float = 90.0, ra: float = 40.0, path: str | None = None, **changes: Any) -> RunResult:
     """The same as `read_runs` would give it; the path is unlike that of any other run."""
     data = result(sa, ra, **changes)

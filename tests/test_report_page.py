@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from browser import NAMES, browser, find_browser
-from report_cases import run, ticket
+from report_cases import FAILED_CHECK, run, ticket
 
 from report_data import Point
 from report_page import Picture, curve_svg, page
@@ -63,7 +63,7 @@ def test_the_verdict_comes_first_and_in_words(tmp_path):
 
 def test_missing_runs_errors_and_warnings_are_told(tmp_path):
     lost = ticket(1, 90, 80, 40, dataset="svhn")
-    warned = run(90, mode="std", state=3, warnings=["gradients may be masked"])
+    warned = run(90, mode="std", state=3, masking_checks=FAILED_CHECK)
     html = build([*GRID, *lost, warned], tmp_path)
     text = " ".join(Tags(html).text.split())
     assert "no dense run, so nothing to match" in text
@@ -83,7 +83,16 @@ def test_each_row_says_how_to_reproduce_it(tmp_path):
 def test_whatever_comes_from_files_is_escaped(tmp_path):
     changes = {"pretraining": HOSTILE, "dataset": HOSTILE, "arch": HOSTILE}
     runs = ticket(0, 90, 80, 40, **changes)
-    runs += ticket(1, 90, 80, 40, **changes, command=HOSTILE, warnings=[HOSTILE], path=HOSTILE)
+    runs += ticket(
+        1,
+        90,
+        80,
+        40,
+        **changes,
+        command=HOSTILE,
+        masking_checks=[{"name": HOSTILE, "passed": False}],
+        path=HOSTILE,
+    )
     runs += ticket(1, 90, 80, 40, dataset=HOSTILE)
     tame = Tags(build(GRID, tmp_path))
     wild = Tags(build(runs, tmp_path, title=HOSTILE))

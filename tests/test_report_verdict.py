@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from report_cases import run, ticket
+from report_cases import FAILED_CHECK, run, ticket
 
 from errors import InputError
 from report_verdict import judge
@@ -201,7 +201,7 @@ def test_a_copied_run_does_not_count_as_a_seed():
 
 
 def test_mixed_architectures_and_a_runs_own_warnings_are_told():
-    other = ticket(1, 90, 80, 40, arch="resnet50", warnings=["gradients may be masked"])
+    other = ticket(1, 90, 80, 40, arch="resnet50", masking_checks=FAILED_CHECK)
     text = "\n".join(judge(DENSE + other).warnings)
     assert "resnet18, resnet50" in text
     assert "gradients may be masked" in text

@@ -259,6 +259,8 @@ class Training:
         self.meter = Meter(execution.device)
         if runtime.world_size > 1:  # every process draws random starts of its own
             torch.manual_seed(torch.initial_seed() + runtime.rank)
+        on_cpu = execution.device.type == "cpu" and not torch.cuda.is_available()
+        say("device: the CPU, PyTorch sees no CUDA" if on_cpu else f"device: {execution.device}")
         self.random: dict[str, Any] | None = None  # as training left it, during an evaluation
 
     def one_epoch(self, learning_rate: Callable[[int], float], label: str) -> Metrics:

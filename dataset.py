@@ -167,8 +167,8 @@ class Loader:
     """Batches of one split, in an order and with an augmentation fixed by (seed, epoch).
 
     len(loader) is the number of global batches of an epoch. Training shuffles; evaluation keeps the
-    order of the set. A trailing training batch that is a single image (BatchNorm cannot use it), or
-    smaller than the number of processes, is left out.
+    order of the set. A trailing training batch with less than two images for each process is left
+    out: BatchNorm cannot train on a single one.
     """
 
     def __init__(
@@ -210,8 +210,8 @@ class Loader:
         full, rest = divmod(self.num_images, self.batch_size)
         if not self._batches.train:
             return full + (rest > 0)
-        # Deviation: the released code trains on whatever is left, even a single image.
-        return full + (rest >= max(2, world))
+        # Deviation: the released code trains on whatever is left, even a single image per process.
+        return full + (rest >= 2 * world)
 
     def images_in_batch(self, step: int) -> int:
         """Count the images of global batch `step`, over all processes."""

@@ -35,6 +35,16 @@ class Execution:
     amp: torch.dtype | None = None
     micro_batch: int | None = None
 
+    def pieces(self, images: int) -> int:
+        """Into how many nearly equal passes a batch is cut: none is a single image.
+
+        BatchNorm cannot train on one image where maps are 1x1, so three images by two, say, are one
+        pass. Only `micro_batch` 1, which asks for it, gives single images.
+        """
+        size = self.micro_batch or images
+        pieces = math.ceil(images / size)
+        return pieces if size == 1 else max(1, min(pieces, images // 2))
+
     @property
     def loss_scale(self) -> float:
         """For the attack: float16 gradients to images would vanish without it."""
@@ -178,9 +188,11 @@ def training_step(
     """
     optimizer.zero_grad(set_to_none=True)
     count = len(labels)
-    size = execution.micro_batch or count
+    pieces = execution.pieces(count)
     losses, logits = [], []
-    for some_images, some_labels in zip(images.split(size), labels.split(size), strict=True):
+    for some_images, some_labels in zip(
+        images.tensor_split(pieces), labels.tensor_split(pieces), strict=True
+    ):
         with execution.autocast(), execution.prepared(model):
             if perturb is not None:
                 some_images = perturb(some_images, some_labels)

@@ -402,7 +402,7 @@ def test_the_first_of_several_restarts_draws_what_a_single_attack_draws():
     torch.manual_seed(3)
     single = [noise(images, labels) for _ in range(3)]
     for restarts in (1, 2, 5):
-        starts = []
+        starts: list[torch.Tensor] = []
 
         def first(some, labels, starts=starts):
             starts.append(noise(some, labels))
@@ -430,7 +430,7 @@ def test_the_first_of_several_restarts_draws_what_a_single_attack_draws():
 def test_autoattack_with_few_classes_aims_at_fewer_and_says_so(classes, attacks, targets, said):
     plan = plan_autoattack(classes)
     assert (plan.attacks, plan.targets) == (attacks, targets)
-    assert plan.note is None if said is None else said in plan.note
+    assert plan.note is None if said is None else said in (plan.note or "")
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 6])

@@ -290,7 +290,7 @@ def test_a_process_of_torchrun_joins_its_group_and_leaves_it(monkeypatch, spawn)
     for name, value in values.items():
         monkeypatch.setenv(name, value)
     seen: list = []
-    launch(note, seen, Launch("cpu", spawn=spawn))
+    launch(note, seen, Launch("cpu", spawn=spawn, nproc=2))
     assert seen == [(Runtime(torch.device("cpu"), 0, 1, 1), True)]
     assert not dist.is_initialized()
 

@@ -174,10 +174,38 @@ def attributes(tree: ast.AST) -> set[str]:
     return {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
 
 
+def torch_files(name: str, tree: ast.AST) -> set[str]:
+    """What a module uses of torch's reading and writing, under whatever name it has torch."""
+    wanted = {"torch.save", "torch.load", "torch.serialization"}
+    used = attributes(tree) | imports_of(name, tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name == "torch" and alias.asname:
+                    used |= {f"torch.{u.partition('.')[2]}" for u in used
+                             if u.startswith(f"{alias.asname}.")}  # fmt: skip
+    return {u for u in wanted if any(v == u or v.startswith(f"{u}.") for v in used)}
+
+
 def test_only_checkpoint_utils_calls_torch_save_and_load():
     for name, tree in TREES.items():
-        used = {"torch.save", "torch.load"} & (attributes(tree) | imports_of(name, tree))
-        assert used == ({"torch.save", "torch.load"} if name == "checkpoint_utils" else set()), name
+        expected = {"torch.save", "torch.load"} if name == "checkpoint_utils" else set()
+        assert torch_files(name, tree) == expected, name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import torch\ntorch.save(1, 2)",
+        "import torch as t\nt.load(1)",
+        "from torch import load",
+        "from torch import save as write",
+        "import torch.serialization",
+        "import torch\ntorch.serialization.load(1)",
+    ],
+)
+def test_other_ways_to_torch_save_and_load_are_found(text):
+    assert torch_files("errors", ast.parse(text))
 
 
 def test_torch_load_never_runs_code_but_where_it_is_asked_to():

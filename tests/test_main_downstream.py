@@ -221,6 +221,31 @@ def test_the_final_test_equals_evaluate_of_the_same_file(adversarial, standard, 
             assert {key: written[key] for key in ("sa", "ra")} == results[role]
 
 
+def test_the_final_test_and_evaluate_draw_the_same_random_starts(data, imp, tmp_path, monkeypatch):
+    crafted = []
+    make = attack_utils.make_pgd
+
+    def spy(model, config, *rest):
+        perturb = make(model, config, *rest)
+
+        def perturb_and_keep(images, labels):
+            crafted.append(perturb(images, labels))
+            return crafted[-1]
+
+        return perturb_and_keep
+
+    replace(monkeypatch, make, spy)
+    # without steps what is crafted is the random start; of one epoch, the last is the best
+    flags = [*ADV, *with_ticket(imp), "--epochs", "1", "--test_step", "0"]
+    run_transfer(data, tmp_path / "run", *flags)
+    in_the_run = crafted[-1]
+    torch.manual_seed(1234)
+    run_transfer(data, tmp_path / "run", *flags, "--evaluate")
+    assert torch.equal(crafted[-1], in_the_run)
+    run_transfer(data, tmp_path / "run", *flags, "--evaluate", "--seed", "2")
+    assert not torch.equal(crafted[-1], in_the_run)
+
+
 def test_evaluate_takes_the_newest_checkpoint_of_the_folder(adversarial, data, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(adversarial.folder, folder)

@@ -124,6 +124,18 @@ def test_state_0_comes_first_and_is_not_counted_in_epochs(run):
     assert [line["density"] for line in lines] == pytest.approx([1, 1, 0.8, 0.8, 0.64, 0.64])
 
 
+def test_schedule_and_warm_up_begin_anew_in_every_state(data, tmp_path):
+    run_imp(
+        data, tmp_path / "steps", *SCHEDULE, "--mode", "std", "--lr_schedule", "multistep",
+        "--decreasing_lr", "1",
+    )  # fmt: skip
+    rates = [line["lr"] for line in metrics(tmp_path / "steps")]
+    assert rates == pytest.approx([0.1, 0.05, 0.01, 0.001, 0.01, 0.001])
+    run_imp(data, tmp_path / "warm", *SCHEDULE, "--mode", "std", "--warmup", "2")
+    rates = [line["lr"] for line in metrics(tmp_path / "warm")]  # of an epoch's last step
+    assert rates == pytest.approx([0.1, 0.05, 0.005, 0.01, 0.005, 0.01])
+
+
 # --- masks --------------------------------------------------------------------------------------
 
 
@@ -145,12 +157,15 @@ def test_the_ticket_of_state_k_has_density_08_to_the_k_exactly(run):
         left, before = cut(left, 0.2), masks
 
 
-def test_another_rate_removes_that_fraction_of_what_is_left(data, tmp_path):
-    run_imp(data, tmp_path / "run", "--epochs", "1", "--prune_epoch", "1", "--rate", "1/2")
-    for state, density in enumerate((1, 0.5, 0.25)):
+@pytest.mark.parametrize(("rate", "value"), [("1/2", 0.5), ("0.3", 0.3), ("0.15", 0.15)])
+def test_another_rate_removes_that_fraction_of_what_is_left(data, tmp_path, rate, value):
+    short = ("--mode", "std", "--epochs", "1", "--prune_epoch", "1")
+    run_imp(data, tmp_path / "run", *short, "--rate", rate)
+    left = sum(m.weight.numel() for m in tiny().modules() if isinstance(m, nn.Conv2d))
+    for state in range(3):
         masks = load_ticket(tmp_path / "run" / f"{state}-ticket.safetensors").values()
-        kept, total = sum(int(m.sum()) for m in masks), sum(m.numel() for m in masks)
-        assert kept == total * density
+        assert sum(int(mask.sum()) for mask in masks) == left
+        left = cut(left, value)
 
 
 def test_state_1_prunes_the_initial_weights_before_any_training(run):

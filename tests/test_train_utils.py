@@ -302,9 +302,20 @@ def test_each_micro_batch_is_perturbed_by_itself_and_seen_once():
 
     (images, labels) = as_floats(batches(7))[0]
     training_step(model, images, labels, sgd(model), Execution(micro_batch=3), perturb)
-    assert [len(labels) for _, labels in seen] == [3, 3, 1]
+    assert [len(labels) for _, labels in seen] == [3, 2, 2]
     assert torch.equal(torch.cat([images for images, _ in seen]), images)
     assert torch.equal(torch.cat([labels for _, labels in seen]), labels)
+
+
+@pytest.mark.parametrize(("count", "micro_batch"), [(5, 4), (3, 2), (9, 4), (2, 100)])
+def test_no_pass_is_a_single_image_where_maps_are_one_pixel(count, micro_batch):
+    """A ResNet-18 with the ImageNet stem ends in 1x1 maps at 32 pixels, as users run it."""
+    model = build_model("resnet18", 3, MEAN, STD, "imagenet").train()
+    images, labels = torch.rand(count, 3, 32, 32), torch.arange(count) % 3
+    execution = Execution(channels_last=False, micro_batch=micro_batch)
+    loss, logits = training_step(model, images, labels, sgd(model), execution)
+    assert bool(loss.isfinite())
+    assert len(logits) == count
 
 
 def test_gradients_of_an_earlier_step_are_forgotten():

@@ -530,7 +530,15 @@ def test_small_images_of_several_sizes_are_read_one_by_one(tmp_path):
 
 @pytest.mark.parametrize(
     ("batch_size", "world", "sizes"),
-    [(40, 1, [40, 2]), (41, 1, [41]), (21, 1, [21, 21]), (20, 3, [7, 7]), (39, 2, [20]), (38, 2, [19, 2]), (100, 1, [42])],
+    [
+        (40, 1, [40, 2]),
+        (41, 1, [41]),
+        (21, 1, [21, 21]),
+        (20, 3, [7, 7]),
+        (39, 2, [20]),
+        (38, 2, [19, 2]),
+        (100, 1, [42]),
+    ],
 )
 def test_a_trailing_batch_too_small_to_train_on_is_left_out(tmp_path, batch_size, world, sizes):
     write_folder(tmp_path, {"train": {"a": 21, "b": 21}, "val": {"a": 1, "b": 1}})

@@ -34,57 +34,79 @@ def _is_pruned(module: nn.Conv2d) -> bool:
 # --- choosing masks -----------------------------------------------------------------------------
 
 
-def _prune_lowest(scores: Tensor, mask: Tensor, rate: float) -> Tensor:
-    """Remove the fraction `rate` of the entries left in `mask`, those with the lowest scores.
+def _prune_lowest(scores: list[Tensor], left: list[Tensor], rate: float) -> list[Tensor]:
+    """Remove the fraction `rate` of the entries that are left, those with the lowest scores.
 
     Args:
-        scores: (n,) anything that orders the entries.
-        mask: (n,) bool, the entries still there.
+        scores: of each layer, at least 0, and 0 where an entry is pruned already.
+        left: of each layer, bool, the entries still there; in the same shape and memory layout.
 
     Returns:
-        (n,) bool. `round(rate * left)` entries fewer, as torch's pruning counts. Among entries
-        that are exactly equal at the threshold the lowest index goes first, on every device.
+        Of each layer, bool, the entries that remain. `round(rate * left)` entries fewer, as torch's
+        pruning counts. Among entries that are exactly equal at the threshold the lowest index goes
+        first, in the order of the layers and of NCHW, on every device and in every layout.
     """
-    left = int(mask.sum())
-    count = round(rate * left)
+    total, present = sum(m.numel() for m in left), sum(int(m.count_nonzero()) for m in left)
+    count = round(rate * present)
     if count == 0:
-        return mask.clone()
-    scores = torch.where(mask, scores, -torch.inf)  # what is pruned already goes first
-    removed = mask.numel() - left + count
-    threshold = _kth_smallest(scores, removed)
-    keep = ~(scores <= threshold)
-    spared = mask.numel() - removed - int(keep.sum())
-    if spared:
-        tied = (scores == threshold).nonzero().flatten()
-        keep[tied[len(tied) - spared :]] = True
-    return keep
+        return [mask.clone() for mask in left]
+    removed = total - present + count  # what is pruned already goes first
+    flat = [_in_memory_order(score) for score in scores]
+    threshold, reached = _kth_smallest(flat, removed, count / present)
+    kept = [~(score <= threshold) for score in scores]
+    spared = reached - removed
+    for score, mask, keep in zip(reversed(scores), reversed(left), reversed(kept), strict=True):
+        if spared:
+            tied = ((score == threshold) & mask).nonzero()[-spared:]
+            keep[tuple(tied.T)] = True
+            spared -= len(tied)
+    return kept
 
 
-def _kth_smallest(values: Tensor, k: int) -> Tensor:
-    """The same as `values.kthvalue(k).values`, for (n,), several times faster.
+def _kth_smallest(parts: list[Tensor], k: int, rank: float) -> tuple[Tensor, int]:
+    """The k-th smallest of all values at least 0, and how many values do not exceed it.
 
-    A sample brackets the value, so that only the few entries inside the bracket are partitioned.
+    The same as `kthvalue` over all, several times faster: a sample of the values above 0 brackets
+    the one at about the fraction `rank` of them, so that few entries are partitioned.
+
+    Args:
+        parts: tensors (n,).
     """
-    sample = values[:: max(1, values.numel() // SAMPLE)].sort().values
-    place = k * len(sample) // values.numel()
-    margin = int(3 * len(sample) ** 0.5)  # six standard errors of a rank, or more
-    low, high = sample[max(0, place - margin)], sample[min(len(sample) - 1, place + margin)]
-    below = int((values < low).sum())
-    inside = values[(values >= low) & (values <= high)]
-    if below < k <= below + len(inside):
-        return inside.kthvalue(k - below).values
-    return values.kthvalue(k).values
+    stride = max(1, sum(part.numel() for part in parts) // SAMPLE)
+    sample = torch.cat([part[::stride] for part in parts])
+    sample = sample[sample > 0].sort().values
+    if len(sample):
+        place = int(rank * len(sample))
+        margin = int(3 * len(sample) ** 0.5)  # six standard errors of a rank, or more
+        low, high = sample[max(0, place - margin)], sample[min(len(sample) - 1, place + margin)]
+        reach = [part >= low for part in parts]
+        below = sum(mask.numel() - int(mask.count_nonzero()) for mask in reach)
+        some = [part[mask & (part <= high)] for part, mask in zip(parts, reach, strict=True)]
+        inside = torch.cat(some)
+        if below < k <= below + len(inside):
+            value = inside.kthvalue(k - below).values
+            return value, below + int((inside <= value).sum())
+    everything = torch.cat(parts)
+    value = everything.kthvalue(k).values
+    return value, int((everything <= value).sum())
+
+
+def _in_memory_order(values: Tensor) -> Tensor:
+    """The entries (n,) of a dense (O, I, H, W) tensor, as they lie in memory and without a copy."""
+    if values.is_contiguous(memory_format=torch.channels_last):
+        values = values.permute(0, 2, 3, 1)
+    return values.reshape(-1)
 
 
 def _prune_globally(model: nn.Module, scores: list[Tensor], rate: float) -> None:
+    """Args: scores: of each convolution, at least 0."""
     if not 0 <= rate < 1:
         raise InputError(f"pruning rate {rate}: a fraction in [0, 1) is needed")
-    layers = list(convolutions(model))
-    flat = torch.cat([mask.reshape(-1) for mask in masks(model).values()])
-    pruned = _prune_lowest(torch.cat([score.reshape(-1) for score in scores]), flat, rate)
-    sizes = [module.weight.numel() for _, module in layers]
-    for (_, module), part in zip(layers, pruned.split(sizes), strict=True):
-        _set_mask(module, part.reshape(module.weight.shape))
+    left = list(masks(model).values())
+    scores = [score.mul_(mask) for score, mask in zip(scores, left, strict=True)]
+    kept = _prune_lowest(scores, left, rate)
+    for (_, module), mask in zip(convolutions(model), kept, strict=True):
+        _set_mask(module, mask)
 
 
 def pruning_model(model: nn.Module, px: float) -> None:
@@ -93,15 +115,15 @@ def pruning_model(model: nn.Module, px: float) -> None:
     What is measured is the effective weight, mask times parameter. Equals
     `prune.global_unstructured(…, L1Unstructured, amount=px)`, ties aside.
     """
-    scores = [_effective(module).abs() for _, module in convolutions(model)]
-    _prune_globally(model, scores, px)
+    _prune_globally(model, [_parameter(m).detach().abs() for _, m in convolutions(model)], px)
 
 
 def pruning_model_random(model: nn.Module, px: float) -> None:
     """Prune the fraction `px` of the weights that are left, at random, by torch's generator."""
     weights = [_parameter(module).detach() for _, module in convolutions(model)]
-    # NCHW order whatever the memory layout, so that a seed gives one mask
-    scores = [-torch.rand(w.shape, dtype=w.dtype, device=w.device) for w in weights]
+    # drawn in NCHW order whatever the memory layout, so that a seed gives one mask
+    draws = [torch.rand(w.shape, dtype=w.dtype, device=w.device) for w in weights]
+    scores = [torch.empty_like(w).copy_(1 - draw) for w, draw in zip(weights, draws, strict=True)]
     _prune_globally(model, scores, px)
 
 

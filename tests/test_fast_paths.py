@@ -292,9 +292,23 @@ def cases() -> dict[str, Tensor]:
         "equal": torch.ones(count),
         "ascending": torch.arange(count).float(),
         "misleading": misleading,
-        "negative": -torch.rand(count, generator=generator),
+        "zeros": torch.rand(count, generator=generator).sub_(0.6).clamp_(min=0),
         "small": torch.rand(7, generator=generator),
     }
+
+
+def as_layers(values: Tensor) -> list[Tensor]:
+    """Cut (n,) into convolutions' shapes, one of them in channels_last; the order is kept."""
+    ends, shapes = values[:1], [(-1, 1, 1, 1), (4, -1, 1, 3), (1, -1, 1, 1)]
+    body = values[1 : 1 + (len(values) - 1) // 12 * 12]
+    rest = values[len(ends) + len(body) :]
+    parts = [ends, body, rest] if len(rest) else [ends, body]
+    layers = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=False) if len(part)]
+    return [layer.contiguous(memory_format=torch.channels_last) for layer in layers]
+
+
+def joined(layers: list[Tensor]) -> Tensor:
+    return torch.cat([layer.flatten() for layer in layers])
 
 
 @pytest.mark.parametrize("name", cases())
@@ -303,18 +317,21 @@ def test_partition_prunes_what_sorting_prunes(name, monkeypatch):
     scores = cases()[name]
     mask = torch.ones(len(scores), dtype=torch.bool)
     for rate in (0.2, 0.5, 0.99, 0.0, 0.2):
-        pruned = _prune_lowest(scores, mask, rate)
-        assert torch.equal(pruned, by_sorting(scores, mask, rate)), rate
-        mask = pruned
+        pruned = _prune_lowest(as_layers(scores * mask), as_layers(mask), rate)
+        assert torch.equal(joined(pruned), by_sorting(scores, mask, rate)), rate
+        mask = joined(pruned)
 
 
+@pytest.mark.parametrize("rank", [0.0, 0.2, 0.99])
 @pytest.mark.parametrize("name", cases())
-def test_the_bracketed_value_is_the_sorted_one(name, monkeypatch):
+def test_the_bracketed_value_is_the_sorted_one_wherever_the_bracket_lies(name, rank, monkeypatch):
     monkeypatch.setattr(pruning_utils, "SAMPLE", 2**12)
     values = cases()[name]
     ordered = values.sort().values
     for k in {1, 2, len(values) // 5 + 1, len(values) // 2, len(values) - 1, len(values)}:
-        assert _kth_smallest(values, k) == ordered[k - 1]
+        value, reached = _kth_smallest(list(values.split(1000)), k, rank)
+        assert value == ordered[k - 1]
+        assert reached == (values <= value).sum()
 
 
 def test_pruned_weights_stay_pruned_among_weights_that_are_zero():

@@ -1,14 +1,14 @@
 # ruff: noqa: E402
 """How much faster than the released recipe, measured side by side: `python benchmarks/bench.py`.
 
-Every row runs the baseline and this project's code in turns, A B A B, in one process at one moment;
+Every row runs the baseline and this project's code in turns, A B A B, each in a process of its own;
 its ratio is the median of the pairwise ratios. Weights and pixels are random: they do not matter.
-Memory rows run in processes of their own.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import sys
@@ -22,7 +22,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from timing import DEVICE, machine_rate
-from workloads import GROUPS, Results, peak_of
+from workloads import GROUPS, Results, peer
 
 from log_utils import provenance
 
@@ -84,11 +84,10 @@ def measure(wanted: Sequence[str]) -> tuple[float, Results]:
         if not set(names) & set(wanted):
             continue
         print(", ".join(names), flush=True)
-        torch.manual_seed(0)
-        try:
+        if group is peer and importlib.util.find_spec("torchattacks") is None:
+            print("    skipped: torchattacks is not installed", flush=True)
+        else:
             found.update(zip(names, group(found), strict=True))
-        except ModuleNotFoundError as error:
-            print(f"    skipped: {error.name} is not installed", flush=True)
     return found.pop("rate"), found
 
 
@@ -128,11 +127,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=names, help="only these rows")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     parser.add_argument("--list", action="store_true", help="list the rows and measure nothing")
-    parser.add_argument("--memory_of", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.memory_of:
-        print(peak_of(args.memory_of))
-        return
     if args.list:
         print("\n".join(f"{row.name:27} {row.what}" for row in ROWS))
         return

@@ -1,11 +1,12 @@
-"""Taking turns: how one piece of work is timed against others."""
+"""Taking turns: how one piece of work is timed against others, each in a process of its own."""
 
 from __future__ import annotations
 
-import ctypes
-import platform
+import contextlib
+import multiprocessing
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -18,6 +19,7 @@ from cli_utils import keep_freed_memory
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Work = Callable[[], Any]
+Make = Callable[[], Work]  # makes the work ready; must be picklable
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,39 @@ def seconds(work: Work) -> float:
     return time.perf_counter() - start
 
 
-def interleaved(plain: Work, *ours: Work, n: int) -> list[Measured]:
+def own_process(initializer: Callable | None = None, *args: Any) -> ProcessPoolExecutor:
+    """A process that does what is submitted to it, one thing after the other."""
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, spawn, initializer, args)
+
+
+_work: Work  # of the process that takes turns
+
+
+def _prepare(make: Make, ours: bool) -> None:
+    global _work
+    if ours:
+        keep_freed_memory()  # as the mains do; the released recipe has glibc's own ways
+    torch.manual_seed(0)
+    _work = make()
+
+
+def _turn() -> float:
+    return seconds(_work)
+
+
+def interleaved(plain: Make, *ours: Make, n: int) -> list[Measured]:
     """Run all once unmeasured, then in turns n times: a result for each of `ours`."""
     times: list[list[float]] = []
-    for turn in range(n + 1):
-        ordinary_memory()
-        row = [seconds(plain)]
-        keep_freed_memory()  # as the mains do
-        row += [seconds(work) for work in ours]
-        print(f"    {turn}/{n}: " + "  ".join(f"{t:.3f} s" for t in row), flush=True)
-        times += [row] if turn else []
+    with contextlib.ExitStack() as stack:
+        sides = [
+            stack.enter_context(own_process(_prepare, make, side > 0))
+            for side, make in enumerate((plain, *ours))
+        ]
+        for turn in range(n + 1):
+            row = [side.submit(_turn).result() for side in sides]
+            print(f"    {turn}/{n}: " + "  ".join(f"{t:.3f} s" for t in row), flush=True)
+            times += [row] if turn else []
     first, *others = (list(column) for column in zip(*times, strict=True))
     results = []
     for other in others:
@@ -56,15 +81,6 @@ def interleaved(plain: Work, *ours: Work, n: int) -> list[Measured]:
         spread = (min(ratios), max(ratios))
         results.append(Measured(median(first), median(other), median(ratios), n, spread))
     return results
-
-
-def ordinary_memory() -> None:
-    """Undo `keep_freed_memory`: the thresholds that glibc's own tuning arrives at."""
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        # M_MMAP_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-        for name, value in ((-4, 65536), (-3, 32 * 2**20), (-1, 64 * 2**20)):
-            libc.mallopt(name, value)
 
 
 def machine_rate() -> float:

@@ -5,12 +5,14 @@ Every group returns one `Measured` for each of its rows. Weights and pixels are 
 
 from __future__ import annotations
 
+import re
 import resource
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +20,7 @@ import baseline
 import numpy as np
 import torch
 from PIL import Image
-from timing import DEVICE, Measured, Work, interleaved
+from timing import DEVICE, Make, Measured, Work, interleaved, own_process
 from torch import nn
 
 from attack_utils import PGDConfig, make_pgd
@@ -87,8 +89,8 @@ def our_training(recipe: Recipe, execution: Execution) -> Work:
 
 
 def training(n: int, recipe: Recipe, *executions: Execution) -> list[Measured]:
-    ours = [our_training(recipe, execution) for execution in executions]
-    return interleaved(plain_training(recipe), *ours, n=n)
+    ours = [partial(our_training, recipe, execution) for execution in executions]
+    return interleaved(partial(plain_training, recipe), *ours, n=n)
 
 
 RESNET50 = Recipe("resnet50", 224, 16, 1000, PGD3)
@@ -98,18 +100,21 @@ def train_resnet50(_rows: Results) -> list[Measured]:
     return training(4, RESNET50, FP32, BF16)
 
 
+def plain_evaluation() -> Work:
+    model, data = plain_network("resnet50", 1000, 224).eval(), random_batch(8, 224, 1000)
+    return lambda: baseline.evaluation_step(model, *data, PGD20)
+
+
+def our_evaluation(execution: Execution) -> Work:
+    model, data = our_network("resnet50", 1000, 224, execution), random_batch(8, 224, 1000)
+    network = execution.place(fold_for_evaluation(model))
+    perturb = make_pgd(network, PGD20, execution.loss_scale)
+    return lambda: evaluate(network, [data], execution=execution, perturb=perturb)
+
+
 def eval_resnet50(_rows: Results) -> list[Measured]:
-    data = random_batch(8, 224, 1000)
-
-    def ours(execution: Execution) -> Work:
-        model = our_network("resnet50", 1000, 224, execution)
-        network = execution.place(fold_for_evaluation(model))
-        perturb = make_pgd(network, PGD20, execution.loss_scale)
-        return lambda: evaluate(network, [data], execution=execution, perturb=perturb)
-
-    plain = plain_network("resnet50", 1000, 224).eval()
-    step = lambda: baseline.evaluation_step(plain, *data, PGD20)  # noqa: E731
-    return interleaved(step, ours(FP32), ours(BF16), n=3)
+    ours = [partial(our_evaluation, execution) for execution in (FP32, BF16)]
+    return interleaved(plain_evaluation, *ours, n=3)
 
 
 def shares(rows: Results) -> list[Measured]:
@@ -136,14 +141,39 @@ def drain(batches: Iterator, execution: Execution | None) -> None:
             images.to(DEVICE)
 
 
-def cifar(side: int, count: int) -> list[Measured]:
+def random_cifar(count: int) -> tuple[np.ndarray, np.ndarray]:
     pixels = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-    labels = np.arange(count) % 10
-    plain = baseline.array_loader(pixels, labels, side, 128)
+    return pixels, np.arange(count) % 10
+
+
+def plain_cifar(side: int, count: int) -> Work:
+    loader = baseline.array_loader(*random_cifar(count), side, 128)
+    return lambda: drain(iter(loader), None)
+
+
+def our_cifar(side: int, count: int) -> Work:
+    pixels, labels = random_cifar(count)
     spec = DataSpec("cifar10", "", side, "crop" if side == 32 else "rrc", True)
     split = Split(torch.from_numpy(pixels).permute(0, 3, 1, 2), labels)
-    ours = Loader(split, train_transform(spec), list("0123456789"), batch_size=128, train=True)
-    return interleaved(lambda: drain(iter(plain), None), lambda: drain(ours.epoch(0), FP32), n=7)
+    loader = Loader(split, train_transform(spec), list("0123456789"), batch_size=128, train=True)
+    return lambda: drain(loader.epoch(0), FP32)
+
+
+def cifar(side: int, count: int) -> list[Measured]:
+    return interleaved(partial(plain_cifar, side, count), partial(our_cifar, side, count), n=7)
+
+
+def plain_jpeg(root: Path) -> Work:
+    torch.set_num_threads(1)
+    loader = baseline.folder_loader(root / "train", 224, 64)
+    return lambda: drain(iter(loader), None)
+
+
+def our_jpeg(root: Path) -> Work:
+    torch.set_num_threads(1)
+    spec = DataSpec("imagenet", str(root), 224, "rrc", True)
+    loader, *_ = build_loaders(spec, batch_size=64, eval_batch_size=64, workers=0, seed=0)
+    return lambda: drain(loader.epoch(0), FP32)
 
 
 def jpeg(_rows: Results) -> list[Measured]:
@@ -157,33 +187,32 @@ def jpeg(_rows: Results) -> list[Measured]:
                 path = root / split / f"class{index % 2}" / f"{index}.jpg"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(noisy).save(path, quality=80)
-        spec = DataSpec("imagenet", name, 224, "rrc", True)
-        ours, *_ = build_loaders(spec, batch_size=64, eval_batch_size=64, workers=0, seed=0)
-        plain = baseline.folder_loader(root / "train", 224, 64)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            return interleaved(
-                lambda: drain(iter(plain), None), lambda: drain(ours.epoch(0), FP32), n=5
-            )
-        finally:
-            torch.set_num_threads(threads)
+        return interleaved(partial(plain_jpeg, root), partial(our_jpeg, root), n=7)
 
 
 # --- pruning, files, memory -----------------------------------------------------------------------
 
 
+def plain_round() -> Work:
+    model = baseline.network("resnet50", 1000, 224).to(DEVICE)
+    init = {name: value.clone() for name, value in model.state_dict().items()}
+    return lambda: baseline.prune_and_rewind(model, 0.2, init)
+
+
+def our_round() -> Work:
+    model = FP32.place(build_model("resnet50", 1000, baseline.MEAN, baseline.STD))
+    init = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def prune_and_rewind() -> None:
+        pruning_model(model, 0.2)
+        rewind(model, init)
+
+    return prune_and_rewind
+
+
 def prune_rewind(_rows: Results) -> list[Measured]:
-    plain = baseline.network("resnet50", 1000, 224).to(DEVICE)
-    plain_init = {name: value.clone() for name, value in plain.state_dict().items()}
-    ours = FP32.place(build_model("resnet50", 1000, baseline.MEAN, baseline.STD))
-    our_init = {name: value.clone() for name, value in ours.state_dict().items()}
-
-    def our_round() -> None:
-        pruning_model(ours, 0.2)
-        rewind(ours, our_init)
-
-    return interleaved(lambda: baseline.prune_and_rewind(plain, 0.2, plain_init), our_round, n=5)
+    """Every turn is the next state of IMP, on either side."""
+    return interleaved(plain_round, our_round, n=7)
 
 
 def files(_rows: Results) -> list[Measured]:
@@ -209,47 +238,58 @@ def files(_rows: Results) -> list[Measured]:
 
 
 def memory(_rows: Results) -> list[Measured]:
-    plain, ours = (in_own_process(role) for role in ("plain", "ours"))
+    plain = peak(partial(plain_training, RESNET50), 2, ours=False)
+    ours = peak(partial(our_training, RESNET50, BF16), 2)
     return [Measured(plain, ours, ours / plain)]
 
 
 def growth(_rows: Results) -> list[Measured]:
-    early, late = in_own_process("rounds"), in_own_process("more-rounds")
+    early, late = peak(our_round, 2), peak(our_round, 20)
     return [Measured(early, late, late / early)]
 
 
-def in_own_process(role: str) -> float:
-    command = [sys.executable, str(ROOT / "benchmarks/bench.py"), "--memory_of", role]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def peak(make: Make, times: int, ours: bool = True) -> float:
+    with own_process() as process:
+        return process.submit(_peak, make, times, ours).result()
 
 
-def peak_of(role: str) -> float:
+def _peak(make: Make, times: int, ours: bool) -> float:
     """MB at most in use (the process's, less its imports'; on CUDA the tensors')."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if role != "plain":
+    before = peak_of_process()
+    if ours:
         keep_freed_memory()
-    if role.endswith("rounds"):
-        model = FP32.place(build_model("resnet50", 1000, baseline.MEAN, baseline.STD))
-        init = {name: value.clone() for name, value in model.state_dict().items()}
-        for _ in range(2 if role == "rounds" else 20):
-            pruning_model(model, 0.2)
-            rewind(model, init)
-    else:
-        step = plain_training(RESNET50) if role == "plain" else our_training(RESNET50, BF16)
-        step(), step()
+    work = make()
+    for _ in range(times):
+        work()
     if DEVICE.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e6
+    return (peak_of_process() - before) * 1024 / 1e6
+
+
+def peak_of_process() -> int:
+    """KiB; Linux's `getrusage` would count what the process's parent once had, too."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def their_attack() -> Work:
+    import torchattacks
+
+    model, (images, labels) = our_network("resnet18", 10, 32, FP32).eval(), random_batch(64, 32, 10)
+    attack = torchattacks.PGD(model, eps=EPS, alpha=2 / 255, steps=10, random_start=True)
+    return lambda: attack(images, labels)
+
+
+def our_attack() -> Work:
+    model, (images, labels) = our_network("resnet18", 10, 32, FP32).eval(), random_batch(64, 32, 10)
+    perturb, placed = make_pgd(model, PGD10), FP32.images(images)
+    return lambda: perturb(placed, labels)
 
 
 def peer(_rows: Results) -> list[Measured]:
-    import torchattacks
-
-    model = our_network("resnet18", 10, 32, FP32).eval()
-    images, labels = random_batch(64, 32, 10)
-    theirs = torchattacks.PGD(model, eps=EPS, alpha=2 / 255, steps=10, random_start=True)
-    ours, placed = make_pgd(model, PGD10), FP32.images(images)
-    return interleaved(lambda: theirs(images, labels), lambda: ours(placed, labels), n=3)
+    return interleaved(their_attack, our_attack, n=3)
 
 
 # --- groups of rows that share a baseline -------------------------------------------------------

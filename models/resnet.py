@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet as tv
 
 from models.normalize import Normalize
+from models.stem import ImageNetStem
 
 # arch: (block, blocks per stage, further arguments of torchvision's ResNet)
 VARIANTS: dict[str, tuple[type[tv.BasicBlock | tv.Bottleneck], list[int], dict[str, Any]]] = {
@@ -38,6 +39,10 @@ class ResNet(tv.ResNet):
         if stem == "cifar":
             self.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
             self.maxpool = nn.Identity()
+        else:
+            drawn = self.conv1.weight
+            self.conv1 = ImageNetStem(64, device="meta")
+            self.conv1.weight = drawn
         self.normalize = Normalize(mean, std)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.normalize import Normalize
+from models.stem import ImageNetStem
 
 BLOCKS_PER_STAGE = 3  # 6 * 3 + 2 = 20 layers
 
@@ -31,7 +32,9 @@ class PlainShortcutBlock(nn.Module):
     def _shortcut(self, x: Tensor) -> Tensor:
         if self.channel_pad == (0, 0):
             return x
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.channel_pad))
+        # a pool of one pixel picks the same ones as a slice; its gradient keeps the memory layout
+        x = F.avg_pool2d(x, kernel_size=1, stride=self.stride)
+        return F.pad(x, (0, 0, 0, 0, *self.channel_pad))
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
@@ -63,7 +66,7 @@ class ResNet20s(nn.Module):
             self.conv1 = _conv3x3(3, width)
             self.maxpool = nn.Identity()
         else:
-            self.conv1 = nn.Conv2d(3, width, kernel_size=7, stride=2, padding=3, bias=False)
+            self.conv1 = ImageNetStem(width)
             self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)

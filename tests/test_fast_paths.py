@@ -21,6 +21,7 @@ import cli_utils
 import pruning_utils
 from attack_utils import PGDConfig, make_advertorch_pgd, make_pgd
 from models import build_model, fold_for_evaluation
+from models.resnet20s import PlainShortcutBlock
 from pruning_utils import _kth_smallest, _prune_lowest, convolutions, masks, pruning_model
 from train_utils import Execution, evaluate, training_step
 
@@ -267,6 +268,54 @@ def test_in_place_steps_have_advertorchs_bits_and_leave_the_images_alone(dtype, 
         found.append(make(model, config)(images, labels))
     assert torch.equal(*found)
     assert torch.equal(images, kept)
+
+
+# --- the gradient to the images -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet20s"])
+@pytest.mark.parametrize("side", [64, 65])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_stem_has_the_gradients_of_pytorchs_convolution(arch, side, dtype):
+    stem = build_model(arch, 10, MEAN, STD, "imagenet").to(dtype).get_submodule("conv1")
+    found = []
+    for layout in (torch.channels_last, torch.contiguous_format):
+        images = torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(3)).to(dtype)
+        images = images.contiguous(memory_format=layout).requires_grad_()
+        output = stem(images)
+        target = torch.linspace(-1, 1, output.numel(), dtype=dtype).view(output.shape)
+        gradients = torch.autograd.grad((output * target).sum(), [images, stem.weight])
+        found.append((output, *gradients))
+    for fast, plain in zip(*found, strict=True):
+        assert distance(fast, plain) < DTYPES[dtype]
+
+
+def test_the_stems_own_gradient_is_that_of_finite_differences():
+    stem = build_model("resnet20s", 10, MEAN, STD, "imagenet", width=2).double().conv1
+    images = torch.rand(2, 3, 10, 11, dtype=torch.float64)
+    images = images.contiguous(memory_format=torch.channels_last).requires_grad_()
+    assert type(stem(images).grad_fn).__name__ == "_FastInputGradientBackward"
+    assert torch.autograd.gradcheck(stem, images)
+    assert torch.autograd.gradgradcheck(stem, images)
+
+
+def test_a_folded_stem_adds_its_bias():
+    model = network("resnet18", pruned=False).eval()
+    stem, alone = fold_for_evaluation(model).conv1, nn.Sequential(model.conv1, model.bn1)
+    images = batch("resnet18")[0].contiguous(memory_format=torch.channels_last).requires_grad_()
+    assert stem.bias is not None
+    assert distance(stem(images), alone(images)) < 1e-5
+
+
+def test_the_shortcut_of_resnet20s_picks_every_other_pixel_to_the_bit():
+    block = PlainShortcutBlock(4, 8, 2)
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.randn(2, 4, 9, 9).to(dtype).requires_grad_()
+        picked = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))
+        assert torch.equal(block._shortcut(x), picked)
+        ones = torch.ones_like(picked)
+        ours, plain = (torch.autograd.grad(y, x, ones)[0] for y in (block._shortcut(x), picked))
+        assert torch.equal(ours, plain)
 
 
 # --- pruning --------------------------------------------------------------------------------------

@@ -1,0 +1,62 @@
+"""The 7x7 stride-2 convolution of an ImageNet stem, with a fast gradient to the images."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
+
+
+class ImageNetStem(nn.Conv2d):
+    """`nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)`, the same to rounding.
+
+    On the CPU oneDNN takes as long for the gradient to three channels as for a convolution of five
+    times the size, and an attack needs it in every step. Images in channels_last get it as
+    `_FastInputGradient` computes it; others have the bits of PyTorch's own.
+    """
+
+    def __init__(self, width: int, device: str | None = None) -> None:
+        super().__init__(3, width, 7, stride=2, padding=3, bias=False, device=device)
+
+    def forward(self, images: Tensor) -> Tensor:
+        wanted = images.requires_grad and torch.is_grad_enabled()
+        fast = images.device.type == "cpu" and not torch.compiler.is_compiling()
+        if not (wanted and fast and images.is_contiguous(memory_format=torch.channels_last)):
+            return super().forward(images)
+        if torch.is_autocast_enabled("cpu"):
+            images = images.to(torch.get_autocast_dtype("cpu"))
+        output = _FastInputGradient.apply(images, self.weight.to(images.dtype))
+        return output if self.bias is None else output + self.bias[:, None, None]
+
+
+class _FastInputGradient(torch.autograd.Function):
+    """The convolution, its gradient to the images in another order of the sums."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(images, weight)
+        return F.conv2d(images, weight, stride=2, padding=3)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        images, weight = ctx.saved_tensors
+        to_images = to_weight = None
+        if ctx.needs_input_grad[0]:
+            to_images = _input_gradient(gradient, weight, images.shape)
+        if ctx.needs_input_grad[1]:
+            to_weight = conv2d_weight(images, weight.shape, gradient, stride=2, padding=3)
+        return to_images, to_weight
+
+
+def _input_gradient(gradient: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
+    """Pixels in even and odd rows and columns are four images of half the side each.
+
+    Each of them is a convolution of stride 1 of the gradient (N, O, H/2, W/2), with every other tap
+    of the flipped 7x7 kernel: one convolution with a kernel (3 * 2 * 2, O, 4, 4) gives them all.
+    """
+    outputs, colours = weight.shape[:2]
+    taps = F.pad(weight.flip(2, 3), (0, 1, 0, 1)).reshape(outputs, colours, 4, 2, 4, 2)
+    kernel = taps.flip(3, 5).permute(1, 3, 5, 0, 2, 4).reshape(4 * colours, outputs, 4, 4)
+    phases = F.conv2d(F.pad(gradient, (1, 2, 1, 2)), kernel)
+    return F.pixel_shuffle(phases, 2)[:, :, : shape[2], : shape[3]]

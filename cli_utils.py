@@ -244,6 +244,7 @@ def evaluation_options(args: argparse.Namespace) -> dict[str, Any]:
     """The fields of `evaluation_utils.Request`."""
     return {
         "attacked": args.mode == "adv" or args.eval_attack is not None,
+        "asked": args.eval_attack is not None,
         "autoattack": args.eval_attack == "autoattack",
         "check_masking": args.check_masking,
         "masking_source": args.masking_source,

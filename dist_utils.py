@@ -108,12 +108,11 @@ def _wait_for(context: mp.ProcessContext) -> None:
             failed = failed or (process if process.exitcode else None)
         if failed is None and context.join():
             return
-    for process in context.processes:
-        if process.is_alive():
-            process.terminate()
     deadline = time.monotonic() + GRACE
     for process in context.processes:
-        process.join(max(deadline - time.monotonic(), 0))
+        while process.is_alive() and time.monotonic() < deadline:
+            process.terminate()  # more than once: while it works, a process only notes a signal
+            process.join(0.1)
         process.kill()  # stuck where Python's signal handlers do not run
     if failed.exitcode < 0:
         raise RunFailed(

@@ -37,11 +37,13 @@ Scores = dict[str, float | None]
 class Request:
     """What a run is asked to test.
 
-    attacked: RA by PGD too. eval_set: ("test" | "cifar10_c" | "adv", path). images: only the first
-    so many of the split, in `--evaluate` and in the tests beyond SA and RA.
+    attacked: RA by PGD too; asked: because a flag says so, not the mode. eval_set: ("test" |
+    "cifar10_c" | "adv", path). images: only the first so many of the split, in `--evaluate` and in
+    the tests beyond SA and RA.
     """
 
     attacked: bool
+    asked: bool = False
     autoattack: bool = False
     check_masking: bool = False
     masking_source: str | None = None
@@ -58,8 +60,9 @@ class Request:
         wrong = {
             "--eval_set and --save_adv go with --evaluate": not self.evaluate
             and (kind != "test" or self.save_adv is not None),
-            f"--eval_set {kind} is not attacked: leave out --eval_attack autoattack, --restarts, "
-            "--check_masking and --save_adv": kind != "test" and (further or crafting),
+            f"--eval_set {kind} is not attacked: leave out --eval_attack, --restarts, "
+            "--check_masking and --save_adv": kind != "test"
+            and (self.asked or further or crafting),
             "--restarts and --save_adv need an attack: add --eval_attack pgd": not self.attacked
             and crafting,
             "--eval_images goes with --evaluate, --eval_attack autoattack or --check_masking": (

@@ -36,7 +36,7 @@ from file_utils import write_json
 from flags import build_transfer_parser
 from log_utils import RunLog, plot_curves, provenance, say, warn
 from models import ARCHS, build_model
-from run_utils import Training, check_same_run, load_init, running, taking_up
+from run_utils import StopSignals, Training, check_same_run, load_init, running, taking_up
 from train_utils import Execution, Metrics, Schedule, make_sgd
 
 RESULTS_FILE = "results.json"
@@ -50,7 +50,7 @@ Scores = dict[str, dict[str, float | None]]
 class Transfer:
     """One transfer run: the network, what it scored, and how far it is."""
 
-    def __init__(self, args: argparse.Namespace, runtime: Runtime) -> None:
+    def __init__(self, args: argparse.Namespace, runtime: Runtime, stop: StopSignals) -> None:
         self.args, self.runtime = args, runtime
         self.adversarial = args.mode == "adv"
         self.save_dir = Path(args.save_dir)
@@ -68,6 +68,7 @@ class Transfer:
             self.execution,
             runtime,
             self._attack(attack) if self.adversarial else None,
+            stop=stop,
             save=self.save,
             save_every=args.save_every_steps,
             print_freq=args.print_freq,
@@ -317,22 +318,23 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
     checkpoint = files.find_checkpoint(save_dir, wanted, files.newest_transfer_checkpoint)
     if args.resume and not args.evaluate and (save_dir / RESULTS_FILE).is_file():
         return say(f"{save_dir}: this run is finished; nothing to do")
-    if args.evaluate and checkpoint is None:
-        raise InputError(f"--evaluate: no checkpoint in {save_dir}; name one by --resume PATH")
-    if args.evaluate and checkpoint:
+    if args.evaluate:
+        if checkpoint is None:
+            raise InputError(f"--evaluate: no checkpoint in {save_dir}; name one by --resume PATH")
         bench, request = build_bench(args, runtime), Request(**cli_utils.evaluation_options(args))
         return evaluate_checkpoint(
             checkpoint, bench, request, data_spec(args), save_dir, args.mean, args.std
         )
     check_same_run(save_dir, vars(args), resume=args.resume is not None)
-    transfer = Transfer(args, runtime)
-    if checkpoint:
-        transfer.resume(checkpoint)  # before the folder is claimed: it may be refused
-    with (
-        running(transfer.training, save_dir, vars(args), resume=args.resume is not None),
-        cli_utils.memory_advice(args.micro_batch or args.batch_size),
-    ):
-        transfer.run()
+    with StopSignals() as stop:
+        transfer = Transfer(args, runtime, stop)
+        if checkpoint:
+            transfer.resume(checkpoint)  # before the folder is claimed: it may be refused
+        with (
+            running(transfer.training, save_dir, vars(args), resume=args.resume is not None),
+            cli_utils.memory_advice(args.micro_batch or args.batch_size),
+        ):
+            transfer.run()
     return None
 
 

@@ -37,14 +37,14 @@ from log_utils import Progress, RunLog, plot_curves, say, warn
 from models import ARCHS, build_model, fold_for_evaluation
 from one_shot import prune_without_training
 from plan_utils import States, plan_imp
-from run_utils import Training, check_same_run, load_init, running, taking_up
+from run_utils import StopSignals, Training, check_same_run, load_init, running, taking_up
 from train_utils import Execution, Metrics, Perturb, Schedule, evaluate, make_sgd
 
 
 class TicketSearch:
     """One IMP run: the network, its initial weights, and how far it is."""
 
-    def __init__(self, args: argparse.Namespace, runtime: Runtime) -> None:
+    def __init__(self, args: argparse.Namespace, runtime: Runtime, stop: StopSignals) -> None:
         self.args, self.runtime = args, runtime
         self.save_dir = Path(args.save_dir)
         self.states = States.of_run(args)
@@ -58,6 +58,7 @@ class TicketSearch:
             self.execution,
             runtime,
             self._attack(),
+            stop=stop,
             save=self.save,
             save_every=args.save_every_steps,
             print_freq=args.print_freq,
@@ -313,20 +314,20 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
     last = States.of_run(args).last
     if args.resume and not args.evaluate and (save_dir / files.ticket_name(last + 1)).is_file():
         return say(f"{save_dir}: this run is finished; nothing to do")
-    if args.evaluate and checkpoint is None:
-        raise InputError(f"--evaluate: no checkpoint in {save_dir}; name one by --resume PATH")
-    if not args.evaluate:
-        check_same_run(save_dir, vars(args), resume=args.resume is not None)
-    search = TicketSearch(args, runtime)
-    if args.evaluate and checkpoint:
-        return evaluate_only(search, checkpoint)
-    if checkpoint:
-        search.resume(checkpoint)  # before the folder is claimed: it may be refused
-    with (
-        running(search.training, save_dir, vars(args), resume=args.resume is not None),
-        cli_utils.memory_advice(args.micro_batch or args.batch_size),
-    ):
-        search.run()
+    if args.evaluate:
+        if checkpoint is None:
+            raise InputError(f"--evaluate: no checkpoint in {save_dir}; name one by --resume PATH")
+        return evaluate_only(TicketSearch(args, runtime, StopSignals()), checkpoint)
+    check_same_run(save_dir, vars(args), resume=args.resume is not None)
+    with StopSignals() as stop:
+        search = TicketSearch(args, runtime, stop)
+        if checkpoint:
+            search.resume(checkpoint)  # before the folder is claimed: it may be refused
+        with (
+            running(search.training, save_dir, vars(args), resume=args.resume is not None),
+            cli_utils.memory_advice(args.micro_batch or args.batch_size),
+        ):
+            search.run()
     return say(f"done: {last + 2} tickets and accuracy_vs_density.png in {save_dir}")
 
 

@@ -41,6 +41,7 @@ LOOKED_AT_EVERY = 100  # steps: a look at the loss waits for the GPU
 PREEMPTED_FILE = "PREEMPTED"
 PREEMPTED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again later
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+FILES = ("init", "tickets_file", "masking_source")  # flags that name a file
 # Flags that may differ when a run is resumed: they change neither its results nor its files' names.
 FREE_FLAGS = frozenset(
     (
@@ -49,7 +50,7 @@ FREE_FLAGS = frozenset(
         *("device", "gpu", "nproc", "world_size", "rank", "dist_url", "dist_backend"),
         # Without --skip_bad a run ends at the first bad image; where files lie is free, not what
         # is in them: see `_contents`.
-        *("multiprocessing_distributed", "skip_bad", "data", "init", "tickets_file"),
+        *("multiprocessing_distributed", "skip_bad", "data", *FILES),
     )
 )
 
@@ -63,7 +64,11 @@ class NotFinite(Exception):
 
 
 class StopSignals:
-    """Notes the signals that ask a run to stop; use as a context manager around the run."""
+    """Notes the signals that ask a run to stop, inside the block: the run sees to it when it can.
+
+    Around all of a run, what comes before its training too: a signal then is one after the first
+    step.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -170,7 +175,7 @@ def check_same_run(save_dir: Path, flags: Mapping[str, Any], *, resume: bool) ->
 def _contents(training: Training, flags: Mapping[str, Any]) -> dict[str, str]:
     """What the files hold whose places are free: recorded beside the flags, and compared."""
     found = {f"data{CONTENT}": training.loader.described()}
-    for name in ("init", "tickets_file"):
+    for name in FILES:
         if flags.get(name) not in (None, "torchvision"):
             found[f"{name}{CONTENT}"] = f"sha256 {sha256_of(flags[name])[:16]}"
     return found
@@ -180,9 +185,9 @@ def _contents(training: Training, flags: Mapping[str, Any]) -> dict[str, str]:
 def running(
     training: Training, save_dir: Path, flags: Mapping[str, Any], *, resume: bool
 ) -> Iterator[None]:
-    """Hold the run's folder and heed signals; a run that one stops leaves PREEMPTED and exits."""
+    """Hold the run's folder; a run that a signal stops leaves PREEMPTED and exits."""
     flags = {**flags, **_contents(training, flags)}
-    with run_folder(save_dir, flags, resume=resume), training.stop:
+    with run_folder(save_dir, flags, resume=resume):
         try:
             yield
         except NotFinite as error:
@@ -240,6 +245,7 @@ class Training:
         runtime: Runtime,
         perturb: Perturb | None,
         *,
+        stop: StopSignals,
         save: Callable[[], None],
         save_every: int | None = None,
         print_freq: int | None = None,
@@ -254,7 +260,7 @@ class Training:
             )
         self.steps = loader.num_batches(runtime.world_size)
         self.scaler = execution.scaler()
-        self.stop = StopSignals()
+        self.stop = stop
         self.epoch = self.step = 0
         self.meter = Meter(execution.device)
         if runtime.world_size > 1:  # every process draws random starts of its own

@@ -44,17 +44,19 @@ Results = dict[str, Any]
 # --- networks -------------------------------------------------------------------------------------
 
 
-def our_network(arch: str, classes: int, side: int, execution: Execution) -> nn.Module:
+def our_network(
+    arch: str, classes: int, side: int, execution: Execution, pruned: float = 0.2
+) -> nn.Module:
     stem = "cifar" if side < 64 else "imagenet"
     model = build_model(arch, classes, baseline.MEAN, baseline.STD, stem)
     execution.place(model)
-    pruning_model(model, 0.2)
+    pruning_model(model, pruned)
     return model.train()
 
 
-def plain_network(arch: str, classes: int, side: int) -> nn.Module:
+def plain_network(arch: str, classes: int, side: int, pruned: float = 0.2) -> nn.Module:
     model = baseline.network(arch, classes, side).to(DEVICE)
-    baseline.prune_globally(model, 0.2)
+    baseline.prune_globally(model, pruned)
     return model.train()
 
 
@@ -69,18 +71,19 @@ class Recipe(NamedTuple):
     batch: int
     classes: int
     attack: PGDConfig | None
+    pruned: float = 0.2
 
 
 def plain_training(recipe: Recipe) -> Work:
-    arch, side, batch, classes, attack = recipe
-    model = plain_network(arch, classes, side)
+    arch, side, batch, classes, attack, pruned = recipe
+    model = plain_network(arch, classes, side, pruned)
     optimizer, data = baseline.optimizer_of(model), random_batch(batch, side, classes)
     return lambda: baseline.training_step(model, optimizer, *data, attack)
 
 
 def our_training(recipe: Recipe, execution: Execution) -> Work:
-    arch, side, batch, classes, attack = recipe
-    model = our_network(arch, classes, side, execution)
+    arch, side, batch, classes, attack, pruned = recipe
+    model = our_network(arch, classes, side, execution, pruned)
     perturb = make_pgd(model, attack, execution.loss_scale) if attack else None
     optimizer = make_sgd(model, 1e-4, 0.9, 1e-4)
     images, labels = random_batch(batch, side, classes)

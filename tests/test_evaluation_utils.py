@@ -363,6 +363,7 @@ def test_a_source_of_other_classes_is_refused_in_one_line(data, checkpoint, tmp_
         ("--evaluate --mode std --save_adv x", "need an attack: add --eval_attack pgd"),
         ("--evaluate --eval_set adv:x --check_masking", "--eval_set adv is not attacked"),
         ("--evaluate --eval_set adv:x --restarts 2", "--eval_set adv is not attacked"),
+        ("--evaluate --eval_set adv:x --eval_attack pgd", "--eval_set adv is not attacked"),
         ("--evaluate --eval_set cifar10_c --save_adv x", "--eval_set cifar10_c is not attacked"),
         ("--evaluate", "no checkpoint in nowhere/run"),
     ],

@@ -147,6 +147,31 @@ def test_signals_stop_a_run_after_its_step_and_it_goes_on_to_the_same_bits(whole
     assert_same_run(folder, whole.root / task)
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_a_signal_while_the_data_load_stops_the_run_after_its_first_step(
+    whole, tmp_path, monkeypatch, task
+):
+    argv = TASKS[task](whole.root, tmp_path / "run", "--resume")
+    main = {"imp": main_imp_pretrain, "transfer": main_downstream}[task]
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        build = main.build_loaders
+
+        def signalled(*args, **kwargs):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return build(*args, **kwargs)
+
+        patch.setattr(main, "build_loaders", signalled)
+        with pytest.raises(SystemExit) as stop:
+            main.main(argv)
+    assert stop.value.code == 75
+    assert (tmp_path / "run" / "PREEMPTED").exists()
+    assert metrics(tmp_path / "run") == []
+    assert signal.getsignal(signal.SIGTERM) == before
+    main.main(argv)
+    assert_same_run(tmp_path / "run", whole.root / task)
+
+
 def newest(folder: Path, task: str) -> Path:
     find = checkpoint_utils.newest_imp_checkpoint
     find = find if task == "imp" else checkpoint_utils.newest_transfer_checkpoint

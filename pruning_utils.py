@@ -159,6 +159,7 @@ def _effective(module: nn.Conv2d) -> Tensor:
 
 def _refresh(module: nn.Conv2d) -> None:
     """Compute `weight` anew, as the hook does before a forward pass."""
+    module.__dict__.pop("weight", None)  # its memory takes the new one, round after round
     module.weight = _parameter(module) * _mask_of(module)  # type: ignore[assignment]
 
 

@@ -83,11 +83,11 @@ def interleaved(plain: Make, *ours: Make, n: int) -> list[Measured]:
     return results
 
 
-def machine_rate() -> float:
-    """bf16 TFLOP/s: the best of 10 of a 4096³ product and of a 3×3, 256-channel convolution."""
+def machine_rate(dtype: torch.dtype) -> float:
+    """TFLOP/s: the best of 10 of a 4096³ product and of a 3×3, 256-channel convolution."""
 
     def random(*shape: int) -> Tensor:
-        values = torch.randn(shape, dtype=torch.bfloat16, device=DEVICE)
+        values = torch.randn(shape, dtype=dtype, device=DEVICE)
         return values.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else values
 
     a, x, w = random(4096, 4096), random(16, 256, 56, 56), random(256, 256, 3, 3)

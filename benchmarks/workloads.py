@@ -247,7 +247,8 @@ def memory(_rows: Results) -> list[Measured]:
 
 
 def growth(_rows: Results) -> list[Measured]:
-    early, late = peak(our_round, 2), peak(our_round, 20)
+    """Over 20 rounds, after ten in which the allocator settles."""
+    early, late = peak(our_round, 10), peak(our_round, 30)
     return [Measured(early, late, late / early)]
 
 

@@ -31,6 +31,7 @@ from process_cases import MAINS, Process
 import checkpoint_utils
 import cli_utils
 import dataset
+import evaluation_bench
 import main_downstream
 import main_imp_pretrain
 import pruning_utils
@@ -145,6 +146,29 @@ def test_signals_stop_a_run_after_its_step_and_it_goes_on_to_the_same_bits(whole
     assert process.end() == 0, process.output
     assert not (folder / "PREEMPTED").exists()
     assert_same_run(folder, whole.root / task)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_signal_in_an_evaluation_saves_what_was_trained_before_it(
+    whole, tmp_path, monkeypatch, task
+):
+    argv = TASKS[task](whole.root, tmp_path / "run", "--resume", "--save_every_steps", "1000")
+    evaluating = {"imp": main_imp_pretrain, "transfer": evaluation_bench}[task]
+    with monkeypatch.context() as patch:
+        evaluate = evaluating.evaluate
+
+        def signalled(*args, **kwargs):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return evaluate(*args, **kwargs)
+
+        patch.setattr(evaluating, "evaluate", signalled)
+        with pytest.raises(SystemExit) as stop:
+            MAINS[task](argv)
+    assert stop.value.code == 75
+    saved = load(newest(tmp_path / "run", task))
+    assert (saved["epoch"], saved["resume"]["step"]) == (0, 3)  # all steps of the first epoch
+    MAINS[task](argv)
+    assert_same_run(tmp_path / "run", whole.root / task)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -550,3 +574,8 @@ def test_the_scripts_for_slurm_queue_again_what_left_preempted():
 def test_the_runs_have_the_lengths_that_the_other_tests_count_on(whole):
     assert [line["epoch"] for line in metrics(whole.root / "imp")] == list(range(6))
     assert load(whole.root / "transfer" / "checkpoint.pth.tar")["epoch"] == 4
+
+
+def test_only_the_newest_state_has_a_copy_of_its_checkpoint_before(whole):
+    copies = (whole.root / "imp").glob("*.previous")
+    assert [path.name for path in copies] == ["3-checkpoint.pth.tar.previous"]

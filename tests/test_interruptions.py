@@ -35,6 +35,7 @@ import evaluation_bench
 import main_downstream
 import main_imp_pretrain
 import pruning_utils
+import run_utils
 import train_utils
 from checkpoint_utils import save_checkpoint
 from errors import InputError, RunFailed
@@ -423,8 +424,11 @@ def test_a_write_that_fails_anywhere_leaves_the_file_before_whole(tmp_path, monk
 # --- while it trains ------------------------------------------------------------------------------
 
 
-def spoil(monkeypatch, call: int, what: str) -> None:
-    """Make the loss of a training step, counted from 1, no number; or its weights."""
+def spoil(monkeypatch, call: int, what: str) -> list[int]:
+    """Make the loss of a training step, counted from 1, no number; or its weights.
+
+    The list holds how many steps there were.
+    """
     step, calls = train_utils.training_step, [0]
 
     def spoiled(model, *args, **rest):
@@ -435,6 +439,7 @@ def spoil(monkeypatch, call: int, what: str) -> None:
         return (loss * float("nan") if calls[0] == call and what == "loss" else loss), logits
 
     replace(monkeypatch, step, spoiled)
+    return calls
 
 
 def failure(main, argv, capsys) -> str:
@@ -471,6 +476,16 @@ def test_the_step_is_right_in_an_epoch_that_was_resumed(whole, tmp_path, monkeyp
     spoil(monkeypatch, 1, "loss")
     line = failure(main_downstream.main, [*argv, "--resume"], capsys)
     assert f"epoch 1, step {done + 1} of 3; the last good file is " in line
+
+
+def test_a_long_epoch_does_not_go_on_for_long_once_its_loss_is_no_number(
+    whole, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(run_utils, "LOOKED_AT_EVERY", 2)
+    calls = spoil(monkeypatch, 1, "loss")
+    argv = imp(whole.root, tmp_path / "run", "--save_every_steps", "1000")
+    assert "epoch 1, step 1 of 3" in failure(main_imp_pretrain.main, argv, capsys)
+    assert calls == [2]
 
 
 def test_weights_that_are_no_numbers_reach_no_checkpoint(whole, tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import pickle
 from pathlib import Path
 
@@ -552,3 +553,20 @@ def test_initial_weights_of_another_run_are_refused(imp_run):
 def test_exporting_a_state_that_is_not_there_is_wrong_input(tmp_path):
     with pytest.raises(InputError, match=r"5-checkpoint\.pth\.tar: no such file"):
         export_released(tmp_path, 5, "adv")
+
+
+def test_a_file_is_flushed_before_it_is_renamed_and_its_directory_after(tmp_path, monkeypatch):
+    order, flush, rename = [], os.fsync, os.replace
+
+    def flushed(handle):
+        order.append("directory" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        flush(handle)
+
+    def renamed(old, new):
+        order.append("rename")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", renamed)
+    save_checkpoint(tmp_path / "c.pth.tar", {"epoch": 1})
+    assert order == ["file", "rename", "directory"]

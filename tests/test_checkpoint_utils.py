@@ -2,8 +2,8 @@
 
 import json
 import os
-import stat
 import pickle
+import stat
 from pathlib import Path
 
 import pytest

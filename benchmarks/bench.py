@@ -41,7 +41,7 @@ class Row:
 ROWS = (
     Row("train-pgd3-resnet50-fp32", "s, PGD-3 training step, 224², batch 16", 1.5, 1.8),
     Row("train-pgd3-resnet50-bf16", "s, the same, --amp bf16", 3.1, 4),
-    Row("eval-pgd20-resnet50-fp32", "s, PGD-20 evaluation, 224², batch 8", 2.1, 2.6),
+    Row("eval-pgd20-resnet50-fp32", "s, PGD-20 evaluation, 224², batch 16", 2.1, 2.6),
     Row("eval-pgd20-resnet50-bf16", "s, the same, --amp bf16", 4.2, 5.5),
     Row("train-pgd10-resnet18-bf16", "s, PGD-10 training step, 32², batch 64", 2.2, 2.8),
     Row("train-pgd3-resnet20s-bf16", "s, PGD-3 training step, 32², batch 128", 2.1, 3),

@@ -62,15 +62,19 @@ def _turn() -> float:
     return seconds(_work)
 
 
-def interleaved(plain: Make, *ours: Make, n: int) -> list[Measured]:
-    """Run all once unmeasured, then in turns n times: a result for each of `ours`."""
+def interleaved(plain: Make, *ours: Make, n: int, warm: bool = False) -> list[Measured]:
+    """Run all in turns n times, after once unmeasured: a result for each of `ours`.
+
+    Args:
+        warm: what is made has run already, so that all turns count.
+    """
     times: list[list[float]] = []
     with contextlib.ExitStack() as stack:
         sides = [
             stack.enter_context(own_process(_prepare, make, side > 0))
             for side, make in enumerate((plain, *ours))
         ]
-        for turn in range(n + 1):
+        for turn in range(1 if warm else 0, n + 1):
             row = [side.submit(_turn).result() for side in sides]
             print(f"    {turn}/{n}: " + "  ".join(f"{t:.3f} s" for t in row), flush=True)
             times += [row] if turn else []

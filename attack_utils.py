@@ -234,9 +234,19 @@ def import_autoattack():
 
 
 def make_advertorch_pgd(model: nn.Module, config: PGDConfig) -> Perturb:
-    """advertorch's `LinfPGDAttack` with mean cross-entropy, as the released code calls it."""
-    attacks = _import_advertorch()
-    attack = attacks.LinfPGDAttack(
+    """advertorch's PGD as the released code's training calls it: no gradients of parameters."""
+    attack = advertorch_attack(model, config)
+
+    def perturb(images: Tensor, labels: Tensor) -> Tensor:
+        with torch.enable_grad(), frozen(model):
+            return attack.perturb(images, labels)
+
+    return perturb
+
+
+def advertorch_attack(model: nn.Module, config: PGDConfig):
+    """advertorch's own `LinfPGDAttack`, on the mean cross-entropy of `model`."""
+    return _import_advertorch().LinfPGDAttack(
         model,
         loss_fn=nn.CrossEntropyLoss(),
         eps=config.eps,
@@ -247,13 +257,6 @@ def make_advertorch_pgd(model: nn.Module, config: PGDConfig) -> Perturb:
         clip_max=1.0,
         targeted=False,
     )
-
-    def perturb(images: Tensor, labels: Tensor) -> Tensor:
-        # What the released code wraps around the attack: no gradients of parameters.
-        with torch.enable_grad(), frozen(model):
-            return attack.perturb(images, labels)
-
-    return perturb
 
 
 def _import_advertorch():

@@ -317,7 +317,8 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
     if args.evaluate:
         if checkpoint is None:
             raise InputError(f"--evaluate: no checkpoint in {save_dir}; name one by --resume PATH")
-        return evaluate_only(TicketSearch(args, runtime, StopSignals()), checkpoint)
+        not_heeded = StopSignals()  # a signal ends an evaluation at once
+        return evaluate_only(TicketSearch(args, runtime, not_heeded), checkpoint)
     check_same_run(save_dir, vars(args), resume=args.resume is not None)
     with StopSignals() as stop:
         search = TicketSearch(args, runtime, stop)

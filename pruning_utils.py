@@ -99,11 +99,12 @@ def _in_memory_order(values: Tensor) -> Tensor:
 
 
 def _prune_globally(model: nn.Module, scores: list[Tensor], rate: float) -> None:
-    """Args: scores: of each convolution, at least 0."""
+    """Args: scores: of each convolution, at least 0; they are overwritten."""
     if not 0 <= rate < 1:
         raise InputError(f"pruning rate {rate}: a fraction in [0, 1) is needed")
     left = list(masks(model).values())
-    scores = [score.mul_(mask) for score, mask in zip(scores, left, strict=True)]
+    for score, mask in zip(scores, left, strict=True):
+        score.mul_(mask)
     kept = _prune_lowest(scores, left, rate)
     for (_, module), mask in zip(convolutions(model), kept, strict=True):
         _set_mask(module, mask)

@@ -2,7 +2,7 @@
 
 float32, NCHW, torch's pruning hooks with float masks, advertorch's PGD, PIL and torchvision's
 transforms one image at a time, torch's global pruning, complete checkpoints written twice. Written
-anew from fidelity.md; it runs on a current PyTorch, as the released code does not.
+anew; it runs on a current PyTorch, as the released code does not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 from torchvision.datasets import ImageFolder
 
-from attack_utils import PGDConfig, _import_advertorch, frozen
+from attack_utils import PGDConfig, advertorch_attack, frozen
 from models import build_model
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -75,27 +75,13 @@ def optimizer_of(model: nn.Module) -> SGD:
     return SGD(model.parameters(), 1e-4, momentum=0.9, weight_decay=1e-4)
 
 
-def advertorch_pgd(model: nn.Module, config: PGDConfig):
-    return _import_advertorch().LinfPGDAttack(
-        model,
-        loss_fn=nn.CrossEntropyLoss(),
-        eps=config.eps,
-        nb_iter=config.steps,
-        eps_iter=config.step_size,
-        rand_init=True,
-        clip_min=0.0,
-        clip_max=1.0,
-        targeted=False,
-    )
-
-
 def training_step(
     model: nn.Module, optimizer: Optimizer, images: Tensor, labels: Tensor, config: PGDConfig | None
 ) -> None:
     """One step in train mode; parameters ask for no gradient while the attack runs."""
     if config:
         with frozen(model):
-            images = advertorch_pgd(model, config).perturb(images, labels)
+            images = advertorch_attack(model, config).perturb(images, labels)
     loss = nn.CrossEntropyLoss()(model(images), labels)
     optimizer.zero_grad()
     loss.backward()
@@ -104,7 +90,7 @@ def training_step(
 
 def evaluation_step(model: nn.Module, images: Tensor, labels: Tensor, config: PGDConfig) -> int:
     """Images of a batch right under attack; the released code computes parameter gradients too."""
-    images = advertorch_pgd(model, config).perturb(images, labels)
+    images = advertorch_attack(model, config).perturb(images, labels)
     with torch.no_grad():
         return int((model(images).argmax(1) == labels).sum())
 

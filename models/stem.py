@@ -11,9 +11,9 @@ from torch.nn.grad import conv2d_weight
 class ImageNetStem(nn.Conv2d):
     """`nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)`, the same to rounding.
 
-    On the CPU oneDNN takes as long for the gradient to three channels as for a convolution of five
-    times the size, and an attack needs it in every step. Images in channels_last get it as
-    `_FastInputGradient` computes it; others have the bits of PyTorch's own.
+    On the CPU the gradient to the images takes oneDNN four times as long as the forward pass, and
+    an attack needs it in every step. Images in channels_last get it as `_FastInputGradient`
+    computes it; others have the bits of PyTorch's own.
     """
 
     def __init__(self, width: int, device: str | None = None) -> None:

@@ -4,8 +4,8 @@ import functools
 
 import pytest
 import torch
+from network_cases import enliven
 from safetensors.torch import save_file
-from torch import nn
 from torch.nn.utils import prune
 
 from checkpoint_utils import save_checkpoint, save_ticket, transfer_keys
@@ -21,14 +21,7 @@ def network(arch="resnet20s", classes=CLASSES, seed=1, mean=MEAN, std=STD, **opt
     """A network with lively BatchNorm statistics, so that no entry can be lost unnoticed."""
     torch.manual_seed(seed)
     options = {"width": 4} | options
-    model = build_model(arch, classes, mean, std, **options)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.3)
-            module.get_buffer("running_mean").normal_(std=0.3)
-            module.get_buffer("running_var").uniform_(0.5, 1.5)
-    return model.eval()
+    return enliven(build_model(arch, classes, mean, std, **options)).eval()
 
 
 @functools.cache

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from evaluation_cases import images as pictures
 from evaluation_cases import shorten_autoattack, trained
+from network_cases import enliven
 from torch import nn
 
 import attack_utils
@@ -33,11 +34,7 @@ ATTACK = PGDConfig(8 / 255, 4, 2 / 255)
 
 def network(pruned=False, train=False, arch="resnet20s"):
     torch.manual_seed(0)
-    model = build_model(arch, 10, MEAN, STD, stem="cifar", width=4)
-    for module in model.modules():  # as after some training
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
+    model = enliven(build_model(arch, 10, MEAN, STD, stem="cifar", width=4))
     if pruned:
         pruning_model(model, 0.6)
     return model.train(train)

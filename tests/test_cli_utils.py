@@ -38,7 +38,7 @@ def transfer(*words):
     return args
 
 
-# --- recipes (fidelity.md, sections 2 and 3) ------------------------------------------------------
+# --- recipes: those of the released scripts and the paper, written out --------------------------
 
 ALL = {"momentum": 0.9, "warmup": 0, "train_randinit": True, "seed": 1}
 IMAGES = {"input_size": 224, "augment": "rrc", "hflip": True, "stem": "imagenet"}

@@ -1,7 +1,7 @@
 """Every fast path against the plain one: layout, folding, prepared weights, memory, partition.
 
-float32 is compared to 1e-4 where rounding may differ, float64 to 1e-9 of the norm (fidelity.md §5),
-and what must be equal to the bit is.
+float32 is compared to 1e-4 where rounding may differ, float64 to 1e-9 of the norm; what must be equal
+to the bit is.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT
+from network_cases import enliven
 from torch import Tensor, nn
 from torch.optim import SGD
 
@@ -35,13 +36,7 @@ BF16 = torch.bfloat16
 
 def network(arch="resnet20s", dtype=torch.float32, pruned=True) -> nn.Module:
     torch.manual_seed(0)
-    model = build_model(arch, 10, MEAN, STD, width=8)
-    for module in model.modules():  # as after some training
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-            module.get_buffer("running_mean").normal_(std=0.3)
-            module.get_buffer("running_var").uniform_(0.5, 1.5)
+    model = enliven(build_model(arch, 10, MEAN, STD, width=8))
     if pruned:
         pruning_model(model, 0.5)
     return model.to(dtype)

@@ -111,7 +111,7 @@ def test_two_spellings_of_a_flag_mean_the_same(builds, one, other):
         assert vars(read(build(), *one)) == vars(read(build(), *other)) != vars(read(build()))
 
 
-# The released code's flags as fidelity.md and the released scripts' recipes need them.
+# The released code's flags, as its scripts spell them.
 RELEASED = {
     imp: "-a resnet50 -j 8 --epochs 570 -b 2048 --lr 5e-4 --momentum 0.9 --wd 1e-4 -p 10 "
     "--resume x -e --pretrained --world-size 1 --rank 0 --dist-url tcp://h:1 --dist-backend nccl "

@@ -31,7 +31,6 @@ from process_cases import MAINS, Process
 import checkpoint_utils
 import cli_utils
 import dataset
-import evaluation_bench
 import main_downstream
 import main_imp_pretrain
 import pruning_utils
@@ -149,23 +148,26 @@ def test_signals_stop_a_run_after_its_step_and_it_goes_on_to_the_same_bits(whole
     assert_same_run(folder, whole.root / task)
 
 
+def stopped_in(monkeypatch, function, task: str, argv: list[str]) -> None:
+    """Run until a SIGTERM that comes when `function` is called has stopped the run."""
+
+    def signalled(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return function(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        replace(patch, function, signalled)
+        with pytest.raises(SystemExit) as stop:
+            MAINS[task](argv)
+    assert stop.value.code == 75
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_a_signal_in_an_evaluation_saves_what_was_trained_before_it(
     whole, tmp_path, monkeypatch, task
 ):
     argv = TASKS[task](whole.root, tmp_path / "run", "--resume", "--save_every_steps", "1000")
-    evaluating = {"imp": main_imp_pretrain, "transfer": evaluation_bench}[task]
-    with monkeypatch.context() as patch:
-        evaluate = evaluating.evaluate
-
-        def signalled(*args, **kwargs):
-            os.kill(os.getpid(), signal.SIGTERM)
-            return evaluate(*args, **kwargs)
-
-        patch.setattr(evaluating, "evaluate", signalled)
-        with pytest.raises(SystemExit) as stop:
-            MAINS[task](argv)
-    assert stop.value.code == 75
+    stopped_in(monkeypatch, train_utils.evaluate, task, argv)
     saved = load(newest(tmp_path / "run", task))
     assert (saved["epoch"], saved["resume"]["step"]) == (0, 3)  # all steps of the first epoch
     MAINS[task](argv)
@@ -177,23 +179,12 @@ def test_a_signal_while_the_data_load_stops_the_run_after_its_first_step(
     whole, tmp_path, monkeypatch, task
 ):
     argv = TASKS[task](whole.root, tmp_path / "run", "--resume")
-    main = {"imp": main_imp_pretrain, "transfer": main_downstream}[task]
     before = signal.getsignal(signal.SIGTERM)
-    with monkeypatch.context() as patch:
-        build = main.build_loaders
-
-        def signalled(*args, **kwargs):
-            os.kill(os.getpid(), signal.SIGTERM)
-            return build(*args, **kwargs)
-
-        patch.setattr(main, "build_loaders", signalled)
-        with pytest.raises(SystemExit) as stop:
-            main.main(argv)
-    assert stop.value.code == 75
+    stopped_in(monkeypatch, dataset.build_loaders, task, argv)
     assert (tmp_path / "run" / "PREEMPTED").exists()
     assert metrics(tmp_path / "run") == []
     assert signal.getsignal(signal.SIGTERM) == before
-    main.main(argv)
+    MAINS[task](argv)
     assert_same_run(tmp_path / "run", whole.root / task)
 
 

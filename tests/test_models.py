@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from network_cases import enliven
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -38,17 +39,6 @@ SMALL = {"width": 4}
 build_model: Any = models.build_model  # tests reach for layers that nn.Module does not declare
 fold: Any = fold_for_evaluation
 bake: Any = bake_masks
-
-
-def enliven(model):
-    """BatchNorm as after training; with its initial values folding would have nothing to do."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.3)
-            module.get_buffer("running_mean").normal_(std=0.3)
-            module.get_buffer("running_var").uniform_(0.5, 1.5)
-    return model
 
 
 def prune_half(model):

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from network_cases import enliven
 from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.optim import SGD
@@ -28,13 +29,7 @@ SEED = 11
 def network(arch="resnet20s", pruned=False, classes=10):
     torch.manual_seed(0)
     stem = "cifar" if arch == "resnet20s" else "imagenet"
-    model = build_model(arch, classes, MEAN, STD, stem=stem, width=4)
-    for module in model.modules():  # as after some training
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-            module.get_buffer("running_mean").normal_(std=0.3)
-            module.get_buffer("running_var").uniform_(0.5, 1.5)
+    model = enliven(build_model(arch, classes, MEAN, STD, stem=stem, width=4))
     if pruned:
         pruning_model(model, 0.5)
     return model
@@ -467,7 +462,7 @@ def of_torch(lr, epochs, make) -> list[float]:
 
 
 def steps(lr, *ends) -> list[float]:
-    """A tenth from each end on: the table of fidelity.md section 3, written out."""
+    """A tenth from each end on: the released recipes, written out."""
     lengths = [b - a for a, b in zip((0, *ends), ends, strict=False)]
     return [lr / 10**k for k, length in enumerate(lengths) for _ in range(length)]
 

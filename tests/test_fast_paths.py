@@ -1,7 +1,7 @@
 """Every fast path against the plain one: layout, folding, prepared weights, memory, partition.
 
-float32 is compared to 1e-4 where rounding may differ, float64 to 1e-9 of the norm; what must be equal
-to the bit is.
+float32 is compared to 1e-4 where rounding may differ, float64 to 1e-9 of the norm; what must be
+equal to the bit is.
 """
 
 import contextlib

@@ -6,6 +6,7 @@ batch that it trains on or evaluates, so that a test can end it at a place of it
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import resource
@@ -33,7 +34,11 @@ PATIENCE = 120.0  # seconds, on a machine that does much else
 
 
 class Process:
-    """A main in a process of its own; `output` is what it has printed."""
+    """A main in a process of its own; `output` is what it has printed.
+
+    `limit` is the size of a file in bytes at which writing fails, `before` is called before the
+    main, and a run that has told of `no_further_than` batches waits in the next one for its kill.
+    """
 
     def __init__(
         self,
@@ -42,13 +47,14 @@ class Process:
         *,
         limit: int | None = None,
         before: Callable[[], None] | None = None,
+        no_further_than: int | None = None,
     ) -> None:
         context = multiprocessing.get_context("forkserver")
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
         context.set_forkserver_preload(["process_cases"])
         self.pipe, theirs = context.Pipe(duplex=False)
         self.log = Path(argv[list(argv).index("--save_dir") + 1]).parent / "output.txt"
-        arguments = (main, list(argv), theirs, str(self.log), limit, before)
+        arguments = (main, list(argv), theirs, str(self.log), limit, before, no_further_than)
         self.process = context.Process(target=_work, args=arguments)
         self.process.start()
         theirs.close()
@@ -90,7 +96,13 @@ class Process:
 
 
 def _work(
-    main: str, argv: list[str], pipe: Any, log: str, limit: int | None, before: Callable | None
+    main: str,
+    argv: list[str],
+    pipe: Any,
+    log: str,
+    limit: int | None,
+    before: Callable | None,
+    no_further_than: int | None,
 ) -> None:
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
@@ -98,9 +110,11 @@ def _work(
     sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # of loaders, as in a run of its own
-    add = train_utils.Meter.add
+    add, told = train_utils.Meter.add, itertools.count()
 
     def add_and_tell(meter: train_utils.Meter, *args: Any) -> None:
+        if next(told) == no_further_than:
+            time.sleep(PATIENCE)
         with suppress(BrokenPipeError):
             os.write(pipe.fileno(), b".")
         add(meter, *args)

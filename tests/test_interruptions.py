@@ -92,8 +92,8 @@ def last_file(task: str) -> str:
 
 @pytest.mark.parametrize(("task", "kills"), [("imp", 20), ("transfer", 10)])
 def test_a_run_killed_at_random_moments_ends_as_the_undisturbed_one(whole, tmp_path, task, kills):
-    """Kill k comes a random while after a random number of batches; all of them fit into the run:
-    even if no batch had to be done again, those of all kills together would not finish it."""
+    """Kill k comes a random while after a random number of batches, before the next one is done;
+    even if no batch had to be done again, those of all kills together would not finish the run."""
     moments = random.Random(task)
     start = time.monotonic()
     Process(task, [*TASKS[task](whole.root, tmp_path / "x"), "--dry_run"]).end()
@@ -101,10 +101,10 @@ def test_a_run_killed_at_random_moments_ends_as_the_undisturbed_one(whole, tmp_p
     done, argv = 0, [*TASKS[task](whole.root, tmp_path / "run"), "--resume"]
     share = 1.4 * whole.batches[task] / kills
     for _ in range(kills):
-        process = Process(task, argv)
         batches = int(moments.random() * share)
         done += batches
         assert done < whole.batches[task]
+        process = Process(task, argv, no_further_than=batches)
         assert process.wait_for(batches) == batches, process.output
         time.sleep(moments.random() * (0.05 if batches else 2 * startup))
         assert process.kill(), process.output

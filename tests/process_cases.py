@@ -37,7 +37,7 @@ class Process:
     """A main in a process of its own; `output` is what it has printed.
 
     `limit` is the size of a file in bytes at which writing fails, `before` is called before the
-    main, and a run that has told of `no_further_than` batches waits in the next one for its kill.
+    main, and a run that has done its `batches` waits in the next one for a signal.
     """
 
     def __init__(
@@ -47,22 +47,23 @@ class Process:
         *,
         limit: int | None = None,
         before: Callable[[], None] | None = None,
-        no_further_than: int | None = None,
+        batches: int | None = None,
     ) -> None:
         context = multiprocessing.get_context("forkserver")
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
         context.set_forkserver_preload(["process_cases"])
+        self.batches = batches
         self.pipe, theirs = context.Pipe(duplex=False)
         self.log = Path(argv[list(argv).index("--save_dir") + 1]).parent / "output.txt"
-        arguments = (main, list(argv), theirs, str(self.log), limit, before, no_further_than)
+        arguments = (main, list(argv), theirs, str(self.log), limit, before, batches)
         self.process = context.Process(target=_work, args=arguments)
         self.process.start()
         theirs.close()
 
-    def wait_for(self, batches: int) -> int:
-        """Let it train on or evaluate so many batches; give those it did, fewer if it ended."""
+    def wait(self) -> int:
+        """Let it train on or evaluate its `batches`; give those it did, fewer if it ended."""
         done, deadline = 0, time.monotonic() + PATIENCE
-        while done < batches:
+        while done != self.batches:
             ready, _, _ = select.select([self.pipe.fileno()], [], [], deadline - time.monotonic())
             assert ready, f"no batch for {PATIENCE} seconds"
             told = os.read(self.pipe.fileno(), 1)
@@ -102,7 +103,7 @@ def _work(
     log: str,
     limit: int | None,
     before: Callable | None,
-    no_further_than: int | None,
+    batches: int | None,
 ) -> None:
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
@@ -110,11 +111,14 @@ def _work(
     sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # of loaders, as in a run of its own
+    signalled, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
     add, told = train_utils.Meter.add, itertools.count()
 
     def add_and_tell(meter: train_utils.Meter, *args: Any) -> None:
-        if next(told) == no_further_than:
-            time.sleep(PATIENCE)
+        if next(told) == batches:
+            select.select([signalled], [], [], PATIENCE)
         with suppress(BrokenPipeError):
             os.write(pipe.fileno(), b".")
         add(meter, *args)

@@ -78,7 +78,7 @@ def whole(tmp_path_factory):
     batches = {}
     for task, make in TASKS.items():
         process = Process(task, make(root, root / task))
-        batches[task] = process.wait_for(10**6)
+        batches[task] = process.wait()
         assert process.end() == 0, process.output
     return SimpleNamespace(root=root, batches=batches)
 
@@ -104,8 +104,8 @@ def test_a_run_killed_at_random_moments_ends_as_the_undisturbed_one(whole, tmp_p
         batches = int(moments.random() * share)
         done += batches
         assert done < whole.batches[task]
-        process = Process(task, argv, no_further_than=batches)
-        assert process.wait_for(batches) == batches, process.output
+        process = Process(task, argv, batches=batches)
+        assert process.wait() == batches, process.output
         time.sleep(moments.random() * (0.05 if batches else 2 * startup))
         assert process.kill(), process.output
         assert not (tmp_path / "run" / last_file(task)).exists()
@@ -134,8 +134,8 @@ def test_signals_stop_a_run_after_its_step_and_it_goes_on_to_the_same_bits(whole
     argv[argv.index("--save_every_steps") + 1] = "1000"  # nothing but the signal makes it save
     at = {"imp": (2, 4, 5), "transfer": (2, 5, 3)}[task]
     for number, batches in zip((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1), at, strict=True):
-        process = Process(task, argv)
-        assert process.wait_for(batches) == batches, process.output
+        process = Process(task, argv, batches=batches)
+        assert process.wait() == batches, process.output
         stopped(process, folder, number)
         saved = checkpoint_utils.load_newest(newest(folder, task))
         now = saved["epoch"] * 3 + saved["resume"]["step"]
@@ -199,9 +199,9 @@ def newest(folder: Path, task: str) -> Path:
 def test_a_signal_in_the_final_pgd_test_is_heeded_and_the_test_starts_again(whole, tmp_path):
     folder = tmp_path / "run"
     argv = [*transfer(whole.root, folder), "--resume"]
-    process = Process("transfer", argv)
     wanted = whole.batches["transfer"] - 2
-    assert process.wait_for(wanted) == wanted, process.output
+    process = Process("transfer", argv, batches=wanted)
+    assert process.wait() == wanted, process.output
     stopped(process, folder, signal.SIGTERM)
     assert load(folder / "checkpoint.pth.tar")["epoch"] == 4  # trained; only the test is missing
     process = Process("transfer", argv)
@@ -246,8 +246,8 @@ def test_a_run_killed_between_prune_and_rewind_goes_on(whole, tmp_path, where):
 
 def test_a_second_run_is_refused_while_the_first_lives_and_not_after(whole, tmp_path):
     argv = [*imp(whole.root, tmp_path / "run", "--resume"), "-j", "2"]
-    first = Process("imp", argv)
-    assert first.wait_for(2) == 2
+    first = Process("imp", argv, batches=2)
+    assert first.wait() == 2
     first.signal(signal.SIGSTOP)
     second = Process("imp", argv)
     assert second.end() == 2
@@ -255,8 +255,9 @@ def test_a_second_run_is_refused_while_the_first_lives_and_not_after(whole, tmp_
     assert "another run is working in it; wait, or name another folder" in line
     first.signal(signal.SIGCONT)
     assert first.kill()
-    third = Process("imp", argv)  # at once, whatever the first one's loaders still do
-    assert third.wait_for(1) == 1, third.output
+    # at once, whatever the first one's loaders still do
+    third = Process("imp", argv, batches=1)
+    assert third.wait() == 1, third.output
     assert third.kill()
 
 
@@ -327,8 +328,8 @@ def test_without_any_good_file_the_run_is_refused_and_nothing_is_touched(whole, 
 def test_a_full_disk_ends_a_run_with_a_clear_error_and_its_files_whole(whole, tmp_path, task):
     folder = tmp_path / "run"
     argv = [*TASKS[task](whole.root, folder), "--resume"]
-    process = Process(task, argv)
-    assert process.wait_for(3) == 3
+    process = Process(task, argv, batches=3)
+    assert process.wait() == 3
     stopped(process, folder, signal.SIGTERM)
     path = newest(folder, task)
     before, size = path.read_bytes(), path.stat().st_size
@@ -460,8 +461,8 @@ def test_a_loss_that_is_no_number_stops_the_run_before_a_checkpoint(
 
 def test_the_step_is_right_in_an_epoch_that_was_resumed(whole, tmp_path, monkeypatch, capsys):
     argv = transfer(whole.root, tmp_path / "run")
-    process = Process("transfer", argv)
-    assert process.wait_for(1) == 1
+    process = Process("transfer", argv, batches=1)
+    assert process.wait() == 1
     stopped(process, tmp_path / "run", signal.SIGTERM)
     done = load(tmp_path / "run" / "checkpoint.pth.tar")["resume"]["step"]
     spoil(monkeypatch, 1, "loss")

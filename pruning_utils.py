@@ -67,7 +67,8 @@ def _kth_smallest(parts: list[Tensor], k: int, rank: float) -> tuple[Tensor, int
     """The k-th smallest of all values at least 0, and how many values do not exceed it.
 
     The same as `kthvalue` over all, several times faster: a sample of the values above 0 brackets
-    the one at about the fraction `rank` of them, so that few entries are partitioned.
+    the one at about the fraction `rank` of them, so that few entries are partitioned. If that fails
+    (few are left, or many are equal), all above 0 are.
 
     Args:
         parts: tensors (n,).
@@ -86,9 +87,10 @@ def _kth_smallest(parts: list[Tensor], k: int, rank: float) -> tuple[Tensor, int
         if below < k <= below + len(inside):
             value = inside.kthvalue(k - below).values
             return value, below + int((inside <= value).sum())
-    everything = torch.cat(parts)
-    value = everything.kthvalue(k).values
-    return value, int((everything <= value).sum())
+    above = torch.cat([part[~(part <= 0)] for part in parts])
+    zeros = sum(part.numel() for part in parts) - len(above)
+    value = above.kthvalue(k - zeros).values if k > zeros else above.new_zeros(())
+    return value, zeros + int((above <= value).sum())
 
 
 def _in_memory_order(values: Tensor) -> Tensor:

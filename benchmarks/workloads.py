@@ -247,41 +247,44 @@ def files(_rows: Results) -> list[Measured]:
 
 
 def memory(_rows: Results) -> list[Measured]:
-    plain = peak(partial(plain_training, RESNET50), 2, ours=False)
-    ours = peak(partial(our_training, RESNET50, BF16), 2)
+    (plain,) = peaks(partial(plain_training, RESNET50), 2, ours=False)
+    (ours,) = peaks(partial(our_training, RESNET50, BF16), 2)
     return [Measured(plain, ours, ours / plain)]
 
 
 def growth(_rows: Results) -> list[Measured]:
-    """Over 20 rounds, after ten in which the allocator settles."""
-    early, late = peak(our_round, 10), peak(our_round, 30)
+    """Over 20 rounds, after as many in which the allocator settles."""
+    early, late = peaks(our_round, 20, 40)
     return [Measured(early, late, late / early)]
 
 
-def peak(make: Make, times: int, ours: bool = True) -> float:
+def peaks(make: Make, *rounds: int, ours: bool = True) -> list[float]:
+    """MB at most in use after so many rounds: the process's, less its imports'; on CUDA tensors."""
     with own_process() as process:
-        return process.submit(_peak, make, times, ours).result()
+        return process.submit(_peaks, make, rounds, ours).result()
 
 
-def _peak(make: Make, times: int, ours: bool) -> float:
-    """MB at most in use (the process's, less its imports'; on CUDA the tensors')."""
-    before = peak_of_process()
+def _peaks(make: Make, rounds: tuple[int, ...], ours: bool) -> list[float]:
+    before, found = peak_of_process(), []
     if ours:
         keep_freed_memory()
     work = make()
-    for _ in range(times):
+    for count in range(1, max(rounds) + 1):
         work()
-    if DEVICE.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e6
-    return (peak_of_process() - before) * 1024 / 1e6
+        if count in rounds:
+            cuda = DEVICE.type == "cuda"
+            used = torch.cuda.max_memory_allocated() if cuda else peak_of_process() - before
+            found.append(used / 1e6)
+    return found
 
 
 def peak_of_process() -> int:
-    """KiB; Linux's `getrusage` would count what the process's parent once had, too."""
+    """Bytes; Linux's `getrusage` would count what the process's parent once had, too."""
     status = Path("/proc/self/status")
     if status.exists():
-        return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) * 1024
+    maximum = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return maximum if sys.platform == "darwin" else maximum * 1024
 
 
 def their_attack() -> Work:

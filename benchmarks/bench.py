@@ -41,11 +41,11 @@ class Row:
 ROWS = (
     Row("train-pgd3-resnet50-fp32", "s, PGD-3 training step, 224², batch 16", 1.5, 1.8),
     Row("train-pgd3-resnet50-bf16", "s, the same, --amp bf16", 3.1, 4),
-    Row("eval-pgd20-resnet50-fp32", "s, PGD-20 evaluation, 224², batch 16", 2.1, 2.6),
+    Row("eval-pgd20-resnet50-fp32", "s, PGD-20 evaluation, 224², batch 24", 2.1, 2.6),
     Row("eval-pgd20-resnet50-bf16", "s, the same, --amp bf16", 4.2, 5.5),
     Row("train-pgd10-resnet18-bf16", "s, PGD-10 training step, 32², batch 64", 2.2, 2.8),
     Row("train-pgd3-resnet20s-bf16", "s, PGD-3 training step, 32², batch 128", 2.1, 3),
-    Row("train-std-resnet50-bf16", "s, standard training step, 224², batch 16", 2.4, 3.5),
+    Row("train-std-resnet50-bf16", "s, standard training step, 224², batch 32", 2.4, 3.5),
     Row("data-cifar-224", "s per 256 images to float on the device, one process", 2.2, 4),
     Row("data-cifar-32", "s per 2,560 images, the same", 5, 8),
     Row("data-jpeg-224", "s per 128 images, JPEGs of 500×375, one thread", 1.6, 2.2),

@@ -2,7 +2,8 @@
 """How the cost of a training step grows: `python benchmarks/growth.py`, some minutes on two cores.
 
 ResNet-18, bf16; every figure is the median of the steps after the first. Processes share one batch
-and the machine's threads, and speak through gloo.
+and the machine's threads, and speak through gloo. Last comes how the lead over the released recipe
+grows with the batch: standard training of a ResNet-50, in turns as in `bench.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.distributed as dist
 from timing import own_process, seconds
-from workloads import BF16, PGD3, Recipe, our_training
+from workloads import BF16, PGD3, RESNET50, Recipe, our_training, training
 
 from cli_utils import keep_freed_memory
 
@@ -79,6 +80,11 @@ def main() -> None:
     tell(
         "processes", {world: shared_seconds(world, threads) for world in (1, 2) if world <= threads}
     )
+    for batch in (16, 32, 64):
+        (lead,) = training(3, RESNET50._replace(attack=None, batch=batch), BF16)
+        print(
+            f"batch {batch}: {lead.baseline:.2f} / {lead.ours:.2f} s = {lead.ratio:.2f}", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def measure(wanted: Sequence[str]) -> tuple[dict[str, float], Results]:
             print("    skipped: torchattacks is not installed", flush=True)
         else:
             found.update(zip(names, group(found), strict=True))
-    return rates, found
+    return {**rates, "bf16": found["rate"]}, found
 
 
 def told(rates: dict[str, float]) -> str:

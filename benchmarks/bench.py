@@ -22,7 +22,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from timing import DEVICE, machine_rate
-from workloads import GROUPS, Results, peer
+from workloads import GROUPS, Results, peer, shares
 
 from log_utils import provenance
 
@@ -83,6 +83,8 @@ def measure(wanted: Sequence[str]) -> tuple[dict[str, float], Results]:
         if not set(names) & set(wanted):
             continue
         print(", ".join(names), flush=True)
+        if group is shares:  # read again: where others work too, the first may be far too low
+            found["rate"] = max(found["rate"], machine_rate(torch.bfloat16))
         if group is peer and importlib.util.find_spec("torchattacks") is None:
             print("    skipped: torchattacks is not installed", flush=True)
         else:

@@ -82,9 +82,8 @@ def main() -> None:
     )
     for batch in (16, 32, 64):
         (lead,) = training(3, RESNET50._replace(attack=None, batch=batch), BF16)
-        print(
-            f"batch {batch}: {lead.baseline:.2f} / {lead.ours:.2f} s = {lead.ratio:.2f}", flush=True
-        )
+        told = f"{lead.baseline:.2f} / {lead.ours:.2f} s = {lead.ratio:.2f}"
+        print(f"lead at batch {batch}: {told}", flush=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import baseline
 import numpy as np
 import torch
 from PIL import Image
-from timing import DEVICE, Make, Measured, Work, interleaved, machine_rate, own_process
+from timing import DEVICE, Make, Measured, Work, interleaved, own_process
 from torch import nn
 
 from attack_utils import PGDConfig, make_pgd
@@ -97,7 +97,7 @@ def training(n: int, recipe: Recipe, *executions: Execution) -> list[Measured]:
 
 
 RESNET50 = Recipe("resnet50", 224, 16, 1000, PGD3)
-EVALUATED = 24  # images per pass: the released recipe takes 100 s for them, and 15 minutes are all
+EVALUATED = 24  # images per pass, so that a whole run stays within 15 minutes
 
 
 def train_resnet50(_rows: Results) -> list[Measured]:
@@ -130,9 +130,7 @@ def eval_resnet50(_rows: Results) -> list[Measured]:
 def shares(rows: Results) -> list[Measured]:
     """Of the machine's rate: 2 FLOP per multiply-add of convolutions and classifier."""
     model = build_model("resnet50", 1000, baseline.MEAN, baseline.STD)
-    forward = estimate_flops(model, 224)
-    # measured once more: where others work too, the first reading may be far too low
-    rate = rows["rate"] = max(rows["rate"], machine_rate(torch.bfloat16))
+    forward, rate = estimate_flops(model, 224), rows["rate"]
     # of each image, in forward passes: an attack step is two, the training pass three
     work = {
         "train-pgd3-resnet50-bf16": 16 * (2 * 3 + 3),
@@ -265,7 +263,7 @@ def growth(_rows: Results) -> list[Measured]:
 
 
 def peaks(make: Make, *rounds: int, ours: bool = True) -> list[float]:
-    """MB at most in use after so many rounds: the process's, less its imports'; on CUDA tensors."""
+    """MB at most in use after so many rounds: the process's, less its imports', or CUDA tensors."""
     with own_process() as process:
         return process.submit(_peaks, make, rounds, ours).result()
 

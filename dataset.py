@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data_sources import Split, load_splits
 from errors import InputError
-from transforms import DRAWS, Transform, read_image, uniforms
+from input_pipeline.sources import Split, load_splits
+from input_pipeline.transforms import DRAWS, Transform, read_image, uniforms
 
 DATASETS = (
     *("cifar10", "cifar100", "svhn", "cifar10_2", "cifar10_3"),

@@ -13,13 +13,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-import checkpoint_utils as files
-import cli_utils
-import plan_utils
 import pruning_utils as pruning
 from attack_utils import CHECKED_EVERY, Perturb, PGDConfig, checked, make_pgd
+from cli import parsing, plan
+from cli.flags import build_transfer_parser
 from dataset import DATASETS, DataSpec, Loader, build_loaders, mean_std
-from dist_utils import (
+from engine.distributed import (
     Launch,
     Runtime,
     barrier,
@@ -29,15 +28,16 @@ from dist_utils import (
     seed_everything,
     synchronised,
 )
+from engine.log import RunLog, plot_curves, provenance, say, warn
+from engine.run_folder import StopSignals, Training, check_same_run, load_init, running, taking_up
+from engine.schedules import Schedule
+from engine.steps import Execution, Metrics, make_sgd
 from errors import InputError
-from evaluation_bench import Bench, Watch, forget_progress
-from evaluation_utils import Request, evaluate_checkpoint, further_tests, sa_and_ra
-from file_utils import write_json
-from flags import build_transfer_parser
-from log_utils import RunLog, plot_curves, provenance, say, warn
+from evaluation.checkpoint import Request, evaluate_checkpoint, further_tests, sa_and_ra
+from evaluation.evaluator import Bench, Watch, forget_progress
+from files import checkpoints as files
+from files.atomic import write_json
 from models import ARCHS, build_model
-from run_utils import StopSignals, Training, check_same_run, load_init, running, taking_up
-from train_utils import Execution, Metrics, Schedule, make_sgd
 
 RESULTS_FILE = "results.json"
 KEPT = {"sa_best": files.SA_BEST_FILE, "ra_best": files.RA_BEST_FILE, "last": files.TRANSFER_FILE}
@@ -54,7 +54,7 @@ class Transfer:
         self.args, self.runtime = args, runtime
         self.adversarial = args.mode == "adv"
         self.save_dir = Path(args.save_dir)
-        self.execution = Execution(runtime.device, **cli_utils.execution_options(args))
+        self.execution = Execution(runtime.device, **parsing.execution_options(args))
         self.train, self.val, self.test = self._loaders()
         self.model = self._network()
         self.density = pruning.check_sparsity(self.model) / 100
@@ -74,7 +74,7 @@ class Transfer:
             print_freq=args.print_freq,
         )
         self.bench = build_bench(args, runtime, self.training.watch)
-        self.request = Request(**cli_utils.evaluation_options(args))
+        self.request = Request(**parsing.evaluation_options(args))
         if self.adversarial:
             say(f"training attack: {attack}; test attack: {self.bench.attack}")
         self.schedule = Schedule(
@@ -303,7 +303,7 @@ def data_spec(args: argparse.Namespace) -> DataSpec:
 
 
 def build_bench(args: argparse.Namespace, runtime: Runtime, watch: Watch | None = None) -> Bench:
-    execution = Execution(runtime.device, **cli_utils.execution_options(args))
+    execution = Execution(runtime.device, **parsing.execution_options(args))
     attack = PGDConfig(args.test_eps, args.test_step, args.test_gamma, args.test_randinit)
     loading = (args.eval_batch_size, args.workers)
     return Bench(runtime, execution, attack, args.seed, *loading, args.print_freq, watch)
@@ -311,7 +311,7 @@ def build_bench(args: argparse.Namespace, runtime: Runtime, watch: Watch | None 
 
 def work(runtime: Runtime, args: argparse.Namespace) -> None:
     """What every process of the run does."""
-    cli_utils.configure_torch(args)
+    parsing.configure_torch(args)
     seed_everything(args.seed)
     save_dir = Path(args.save_dir)
     wanted = "auto" if args.evaluate and args.resume is None else args.resume
@@ -321,7 +321,7 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
     if args.evaluate:
         if checkpoint is None:
             raise InputError(f"--evaluate: no checkpoint in {save_dir}; name one by --resume PATH")
-        bench, request = build_bench(args, runtime), Request(**cli_utils.evaluation_options(args))
+        bench, request = build_bench(args, runtime), Request(**parsing.evaluation_options(args))
         return evaluate_checkpoint(
             checkpoint, bench, request, data_spec(args), save_dir, args.mean, args.std
         )
@@ -332,7 +332,7 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
             transfer.resume(checkpoint)  # before the folder is claimed: it may be refused
         with (
             running(transfer.training, save_dir, vars(args), resume=args.resume is not None),
-            cli_utils.memory_advice(args.micro_batch or args.batch_size),
+            parsing.memory_advice(args.micro_batch or args.batch_size),
         ):
             transfer.run()
     return None
@@ -340,15 +340,15 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_transfer_parser(ARCHS, TRANSFER_DATASETS).parse_args(argv)
-    cli_utils.apply_recipe(args, "transfer")
-    request = Request(**cli_utils.evaluation_options(args))
+    parsing.apply_recipe(args, "transfer")
+    request = Request(**parsing.evaluation_options(args))
     request.check_flags()
     if args.dry_run:
-        say(plan_utils.plan_transfer(args))
+        say(plan.plan_transfer(args))
     else:
         request.check_inputs()
-        launch(work, args, Launch(**cli_utils.launch_options(args)))
+        launch(work, args, Launch(**parsing.launch_options(args)))
 
 
 if __name__ == "__main__":
-    cli_utils.run_main(main)
+    parsing.run_main(main)

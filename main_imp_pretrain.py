@@ -14,12 +14,13 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-import checkpoint_utils as files
-import cli_utils
 import pruning_utils as pruning
 from attack_utils import CHECKED_EVERY, PGDConfig, checked, make_pgd
+from cli import parsing
+from cli.flags import build_imp_parser
+from cli.plan import plan_imp, states_of
 from dataset import DataSpec, Loader, build_loaders, mean_std
-from dist_utils import (
+from engine.distributed import (
     Launch,
     Runtime,
     barrier,
@@ -30,15 +31,15 @@ from dist_utils import (
     seed_everything,
     synchronised,
 )
+from engine.log import Progress, RunLog, plot_curves, say, warn
+from engine.run_folder import StopSignals, Training, check_same_run, load_init, running, taking_up
+from engine.schedules import Schedule
+from engine.steps import Execution, Metrics, Perturb, evaluate, make_sgd
 from errors import InputError
-from file_utils import previous, sha256_of, write_json
-from flags import build_imp_parser
-from log_utils import Progress, RunLog, plot_curves, say, warn
+from files import checkpoints as files
+from files.atomic import previous, sha256_of, write_json
 from models import ARCHS, build_model, fold_for_evaluation
 from one_shot import prune_without_training
-from plan_utils import States, plan_imp
-from run_utils import StopSignals, Training, check_same_run, load_init, running, taking_up
-from train_utils import Execution, Metrics, Perturb, Schedule, evaluate, make_sgd
 
 
 class TicketSearch:
@@ -47,8 +48,8 @@ class TicketSearch:
     def __init__(self, args: argparse.Namespace, runtime: Runtime, stop: StopSignals) -> None:
         self.args, self.runtime = args, runtime
         self.save_dir = Path(args.save_dir)
-        self.states = States.of_run(args)
-        self.execution = Execution(runtime.device, **cli_utils.execution_options(args))
+        self.states = states_of(args)
+        self.execution = Execution(runtime.device, **parsing.execution_options(args))
         self.train, self.val = self._loaders()
         self.model = self._network()
         self.training = Training(
@@ -306,12 +307,12 @@ class TicketSearch:
 
 def work(runtime: Runtime, args: argparse.Namespace) -> None:
     """What every process of the run does."""
-    cli_utils.configure_torch(args)
+    parsing.configure_torch(args)
     seed_everything(args.seed)
     save_dir = Path(args.save_dir)
     wanted = "auto" if args.evaluate and args.resume is None else args.resume
     checkpoint = files.find_checkpoint(save_dir, wanted, files.newest_imp_checkpoint)
-    last = States.of_run(args).last
+    last = states_of(args).last
     if args.resume and not args.evaluate and (save_dir / files.ticket_name(last + 1)).is_file():
         return say(f"{save_dir}: this run is finished; nothing to do")
     if args.evaluate:
@@ -326,7 +327,7 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
             search.resume(checkpoint)  # before the folder is claimed: it may be refused
         with (
             running(search.training, save_dir, vars(args), resume=args.resume is not None),
-            cli_utils.memory_advice(args.micro_batch or args.batch_size),
+            parsing.memory_advice(args.micro_batch or args.batch_size),
         ):
             search.run()
     return say(f"done: {last + 2} tickets and accuracy_vs_density.png in {save_dir}")
@@ -342,7 +343,7 @@ def evaluate_only(search: TicketSearch, checkpoint: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_imp_parser(ARCHS).parse_args(argv)
-    cli_utils.apply_recipe(args, "imp")
+    parsing.apply_recipe(args, "imp")
     if args.ticket == "imp" and args.data is None and args.export_released is None:
         raise InputError("DATA is missing: the folder with train/CLASS/* and val/CLASS/*")
     if args.export_released is not None:
@@ -353,8 +354,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif args.ticket != "imp":
         prune_without_training(args)
     else:
-        launch(work, args, Launch(**cli_utils.launch_options(args)))
+        launch(work, args, Launch(**parsing.launch_options(args)))
 
 
 if __name__ == "__main__":
-    cli_utils.run_main(main)
+    parsing.run_main(main)

@@ -11,22 +11,22 @@ from pathlib import Path
 
 from torch import nn
 
-import checkpoint_utils as files
 import pruning_utils as pruning
+from cli.plan import states_of
 from dataset import mean_std
-from dist_utils import seed_everything
+from engine.distributed import seed_everything
+from engine.log import say
+from engine.run_folder import run_folder
 from errors import InputError
-from file_utils import sha256_of
-from log_utils import say
+from files import checkpoints as files
+from files.atomic import sha256_of
 from models import build_model, count_classes, load_pretrained, torchvision_file
-from plan_utils import States
-from run_utils import run_folder
 
 
 def prune_without_training(args: argparse.Namespace) -> None:
     """OMP and random tickets: the initial weights pruned to the densities of IMP's states."""
     seed_everything(args.seed)
-    save_dir, last = Path(args.save_dir), States.of_run(args).last
+    save_dir, last = Path(args.save_dir), states_of(args).last
     if args.resume and (save_dir / files.ticket_name(last + 1)).is_file():
         return say(f"{save_dir}: this run is finished; nothing to do")
     path = init_file(args)

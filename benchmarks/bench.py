@@ -24,7 +24,7 @@ import torch
 from timing import DEVICE, machine_rate
 from workloads import GROUPS, Results, peer, shares
 
-from log_utils import provenance
+from engine.log import provenance
 
 
 @dataclass(frozen=True)

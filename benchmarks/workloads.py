@@ -24,13 +24,13 @@ from timing import DEVICE, Make, Measured, Work, interleaved, own_process
 from torch import nn
 
 from attack_utils import PGDConfig, make_pgd
-from cli_utils import keep_freed_memory
-from data_sources import Split
+from cli.parsing import keep_freed_memory
 from dataset import DataSpec, Loader, build_loaders, train_transform
+from engine.steps import Execution, Metrics, evaluate, make_sgd, training_step
+from input_pipeline.sources import Split
 from models import build_model, fold_for_evaluation
 from models.flops import estimate_flops
 from pruning_utils import pruning_model, rewind
-from train_utils import Execution, Metrics, evaluate, make_sgd, training_step
 
 ROOT = Path(__file__).resolve().parent.parent
 FP32 = Execution(DEVICE)

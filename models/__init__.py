@@ -1,9 +1,9 @@
 """Networks, foreign weight files, what a network costs; commands models.convert, models.export."""
 
-from models.adapters import Loaded, count_classes, load_pretrained
 from models.download import torchvision_file
 from models.flops import estimate_activations, estimate_flops
 from models.fold import bake_masks, fold_for_evaluation
+from models.pretrained import Loaded, count_classes, load_pretrained
 from models.zoo import ARCHS, STEMS, Guess, build_model, guess_arch
 
 __all__ = [

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from checkpoint_utils import load_checkpoint, load_trusted_pickle, save_checkpoint
 from errors import InputError
+from files.checkpoints import load_checkpoint, load_trusted_pickle, save_checkpoint
 from models.command import OneLineParser, run_command
 from models.layouts import holds_weights, state_dict_of
 

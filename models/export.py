@@ -15,11 +15,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from checkpoint_utils import content_hash, load_checkpoint, replacing
 from errors import InputError
-from models.adapters import header_constants, load_pretrained
+from files.checkpoints import content_hash, load_checkpoint, replacing
 from models.command import OneLineParser, run_command
 from models.layouts import read_layout
+from models.pretrained import header_constants, load_pretrained
 from models.zoo import ARCHS, build_model, guess_arch
 
 TOLERANCE = 1e-4  # of the largest logit; ONNX runtimes order their sums differently

@@ -15,7 +15,7 @@ EOF
 "$PYTHON" "$root/script/demo_data.py" "$out/data"
 cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 status=0
-"$PYTHON" "$root/script/study.py" "$root/script/study/demo.toml" --out "$out" \
+bash "$root/script/study.sh" "$root/script/study/demo.toml" --out "$out" \
   -J "$((cores < 4 ? cores : 4))" || status=$?
 if [ "$status" -lt 128 ] && [ -e "$out/report/report.html" ]; then
   echo

@@ -16,6 +16,15 @@ find_python() {
   fi
 }
 
+# Become `python -m PACKAGE ARGUMENTS` of the project, in the caller's folder: relative paths are the
+# caller's, and a module of the same name that lies there is not taken for the project's.
+run_package() {
+  local root=$1 package=$2
+  shift 2
+  export PYTHONSAFEPATH=1 PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+  exec "$(find_python "$root")" -m "$package" "$@"
+}
+
 # Set PYTHON to an environment that has what ROOT/REQUIREMENTS names.
 #
 # The active environment is used if there is one, and the PyTorch that it has is kept; otherwise

@@ -5,4 +5,4 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 source "$root/script/env.sh"
 usage="usage: bash script/study.sh CONFIG [--dry_run] [-J N] [--out DIR] [--only REGEX]"
 [ $# -ge 1 ] || { echo "$usage" >&2; exit 2; }
-exec "$(find_python "$root")" "$root/script/study.py" "$@"
+run_package "$root" study "$@"

@@ -19,15 +19,15 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import test_hostile_files as hostile  # noqa: E402
-from hostile_cases import armed_arrays, armed_files, flips, headers  # noqa: E402
-from main_cases import load, names, skip_pictures, write_images  # noqa: E402
+from helpers.hostile_cases import armed_arrays, armed_files, flips, headers  # noqa: E402
+from helpers.main_cases import load, names, skip_pictures, write_images  # noqa: E402
 from test_interruptions import failing_writes  # noqa: E402
 
-import cli_utils  # noqa: E402
 import main_downstream  # noqa: E402
 import main_imp_pretrain  # noqa: E402
-from checkpoint_utils import load_checkpoint, save_checkpoint  # noqa: E402
+from cli import parsing  # noqa: E402
 from errors import RunFailed  # noqa: E402
+from files.checkpoints import load_checkpoint, save_checkpoint  # noqa: E402
 from models.export import main as export  # noqa: E402
 
 FLIPS = 500  # random places of each file, besides every byte of its headers (at most as many)
@@ -118,7 +118,7 @@ def run_payloads(root: Path, folder: Path) -> None:
         told, status = io.StringIO(), None
         with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
             try:
-                cli_utils.run_main(lambda main=main, argv=argv: main(argv))  # type: ignore[misc]
+                parsing.run_main(lambda main=main, argv=argv: main(argv))  # type: ignore[misc]
             except SystemExit as stop:
                 status = stop.code
         assert status == 2

@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from evaluation_cases import images as pictures
-from evaluation_cases import shorten_autoattack, trained
-from network_cases import enliven
+from helpers.evaluation_cases import images as pictures
+from helpers.evaluation_cases import shorten_autoattack, trained
+from helpers.network_cases import enliven
 from torch import nn
 
 import attack_utils

@@ -22,9 +22,9 @@ import workloads
 from workloads import PGD3, Recipe
 
 from attack_utils import make_pgd
+from engine.steps import Execution, evaluate, make_sgd, training_step
 from models import build_model, fold_for_evaluation
 from pruning_utils import masks, pruning_model, rewind
-from train_utils import Execution, evaluate, make_sgd, training_step
 
 TINY = Recipe("resnet20s", 32, 8, 10, PGD3)
 PLAIN = Execution(channels_last=False)

@@ -10,14 +10,14 @@ import torch
 import torchvision
 from PIL import Image
 
-import data_sources
 import dataset
-from checkpoint_utils import save_checkpoint
-from data_sources import VISDA_CLASSES, load_splits
 from dataset import DataSpec, Loader, build_loaders, mean_std
 from errors import InputError
-from eval_sets import adversarial_loader, cifar10_c_loader, corruptions
-from transforms import uniforms
+from evaluation.sets import adversarial_loader, cifar10_c_loader, corruptions
+from files.checkpoints import save_checkpoint
+from input_pipeline import sources
+from input_pipeline.sources import VISDA_CLASSES, load_splits
+from input_pipeline.transforms import uniforms
 
 
 def write_images(folder: Path, names: list[str], size=(12, 10), suffix=".png") -> None:
@@ -104,7 +104,7 @@ def number_of(images: torch.Tensor | np.ndarray) -> list[int]:
 @pytest.mark.parametrize("data_number", [1.0, 0.1, 0.01])
 def test_cifar_splits_by_index_whatever_the_fraction(tmp_path, unchecked, monkeypatch, data_number):
     write_cifar10(tmp_path, 1000)
-    monkeypatch.setitem(data_sources.INDEX_SPLITS, "cifar10", (4500, 5000))
+    monkeypatch.setitem(sources.INDEX_SPLITS, "cifar10", (4500, 5000))
     splits = load_splits("cifar10", str(tmp_path), data_number, None)
     assert splits.test is not None
     assert number_of(splits.train.images) == list(range(int(4500 * data_number)))
@@ -115,7 +115,7 @@ def test_cifar_splits_by_index_whatever_the_fraction(tmp_path, unchecked, monkey
 
 
 def test_the_split_points_are_the_released_ones():
-    assert data_sources.INDEX_SPLITS == {
+    assert sources.INDEX_SPLITS == {
         "cifar10": (45000, 50000),
         "cifar100": (45000, 50000),
         "svhn": (68257, 73257),
@@ -131,7 +131,7 @@ def test_cifar_of_the_wrong_length_is_an_error(tmp_path, unchecked):
 @pytest.mark.parametrize("name", ["cifar10", "cifar10_2", "cifar10_3"])
 def test_cifar_variants_share_data_and_statistics(tmp_path, unchecked, monkeypatch, name):
     write_cifar10(tmp_path, 20)
-    monkeypatch.setitem(data_sources.INDEX_SPLITS, "cifar10", (90, 100))
+    monkeypatch.setitem(sources.INDEX_SPLITS, "cifar10", (90, 100))
     train, val, test = loaders(spec_of(tmp_path, name, 32, "crop"), batch_size=32)
     assert (train.num_images, val.num_images, test.num_images) == (90, 10, 20)
     assert number_of(batches(test, 0)[0][0]) == [100, 101, 102, 103]
@@ -146,7 +146,7 @@ def test_cifar100_is_read_with_its_fine_labels(tmp_path, unchecked, monkeypatch)
         content = {"data": pixels, "fine_labels": list(range(count))}
         (base / name).write_bytes(pickle.dumps(content))
     (base / "meta").write_bytes(pickle.dumps({"fine_label_names": [f"c{k}" for k in range(100)]}))
-    monkeypatch.setitem(data_sources.INDEX_SPLITS, "cifar100", (90, 100))
+    monkeypatch.setitem(sources.INDEX_SPLITS, "cifar100", (90, 100))
     splits = load_splits("cifar100", str(tmp_path), 1.0, None)
     assert splits.val.labels.tolist() == list(range(90, 100))
     assert len(splits.classes) == 100
@@ -158,7 +158,7 @@ def test_svhn_mat_files_split_by_index_with_ten_meaning_zero(tmp_path, unchecked
     digits = (np.arange(50) % 10 + 1).astype(np.uint8)[:, None]  # 1 … 10, where 10 is a zero
     for name in ("train", "test"):
         scipy.io.savemat(tmp_path / f"{name}_32x32.mat", {"X": pixels, "y": digits})
-    monkeypatch.setitem(data_sources.INDEX_SPLITS, "svhn", (40, 50))
+    monkeypatch.setitem(sources.INDEX_SPLITS, "svhn", (40, 50))
     splits = load_splits("svhn", str(tmp_path), 0.5, None)
     assert splits.train.labels.tolist() == [(n + 1) % 10 for n in range(20)]
     assert splits.val.labels.tolist() == [(n + 1) % 10 for n in range(40, 50)]
@@ -185,7 +185,7 @@ def test_a_failed_download_says_which_file_goes_where(tmp_path, monkeypatch, nam
 
 def test_no_download_is_tried_when_the_files_are_there(tmp_path, unchecked, monkeypatch):
     write_cifar10(tmp_path, 20)
-    monkeypatch.setitem(data_sources.INDEX_SPLITS, "cifar10", (90, 100))
+    monkeypatch.setitem(sources.INDEX_SPLITS, "cifar10", (90, 100))
     monkeypatch.setattr(
         torchvision.datasets.CIFAR10, "download", lambda self: pytest.fail("tried to download")
     )

@@ -14,17 +14,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT
-from network_cases import enliven
+from helpers.network_cases import enliven
 from torch import Tensor, nn
 from torch.optim import SGD
 
-import cli_utils
 import pruning_utils
 from attack_utils import PGDConfig, make_advertorch_pgd, make_pgd
+from cli import parsing
+from engine.steps import Execution, evaluate, training_step
 from models import build_model, fold_for_evaluation
 from models.resnet20s import PlainShortcutBlock
 from pruning_utils import _kth_smallest, _prune_lowest, convolutions, masks, pruning_model
-from train_utils import Execution, evaluate, training_step
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ATTACK = PGDConfig(8 / 255, 3, 3 / 255)
@@ -394,7 +394,8 @@ def test_pruned_weights_stay_pruned_among_weights_that_are_zero():
 # --- memory ---------------------------------------------------------------------------------------
 
 SAME_AFTER = """
-import torch, cli_utils
+import torch
+from cli import parsing
 torch.set_num_threads(1)
 def work():
     torch.manual_seed(0)
@@ -404,7 +405,7 @@ def work():
     return loss, layer.weight.grad
 before = work()
 for _ in range(2):
-    cli_utils.keep_freed_memory()
+    parsing.keep_freed_memory()
     assert all(map(torch.equal, before, work()))
 """
 
@@ -414,6 +415,6 @@ def test_kept_memory_changes_no_bit():
 
 
 def test_memory_is_kept_by_glibc_alone(monkeypatch):
-    monkeypatch.setattr(cli_utils.platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(parsing.platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(ctypes, "CDLL", lambda _: pytest.fail("no glibc here"))
-    cli_utils.keep_freed_memory()
+    parsing.keep_freed_memory()

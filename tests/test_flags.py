@@ -2,7 +2,7 @@
 
 import pytest
 
-from flags import build_imp_parser, build_transfer_parser
+from cli.flags import build_imp_parser, build_transfer_parser
 
 ARCHS = ("resnet18", "resnet50")
 DATASETS = ("cifar10", "svhn", "folder")
@@ -35,7 +35,7 @@ def test_help_is_grouped_in_this_order(build, capsys):
     printed = capsys.readouterr().out
     places = [printed.index(f"\n{group}") for group in GROUPS]
     assert places == sorted(places)
-    assert "recipe table in cli_utils.py" in printed
+    assert "table in cli/parsing.py" in printed
 
 
 @pytest.mark.parametrize("build", BOTH)

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from hostile_cases import armed_arrays, armed_files, flips, headers
-from main_cases import HERE, TINY, contents, one_error_line, skip_pictures, write_images
+from helpers.hostile_cases import armed_arrays, armed_files, flips, headers
+from helpers.main_cases import HERE, TINY, contents, one_error_line, skip_pictures, write_images
 from safetensors.torch import save_file
 from torch import nn
 
 import main_downstream
 import main_imp_pretrain
-from checkpoint_utils import content_hash, load_ticket, save_checkpoint, save_ticket, ticket_origin
 from dataset import mean_std
 from errors import InputError
+from files.checkpoints import content_hash, load_ticket, save_checkpoint, save_ticket, ticket_origin
 from models import build_model, load_pretrained
 from models.export import main as export
 from pruning_utils import masks

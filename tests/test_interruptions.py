@@ -13,8 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hostile_cases import flip, headers
-from main_cases import (
+from helpers.hostile_cases import flip, headers
+from helpers.main_cases import (
     HERE,
     TINY,
     assert_same_run,
@@ -26,19 +26,18 @@ from main_cases import (
     skip_pictures,
     write_images,
 )
-from process_cases import MAINS, Process
+from helpers.process_cases import MAINS, Process
 
-import checkpoint_utils
-import cli_utils
 import dataset
 import main_downstream
 import main_imp_pretrain
 import pruning_utils
-import run_utils
-import train_utils
-from checkpoint_utils import save_checkpoint
+from cli import parsing
+from engine import run_folder, steps
 from errors import InputError, RunFailed
-from file_utils import previous
+from files import checkpoints
+from files.atomic import previous
+from files.checkpoints import save_checkpoint
 from models import build_model
 
 pytestmark = pytest.mark.slow
@@ -137,7 +136,7 @@ def test_signals_stop_a_run_after_its_step_and_it_goes_on_to_the_same_bits(whole
         process = Process(task, argv, batches=batches)
         assert process.wait() == batches, process.output
         stopped(process, folder, number)
-        saved = checkpoint_utils.load_newest(newest(folder, task))
+        saved = checkpoints.load_newest(newest(folder, task))
         now = saved["epoch"] * 3 + saved["resume"]["step"]
         assert now >= done
         done = now
@@ -167,7 +166,7 @@ def test_a_signal_in_an_evaluation_saves_what_was_trained_before_it(
     whole, tmp_path, monkeypatch, task
 ):
     argv = TASKS[task](whole.root, tmp_path / "run", "--resume", "--save_every_steps", "1000")
-    stopped_in(monkeypatch, train_utils.evaluate, task, argv)
+    stopped_in(monkeypatch, steps.evaluate, task, argv)
     saved = load(newest(tmp_path / "run", task))
     assert (saved["epoch"], saved["resume"]["step"]) == (0, 3)  # all steps of the first epoch
     MAINS[task](argv)
@@ -189,8 +188,8 @@ def test_a_signal_while_the_data_load_stops_the_run_after_its_first_step(
 
 
 def newest(folder: Path, task: str) -> Path:
-    find = checkpoint_utils.newest_imp_checkpoint
-    find = find if task == "imp" else checkpoint_utils.newest_transfer_checkpoint
+    find = checkpoints.newest_imp_checkpoint
+    find = find if task == "imp" else checkpoints.newest_transfer_checkpoint
     path = find(folder)
     assert path is not None
     return path
@@ -381,7 +380,7 @@ def failing_writes(monkeypatch, path: Path, payload: dict) -> int:
                 opened.append(Failing(open(name, mode), call))  # noqa: SIM115
                 return opened[-1]
 
-            patch.setattr(checkpoint_utils, "open", opening, raising=False)
+            patch.setattr(checkpoints, "open", opening, raising=False)
             try:
                 save_checkpoint(path, payload, keep_previous=True)
                 break
@@ -421,7 +420,7 @@ def spoil(monkeypatch, call: int, what: str) -> list[int]:
 
     The list holds how many steps there were.
     """
-    step, calls = train_utils.training_step, [0]
+    step, calls = steps.training_step, [0]
 
     def spoiled(model, *args, **rest):
         calls[0] += 1
@@ -437,7 +436,7 @@ def spoil(monkeypatch, call: int, what: str) -> list[int]:
 def failure(main, argv, capsys) -> str:
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
-        cli_utils.run_main(lambda: main(argv))
+        parsing.run_main(lambda: main(argv))
     assert stop.value.code == 1
     printed = capsys.readouterr().err
     assert "Traceback" not in printed
@@ -473,7 +472,7 @@ def test_the_step_is_right_in_an_epoch_that_was_resumed(whole, tmp_path, monkeyp
 def test_a_long_epoch_does_not_go_on_for_long_once_its_loss_is_no_number(
     whole, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(run_utils, "LOOKED_AT_EVERY", 2)
+    monkeypatch.setattr(run_folder, "LOOKED_AT_EVERY", 2)
     calls = spoil(monkeypatch, 1, "loss")
     argv = imp(whole.root, tmp_path / "run", "--save_every_steps", "1000")
     assert "epoch 1, step 1 of 3" in failure(main_imp_pretrain.main, argv, capsys)

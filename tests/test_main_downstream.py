@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from main_cases import (
+from helpers.main_cases import (
     CLASSES,
     HERE,
     PER_CLASS,
@@ -36,15 +36,14 @@ from PIL import Image
 from torchvision import transforms
 
 import attack_utils
-import log_utils
 import main_downstream
-import train_utils
 from attack_utils import PGDConfig, make_advertorch_pgd
-from checkpoint_utils import load_ticket, save_checkpoint, save_ticket, sha256_of
-from dist_utils import seed_everything
-from file_utils import write_json
+from engine import log, steps
+from engine.distributed import seed_everything
+from engine.steps import Metrics
+from files.atomic import write_json
+from files.checkpoints import load_ticket, save_checkpoint, save_ticket, sha256_of
 from models import build_model
-from train_utils import Metrics
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 ALWAYS = {"args.json", "metrics.jsonl", "tb", "net_train.png", "results.json"}
@@ -128,7 +127,7 @@ RESULT_KEYS = {
 def test_results_json_has_these_entries(adversarial, standard, imp):
     for run, mode, tag in ((adversarial, "adv", "adv"), (standard, "std", "unnamed")):
         results = read_json(run.folder / "results.json")
-        assert set(results) == RESULT_KEYS | set(log_utils.provenance())
+        assert set(results) == RESULT_KEYS | set(log.provenance())
         assert (results["pretraining"], results["ticket"], results["state"]) == (tag, "imp", 2)
         ticket = imp / "2-ticket.safetensors"
         kept = torch.cat(flat(load_ticket(ticket))).double().mean().item()
@@ -394,7 +393,7 @@ def script(monkeypatch, sa, ra):
 
     After an epoch the validation images come first, and under attack second.
     """
-    train, measure = train_utils.train_one_epoch, train_utils.evaluate
+    train, measure = steps.train_one_epoch, steps.evaluate
     epoch, seen = -1, list[int]()
 
     def count(*args, **rest):
@@ -504,7 +503,7 @@ def network(data, save_dir, *flags):
         raise Interrupted
 
     with pytest.MonkeyPatch.context() as patch:
-        replace(patch, train_utils.train_one_epoch, stop)
+        replace(patch, steps.train_one_epoch, stop)
         with pytest.raises(Interrupted):
             run_transfer(data, save_dir, *ADV, *flags)
     shutil.rmtree(save_dir)
@@ -697,11 +696,11 @@ def test_a_run_that_dies_anywhere_resumes_to_the_same_run(
 ):
     with monkeypatch.context() as patch:
         if where == "first epoch":
-            die(patch, train_utils.training_step, 2)
+            die(patch, steps.training_step, 2)
         elif where == "saving":
             die_saving(patch, 3)
         elif where == "final test":  # 3 epochs by 2 evaluations before
-            die(patch, train_utils.evaluate, 3 * 2 + 2)
+            die(patch, steps.evaluate, 3 * 2 + 2)
         else:
             die(patch, write_json, where=lambda path, _: path.name == "results.json")
         with pytest.raises(Interrupted):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from main_cases import (
+from helpers.main_cases import (
     TINY,
     Interrupted,
     assert_same_bits,
@@ -34,10 +34,10 @@ from torch.nn.utils import prune
 import attack_utils
 import main_imp_pretrain
 import pruning_utils
-import train_utils
-from checkpoint_utils import load_ticket, save_checkpoint, sha256_of, ticket_header
+from engine import steps
+from engine.steps import Metrics
+from files.checkpoints import load_ticket, save_checkpoint, sha256_of, ticket_header
 from models import build_model, load_pretrained
-from train_utils import Metrics
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 ALWAYS = {"args.json", "metrics.jsonl", "tb", "init.pth.tar", "accuracy_vs_density.png"}
@@ -69,7 +69,7 @@ def run(data, tmp_path_factory):
     """A whole adversarial run, copied after every epoch, and what each epoch began with."""
     root = tmp_path_factory.mktemp("imp")
     seen: list[SimpleNamespace] = []
-    train = train_utils.train_one_epoch
+    train = steps.train_one_epoch
 
     def spy(model, batches, optimizer, **rest):
         start = {name: value.clone() for name, value in model.state_dict().items()}
@@ -351,7 +351,7 @@ def test_the_best_accuracy_starts_anew_in_every_state(data, tmp_path, monkeypatc
     def pretend(*_, **__):
         return Metrics(12, 1.0, next(scripted), 100.0)
 
-    replace(monkeypatch, train_utils.evaluate, pretend)
+    replace(monkeypatch, steps.evaluate, pretend)
     run_imp(data, tmp_path / "run", *SCHEDULE)
     for state, best, epoch in ((0, 60, 2), (1, 40, 3), (2, 45, 6)):
         assert load(tmp_path / "run" / f"{state}-checkpoint.pth.tar")["best_acc1"] == best
@@ -365,7 +365,7 @@ def test_even_a_state_that_never_gets_one_image_right_has_a_best_network(
     def pretend(*_, **__):
         return Metrics(12, 1.0, 0.0, 100.0)
 
-    replace(monkeypatch, train_utils.evaluate, pretend)
+    replace(monkeypatch, steps.evaluate, pretend)
     run_imp(data, tmp_path / "run", *standard_flags(standard.given))
     assert checkpoints(1, 2) <= names(tmp_path / "run")
 
@@ -500,7 +500,7 @@ def test_a_run_that_dies_anywhere_in_an_epoch_resumes_to_the_same_run(
         if where == "pruning":
             die(patch, pruning_utils.pruning_model, 2)
         elif where == "training":
-            die(patch, train_utils.training_step, 5 * 3)  # in the middle of epoch 5
+            die(patch, steps.training_step, 5 * 3)  # in the middle of epoch 5
         else:
             die_saving(patch, 5)
         with pytest.raises(Interrupted):
@@ -514,7 +514,7 @@ def test_a_run_that_dies_anywhere_in_an_epoch_resumes_to_the_same_run(
 def test_a_run_that_dies_before_its_first_checkpoint_starts_anew(data, run, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        die(patch, train_utils.training_step, 2)
+        die(patch, steps.training_step, 2)
         with pytest.raises(Interrupted):
             run_imp(data, folder, *SCHEDULE)
     assert (folder / "args.json").exists()

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from network_cases import enliven
+from helpers.network_cases import enliven
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn.utils import prune
 
 import models
-from checkpoint_utils import load_checkpoint, save_checkpoint, transfer_keys
 from errors import InputError
+from files.checkpoints import load_checkpoint, save_checkpoint, transfer_keys
 from models import (
     ARCHS,
     STEMS,

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import main_imp_pretrain
-from checkpoint_utils import load_ticket, save_checkpoint, ticket_header, ticket_name
 from errors import InputError
+from files.checkpoints import load_ticket, save_checkpoint, ticket_header, ticket_name
 from models import build_model
 
 MEAN = STD = (0.5, 0.5, 0.5)

@@ -12,8 +12,8 @@ from torch.nn.utils import prune
 from torch.optim import SGD
 
 import models
-from checkpoint_utils import load_checkpoint, save_checkpoint
 from errors import InputError
+from files.checkpoints import load_checkpoint, save_checkpoint
 from pruning_utils import (
     check_sparsity,
     check_sparsity_mask,

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from report_cases import write_grid
+from helpers.report_cases import write_grid
 
 import main_downstream
 import main_imp_pretrain
-from checkpoint_utils import save_checkpoint
-from cli_utils import apply_recipe
-from flags import build_imp_parser, build_transfer_parser
+from cli.flags import build_imp_parser, build_transfer_parser
+from cli.parsing import apply_recipe
+from files.checkpoints import save_checkpoint
 from main_downstream import TRANSFER_DATASETS
 from models import ARCHS, build_model
 
@@ -30,7 +30,7 @@ MAINS = {
     "main_imp_pretrain.py": main_imp_pretrain.main,
     "main_downstream.py": main_downstream.main,
 }
-SHORT = {"report_utils.py": "report_utils"}
+SHORT = {"script/report.sh": "report.__main__"}
 MODULES = {"models.convert", "models.export"}
 # What sets a machine up or looks at a folder: not the project's commands, so not run.
 SHELL = ("git clone", "cd", "source", "pip install", "python -m venv", "python -m pip install",
@@ -90,14 +90,14 @@ def classify(line: str) -> Command:
             return Command("driver", target, rest)
         if target == "script/study.sh":
             return Command("study", target, rest)
+        if target in SHORT:
+            return Command("short", target, rest)
     if words[:2] == ["python", "-m"] and words[2] in MODULES:
         return Command("module", words[2], tuple(words[3:]))
     if words[0] == "python" and len(words) > 1:
         target, rest = words[1], tuple(words[2:])
         if target in MAINS:
             return Command("main", target, rest)
-        if target in SHORT:
-            return Command("short", target, rest)
     raise ValueError(f"{line!r}: an unknown kind of command; say in {__name__} how to try it")
 
 
@@ -228,13 +228,13 @@ def known_flags() -> set[str]:
     parsers = [
         build_imp_parser(ARCHS),
         build_transfer_parser(ARCHS, TRANSFER_DATASETS),
-        importlib.import_module("report_utils").build_parser(),
+        importlib.import_module("report.__main__").build_parser(),
         *(importlib.import_module(module).build_parser() for module in MODULES),
     ]
     flags = {flag for parser in parsers for a in parser._actions for flag in a.option_strings}
     flags |= {f"--no-{flag[5:]}" for flag in flags if flag.startswith("--no_")}
-    help_of_study = [sys.executable, str(ROOT / "script" / "study.py"), "--help"]
-    printed = subprocess.run(help_of_study, capture_output=True, text=True, check=True).stdout
+    help_of_study = ["bash", str(ROOT / "script/study.sh"), "--help"]
+    printed = bash(help_of_study[1:], sys.executable, ROOT)
     return flags | set(re.findall(r"(?<!\S)--?[A-Za-z][\w-]*", printed.replace(",", " ")))
 
 
@@ -276,7 +276,7 @@ bash = "no"
 ```
 
 ```bash
-python report_utils.py --help
+bash script/report.sh --help
 ```
 """
 
@@ -286,7 +286,7 @@ def test_commands_are_read_out_of_bash_fences_alone():
         "bash script/demo.sh",
         "bash script/test.sh",
         "python main_imp_pretrain.py DATA    --mode adv --epochs 2",
-        "python report_utils.py --help",
+        "bash script/report.sh --help",
     ]
     assert [language for language, _ in fences(SAMPLE)] == ["bash", "python", "bash"]
 
@@ -302,7 +302,7 @@ def test_commands_are_read_out_of_bash_fences_alone():
         ("python main_downstream.py --mode std", "main", "main_downstream.py"),
         ("OMP_NUM_THREADS=1 python main_imp_pretrain.py D", "main", "main_imp_pretrain.py"),
         ("torchrun --nproc_per_node 2 main_imp_pretrain.py D", "main", "main_imp_pretrain.py"),
-        ("python report_utils.py runs", "short", "report_utils.py"),
+        ("bash script/report.sh runs", "short", "script/report.sh"),
         ("python -m models.convert IN OUT", "module", "models.convert"),
         ("git clone URL", "shell", ""),
         ("sbatch script/slurm/study.sbatch", "shell", "script/slurm/study.sbatch"),
@@ -340,7 +340,7 @@ def test_an_unknown_kind_of_command_fails(line):
         "bash script/train_downstream/std.sh no_such_data W S",
         "bash script/imp_pretrain/gone.sh W S D",
         "bash script/study.sh gone.toml",
-        "python report_utils.py --no_such_flag",
+        "bash script/report.sh --no_such_flag",
         "python -m models.export W out.png",
         "sbatch script/slurm/gone.sbatch",
     ],
@@ -356,7 +356,7 @@ def test_a_command_that_no_longer_runs_fails(line, tmp_path, monkeypatch, capsys
     [
         "python main_imp_pretrain.py DATA --mode std --epochs 2 --prune_epoch 1",
         "bash script/imp_pretrain/imp_std.sh torchvision SAVE DATA --epochs 2",
-        "python report_utils.py runs/x",
+        "bash script/report.sh runs/x",
         "python -m models.convert weights.ckpt out.pth.tar",
         "python -m models.export runs/model_RA_best.pth.tar net.safetensors",
     ],

@@ -4,13 +4,12 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from helpers.report_cases import run, ticket
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from matplotlib.patches import Rectangle
-from report_cases import run, ticket
 
-from report_data import Point
-from report_figures import (
+from report.figures import (
     accuracy_figure,
     density_figure,
     overlap_figure,
@@ -21,7 +20,8 @@ from report_figures import (
     styles,
     time_figure,
 )
-from report_verdict import judge
+from report.runs import Point
+from report.verdict import judge
 
 TITLES = ["SA under ST", "SA under AT", "RA under AT"]
 HOSTILE = ["$\\frac{$", "_hidden", "<b>&\"'", "x" * 300, "名前", "../..", "a/b", "%s{0}"]

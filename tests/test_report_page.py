@@ -5,12 +5,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from browser import NAMES, browser, find_browser
-from report_cases import FAILED_CHECK, run, ticket
+from helpers.browser import NAMES, browser, find_browser
+from helpers.report_cases import FAILED_CHECK, run, ticket
 
-from report_data import Point
-from report_page import Picture, curve_svg, page
-from report_verdict import judge
+from report.page import Picture, curve_svg, page
+from report.runs import Point
+from report.verdict import judge
 
 HOSTILE = """<script>alert("x")</script>'&" onload=alert(1) --> </title>"""
 CHROMIUM = find_browser()

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from checkpoint_utils import load_ticket, save_checkpoint, save_ticket, sha256_of
 from errors import InputError
+from files.checkpoints import load_ticket, save_checkpoint, save_ticket, sha256_of
 from models import build_model
-from report_tickets import (
+from report.tickets import (
     cost,
     find_arch,
     find_tickets,

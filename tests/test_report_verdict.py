@@ -3,10 +3,10 @@
 import math
 
 import pytest
-from report_cases import FAILED_CHECK, run, ticket
+from helpers.report_cases import FAILED_CHECK, run, ticket
 
 from errors import InputError
-from report_verdict import judge
+from report.verdict import judge
 
 DENSE = ticket(0, 90.0, 80.0, 40.0)
 

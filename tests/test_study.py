@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FAKE = Path(__file__).with_name("fake_main.py")
+FAKE = Path(__file__).with_name("helpers") / "fake_main.py"
 
 CONFIG = """
 [study]
@@ -54,7 +54,12 @@ class Project:
         shutil.copytree(ROOT / "script", folder / "script")
         for name in ("main_imp_pretrain.py", "main_downstream.py"):
             shutil.copy(FAKE, folder / name)
-        (folder / "report_utils.py").write_text("import sys; print('reported', sys.argv[1])\n")
+        for name in ("study", "files", "engine"):
+            shutil.copytree(ROOT / name, folder / name)
+        shutil.copy(ROOT / "errors.py", folder)
+        (folder / "report").mkdir()
+        reporting = "import sys; print('reported', sys.argv[1])\n"
+        (folder / "report/__main__.py").write_text(reporting)
         self.config = folder / "study.toml"
         self.write()
 
@@ -69,11 +74,12 @@ class Project:
             file.write(text)
 
     def command(self, *arguments):
-        return [sys.executable, str(self.folder / "script/study.py"), str(self.config), *arguments]
+        return ["bash", str(self.folder / "script/study.sh"), str(self.config), *arguments]
 
     def environment(self, **more):
         plain = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
-        return {**plain, "CALLS": str(self.folder / "calls"), "PATH": "/usr/bin:/bin", **more}
+        own = {"CALLS": str(self.folder / "calls"), "PYTHON": sys.executable}
+        return {**plain, **own, "PATH": "/usr/bin:/bin", **more}
 
     def run(self, *arguments, check=0, **environment):
         done = subprocess.run(
@@ -509,10 +515,13 @@ def test_the_array_job_runs_the_studys_commands(project, slurm):
     commands = [line.split("\t")[1] for line in project.run("--list").stdout.splitlines()]
     for number, command in enumerate(commands, 1):
         done = slurm(
-            "study.sbatch", project.config, SLURM_ARRAY_TASK_ID=str(number), SLURM_ARRAY_JOB_ID="8"
+            "study.sbatch",
+            project.config,
+            SLURM_ARRAY_TASK_ID=str(number),
+            SLURM_ARRAY_JOB_ID="8",
         )
         assert f"$ {command}\n" in done.stdout
-        assert f"srun {sys.executable} {project.folder}/script/study.py" in done.stdout
+        assert f"srun bash {project.folder}/script/study.sh" in done.stdout
     assert project.names() == ALL
     assert "10 runs: 10 done" in project.run().stdout
     done = slurm("study.sbatch", project.config, SLURM_ARRAY_TASK_ID="1", OFFSET="3",

@@ -8,7 +8,7 @@ import torchvision.transforms.functional as TF
 from PIL import Image
 
 from errors import InputError
-from transforms import (
+from input_pipeline.transforms import (
     DRAWS,
     Transform,
     center_crop,
@@ -158,7 +158,7 @@ def test_without_torchvisions_decoder_pil_reads_the_jpegs(tmp_path, monkeypatch)
     path = str(tmp_path / "image.jpg")
     Image.fromarray(picture(61, 83)).save(path)
     fast = read_image(path)
-    monkeypatch.setattr("transforms.decode_jpeg", None)
+    monkeypatch.setattr("input_pipeline.transforms.decode_jpeg", None)
     assert (read_image(path).int() - fast.int()).abs().max() <= 1
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from main_cases import (
+from helpers.main_cases import (
     HERE,
     ROOT,
     TINY,
@@ -29,11 +29,11 @@ from main_cases import (
 )
 from PIL import Image
 
-import data_sources
 import main_downstream
 import main_imp_pretrain
-from checkpoint_utils import save_checkpoint, save_ticket
 from dataset import mean_std
+from files.checkpoints import save_checkpoint, save_ticket
+from input_pipeline import sources
 from models import build_model
 from pruning_utils import masks
 
@@ -313,13 +313,13 @@ def test_wrong_data(case, told, place, capsys, monkeypatch):
 
     def few(_):
         pixels = torch.zeros(50, 3, 32, 32, dtype=torch.uint8)
-        part = data_sources.Split(pixels, np.arange(50) % 10)
-        return data_sources.CIFAR10_CLASSES, part, part
+        part = sources.Split(pixels, np.arange(50) % 10)
+        return sources.CIFAR10_CLASSES, part, part
 
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", no_network)
     if case is no_image_left:
-        monkeypatch.setitem(data_sources._READERS, "cifar10", few)
-        monkeypatch.setitem(data_sources.INDEX_SPLITS, "cifar10", (45, 50))
+        monkeypatch.setitem(sources._READERS, "cifar10", few)
+        monkeypatch.setitem(sources.INDEX_SPLITS, "cifar10", (45, 50))
     argv = case(place)
     line = refused(main_of(argv), argv, place, capsys)
     assert not place.save.exists()
@@ -522,9 +522,9 @@ def free_url() -> str:
 
 def numeric_flags() -> Iterator[tuple[str, str]]:
     """Every flag with a type that makes numbers."""
-    from cli_utils import evaluation_set
+    from cli.flags import build_imp_parser, build_transfer_parser
+    from cli.parsing import evaluation_set
     from dataset import DATASETS
-    from flags import build_imp_parser, build_transfer_parser
     from models import ARCHS
 
     parsers = build_imp_parser(ARCHS), build_transfer_parser(ARCHS, DATASETS)

@@ -1,0 +1,251 @@
+"""What a run shows and records: console, progress bar, metrics.jsonl, TensorBoard, curves, origin.
+
+Only rank 0 prints and writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from engine.distributed import is_main
+from files.atomic import replacing
+
+PACKAGES = ("torch", "torchvision", "numpy", "advertorch", "scikit-learn", "safetensors")
+METRICS_FILE = "metrics.jsonl"
+PLAIN_INTERVAL = 10.0  # seconds between progress lines when nobody watches a terminal
+
+
+def say(text: str) -> None:
+    """Print a line (rank 0)."""
+    if is_main():
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+
+def warn(text: str) -> None:
+    """Print a line that deserves attention (rank 0), on standard error."""
+    if is_main():
+        tqdm.write(f"warning: {text}", file=sys.stderr)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+class Progress:
+    """A bar with loss, accuracy, images/s and ETA; plain lines where there is no terminal.
+
+    Use as a context manager and pass `step` as `report` to `engine.steps`.
+    """
+
+    def __init__(
+        self, steps: int, label: str, print_freq: int | None = None, done: int = 0
+    ) -> None:
+        self.steps, self.label, self.print_freq = steps, label, print_freq
+        self.done = self.before = done
+        self.images = 0
+        self.start = self.last = time.monotonic()
+        self.bar: tqdm | None = None
+
+    def __enter__(self) -> Progress:
+        if is_main() and sys.stderr.isatty():
+            self.bar = tqdm(total=self.steps, initial=self.done, desc=self.label, leave=False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def step(self, images: int, meter: Any) -> None:
+        """Count one batch; `meter.read()` is only asked for when something is shown."""
+        self.done += 1
+        self.images += images
+        now = time.monotonic()
+        if not is_main() or not self._due(now):
+            return
+        metrics = meter.read()
+        rate = self.images / max(now - self.start, 1e-9)
+        figures = f"loss {metrics.loss:.3f}  acc {metrics.top1:.2f} %  {rate:.0f} images/s"
+        if self.bar is not None:
+            self.bar.set_postfix_str(figures, refresh=False)
+            self.bar.update(self.done - self.bar.n)
+        else:
+            left = (now - self.start) / (self.done - self.before) * (self.steps - self.done)
+            say(f"{self.label}  {self.done}/{self.steps}  {figures}  ETA {clock(left)}")
+        self.last = now
+
+    def _due(self, now: float) -> bool:
+        if self.bar is not None:
+            return now - self.last > 0.2 or self.done == self.steps
+        if self.print_freq:
+            return self.done % self.print_freq == 0
+        return now - self.last > PLAIN_INTERVAL
+
+
+class RunLog:
+    """`metrics.jsonl` and TensorBoard of one run; also knows how long the run has taken.
+
+    Use as a context manager. `epochs_done` are those of a run that is resumed: what was recorded
+    of later ones is dropped, since they are done again.
+    """
+
+    def __init__(self, save_dir: Path, epochs_done: int = 0) -> None:
+        self.save_dir, self.first = save_dir, epochs_done
+        before = _cut_metrics(save_dir / METRICS_FILE, epochs_done) if is_main() else 0.0
+        self.opened = time.monotonic()
+        self.start = self.opened - before
+
+    def __enter__(self) -> RunLog:
+        self.file = self.board = None
+        if is_main():
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.file = open(self.save_dir / METRICS_FILE, "a")  # noqa: SIM115
+            self.board = SummaryWriter(str(self.save_dir / "tb"), purge_step=self.first)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.file is not None and self.board is not None:
+            self.file.close()
+            self.board.close()
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began, what it took before it was resumed included."""
+        return time.monotonic() - self.start
+
+    def pace(self, done: int, total: int) -> str:
+        """Elapsed time and ETA after `done` of `total` epochs."""
+        each = (time.monotonic() - self.opened) / max(done - self.first, 1)
+        return f"elapsed {clock(self.seconds)}, ETA {clock(each * (total - done))}"
+
+    def metrics(self, epoch: int, values: Mapping[str, float | int | None]) -> None:
+        """Record one epoch's figures; those that are None were not measured and are left out."""
+        if self.file is None or self.board is None:
+            return
+        measured = {name: value for name, value in values.items() if value is not None}
+        line = {"epoch": epoch, "seconds": round(self.seconds, 3), **measured}
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+        os.fsync(self.file.fileno())  # the checkpoint that counts this epoch comes after it
+        for name, value in measured.items():
+            self.board.add_scalar(name, value, epoch)
+        self.board.flush()
+
+
+def _cut_metrics(path: Path, epochs: int) -> float:
+    """Keep the lines of the first `epochs` epochs; give the seconds that they took."""
+    if not path.is_file():
+        return 0.0
+    kept: dict[int, dict[str, Any]] = {}
+    for text in path.read_bytes().splitlines():
+        try:
+            line = json.loads(text)
+            if line["epoch"] in range(epochs):
+                kept[line["epoch"]] = line
+        except (ValueError, KeyError, TypeError):  # the torn last line of a killed run
+            continue
+    if len(kept) < epochs:
+        warn(f"{path}: lacks the figures of {epochs - len(kept)} of {epochs} epochs")
+    lines = [kept[epoch] for epoch in sorted(kept)]
+    with replacing(path) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return lines[-1].get("seconds", 0.0) if lines else 0.0
+
+
+# --- origin ---------------------------------------------------------------------------------------
+
+
+def provenance() -> dict[str, Any]:
+    """Command, code version, package versions and hardware, for args.json and results.json."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "code": _code_version(),
+        "packages": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in PACKAGES},
+        },
+        "hardware": {
+            "machine": platform.machine(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpus": gpus,
+        },
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _code_version() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (no git checkout)"
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+# --- pictures of one run --------------------------------------------------------------------------
+
+
+def plot_curves(
+    path: Path,
+    x: Sequence[float],
+    curves: Mapping[str, Sequence[float | None]],
+    xlabel: str,
+    title: str,
+    *,
+    log_x: bool = False,
+) -> None:
+    """Accuracy curves (percent) of one run as a PNG; values that are None were not measured."""
+    if not is_main():
+        return
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    for (name, values), marker in zip(curves.items(), "osd^vP", strict=False):
+        points = [(a, b) for a, b in zip(x, values, strict=True) if b is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker=marker, markersize=3, label=name)
+    axes.set(xlabel=xlabel, ylabel="accuracy (%)", title=title)
+    if log_x:
+        axes.set_xscale("log")
+        axes.invert_xaxis()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

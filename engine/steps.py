@@ -1,0 +1,304 @@
+"""One epoch of training, one pass of evaluation, learning rates.
+
+Nothing here knows an attack or a mask: training and evaluation take `perturb(images, labels)`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.nn.utils.prune import BasePruningMethod
+from torch.optim import SGD, Optimizer
+
+from engine.distributed import average_gradients, sum_over_ranks
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+Perturb = Callable[[Tensor, Tensor], Tensor]
+Hooks = Any  # torch keeps them in an ordered dictionary, by handle
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How passes run; nothing here changes results by more than rounding, but for `amp`."""
+
+    device: torch.device = torch.device("cpu")
+    channels_last: bool = True
+    amp: torch.dtype | None = None
+    micro_batch: int | None = None
+
+    def pieces(self, images: int) -> int:
+        """Into how many nearly equal passes a batch is cut: none is a single image.
+
+        BatchNorm cannot train on one image where maps are 1x1, so three images by two, say, are one
+        pass. Only `micro_batch` 1, which asks for it, gives single images.
+        """
+        size = self.micro_batch or images
+        pieces = math.ceil(images / size)
+        return pieces if size == 1 else max(1, min(pieces, images // 2))
+
+    @property
+    def loss_scale(self) -> float:
+        """For the attack: float16 gradients to images would vanish without it."""
+        return 65536.0 if self.amp == torch.float16 else 1.0
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move a model to the device and the memory layout of its convolutions."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return model.to(self.device).to(memory_format=layout)
+
+    def images(self, images: Tensor) -> Tensor:
+        """uint8 (N, 3, H, W) -> float32 in [0, 1] on the device; the same bits as ToTensor."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        if images.dtype == torch.uint8:
+            images = images.to(self.device, non_blocking=True).float().div_(255)
+        return images.to(self.device, memory_format=layout)
+
+    def scaler(self) -> GradScaler | None:
+        """Of the training loss, for float16 alone."""
+        return GradScaler(self.device.type) if self.amp == torch.float16 else None
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        if self.amp is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.amp)
+
+    @contextlib.contextmanager
+    def prepared(self, model: nn.Module) -> Iterator[None]:
+        """Inside the block weights are computed once for all passes, to the bits of every pass.
+
+        That is what the hooks of `torch.nn.utils.prune` compute, cast as autocast would cast it.
+        Gradients reach the parameters. No parameter may change before the block ends.
+        """
+        # a compiled network would be compiled anew, and does all of this itself
+        compiled = getattr(model, "_compiled_call_impl", None) is not None
+        layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        before = [] if compiled else [_prepare(layer, self.amp) for layer in layers]
+        try:
+            yield
+        finally:
+            for layer, (hooks, weight) in zip(layers, before, strict=False):
+                layer._forward_pre_hooks = hooks
+                del layer.__dict__["weight"]
+                if weight is not None:
+                    layer.__dict__["weight"] = weight
+
+
+def _prepare(layer: nn.Module, dtype: torch.dtype | None) -> tuple[Hooks, Tensor | None]:
+    """Give a layer its weight as a plain attribute, which hides the parameter of that name.
+
+    Returns:
+        Its forward pre-hooks before, and the attribute as the hooks alone leave it, if at all.
+    """
+    hooks = layer._forward_pre_hooks
+    for hook in hooks.values():
+        if isinstance(hook, BasePruningMethod):
+            hook(layer, ())
+    others = [(key, hook) for key, hook in hooks.items() if not isinstance(hook, BasePruningMethod)]
+    layer._forward_pre_hooks = OrderedDict(others)
+    hooked = layer.__dict__.get("weight")
+    weight = layer.get_parameter("weight") if hooked is None else hooked
+    cast = dtype is not None and weight.dtype == torch.float32
+    layer.__dict__["weight"] = weight.to(dtype) if cast else weight
+    return hooks, hooked
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Means over `images` images: cross-entropy, and accuracies in percent."""
+
+    images: int
+    loss: float
+    top1: float
+    top5: float
+
+
+class Meter:
+    """Running sums of loss and accuracy, kept on the device so that no step waits for the host."""
+
+    def __init__(
+        self, device: torch.device, sums: Sequence[float] = (0.0,) * 4, steps: int = 0
+    ) -> None:
+        # images, loss, top1, top5
+        self.sums = torch.tensor(sums, dtype=torch.float64, device=device)
+        self._finite = torch.tensor(steps, device=device)  # steps until the loss was no number
+
+    @torch.no_grad()
+    def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """Args: logits (N, classes), labels (N,), loss () the mean over the N images."""
+        count = len(labels)
+        best = logits.topk(min(5, logits.shape[1])).indices
+        hits = (best == labels[:, None]).sum(0)
+        top1, top5 = hits[0].double(), hits.sum().double()
+        images = torch.full_like(top1, count)
+        self.sums += torch.stack([images, loss.double() * count, top1, top5])
+        self._finite += self.sums[1].isfinite()  # a sum that once was none stays none
+
+    def finite_steps(self) -> int:
+        """How many steps had a loss that is a number, until the first had none; waits for a GPU."""
+        return int(self._finite)
+
+    def read(self) -> Metrics:
+        """Means so far, of this process."""
+        return _means(self.sums)
+
+    def read_all(self) -> Metrics:
+        """Means over all processes."""
+        return _means(sum_over_ranks(self.sums.clone()))
+
+
+def _means(sums: Tensor) -> Metrics:
+    images, loss, top1, top5 = sums.tolist()
+    count = max(images, 1)
+    return Metrics(int(images), loss / count, 100 * top1 / count, 100 * top5 / count)
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+def training_step(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    optimizer: Optimizer,
+    execution: Execution,
+    perturb: Perturb | None = None,
+    global_batch: int | None = None,
+    scaler: GradScaler | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One optimizer step on the mean cross-entropy of the (perturbed) batch.
+
+    With `execution.micro_batch` the gradients of that many images at a time are accumulated.
+
+    Args:
+        images: (N, 3, H, W) float in [0, 1]; labels: (N,) int64.
+        global_batch: images of this step on all processes together; N if left out.
+        scaler: of the loss, for float16.
+
+    Returns:
+        The loss, a scalar, and the logits (N, classes), both detached.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    count = len(labels)
+    pieces = execution.pieces(count)
+    losses, logits = [], []
+    for some_images, some_labels in zip(
+        images.tensor_split(pieces), labels.tensor_split(pieces), strict=True
+    ):
+        with execution.autocast(), execution.prepared(model):
+            if perturb is not None:
+                some_images = perturb(some_images, some_labels)
+            output = model(some_images)
+        loss = F.cross_entropy(output.float() if execution.amp else output, some_labels)
+        share = len(some_labels) / count
+        part = loss * share if share < 1 else loss
+        (scaler.scale(part) if scaler else part).backward()
+        losses.append(loss.detach() * share)
+        logits.append(output.detach())
+    average_gradients(model.parameters(), count / (global_batch or count))
+    if scaler:
+        scaler.step(optimizer)
+        scaler.update()
+    else:
+        optimizer.step()
+    return torch.stack(losses).sum(), torch.cat(logits)
+
+
+def train_one_epoch(
+    model: nn.Module,
+    batches: Batches,
+    optimizer: Optimizer,
+    *,
+    execution: Execution,
+    learning_rate: Callable[[int], float],
+    perturb: Perturb | None = None,
+    global_batch: Callable[[int], int] | None = None,
+    report: Callable[[int, Meter], None] | None = None,
+    scaler: GradScaler | None = None,
+    first_step: int = 0,
+    meter: Meter | None = None,
+    after_step: Callable[[int, Meter], None] | None = None,
+) -> Metrics:
+    """Train on every batch once, in train mode.
+
+    Args:
+        batches: uint8 images (N, 3, H, W) and labels (N,).
+        learning_rate: of the step in this epoch, counted from 0.
+        global_batch: images of that step on all processes; only needed where there are several.
+        report: called after every step with its number of images and the meter.
+        first_step, meter: of an epoch that goes on: the number of its first batch here, and the
+            sums so far.
+        after_step: called after every step with the number of steps done and the meter.
+
+    Returns:
+        Loss and accuracy on the images as trained on: perturbed ones, under an attack.
+    """
+    model.train()
+    meter = meter or Meter(execution.device)
+    for step, (images, labels) in enumerate(batches, first_step):
+        set_learning_rate(optimizer, learning_rate(step))
+        labels = labels.to(execution.device, non_blocking=True)
+        loss, logits = training_step(
+            model,
+            execution.images(images),
+            labels,
+            optimizer,
+            execution,
+            perturb,
+            global_batch(step) if global_batch else None,
+            scaler,
+        )
+        meter.add(logits, labels, loss)
+        if report:
+            report(len(labels), meter)
+        if after_step:
+            after_step(step + 1, meter)
+    return meter.read_all()
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    execution: Execution,
+    perturb: Perturb | None = None,
+    report: Callable[[int, Meter], None] | None = None,
+) -> Metrics:
+    """Loss and accuracy in eval mode, on clean images or on `perturb`ed ones."""
+    model.eval()
+    meter = Meter(execution.device)
+    for images, labels in batches:
+        images, labels = execution.images(images), labels.to(execution.device, non_blocking=True)
+        with execution.autocast(), execution.prepared(model):
+            if perturb is not None:
+                images = perturb(images, labels)
+            with torch.no_grad():
+                logits = model(images)
+        logits = logits.float() if execution.amp else logits
+        meter.add(logits, labels, F.cross_entropy(logits, labels))
+        if report:
+            report(len(labels), meter)
+    return meter.read_all()
+
+
+# --- the optimizer --------------------------------------------------------------------------------
+
+
+def make_sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> SGD:
+    """SGD as in the released code; on CUDA as one fused kernel, which changes rounding only."""
+    parameters = list(model.parameters())
+    fused = parameters[0].is_cuda
+    return SGD(parameters, lr, momentum, weight_decay=weight_decay, fused=fused or None)
+
+
+def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr

@@ -1,0 +1,62 @@
+"""The name of every file that a run, a study or a report writes, and what its presence means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+# Of every run.
+ARGS = "args.json"  # written first: the run has begun
+METRICS = "metrics.jsonl"
+BOARD = "tb"  # TensorBoard's folder
+LOCK = ".lock"
+PREEMPTED = "PREEMPTED"  # a signal asked the run to stop, and it has saved
+PREEMPTED_STATUS = 75  # its exit status: EX_TEMPFAIL of sysexits.h, try again later
+EVALUATION = "eval.json"  # of --evaluate
+AUTOATTACK_PROGRESS = "autoattack_progress.json"
+
+# Of a ticket search, beside the names below that have a state in them.
+INIT = "init.pth.tar"
+ACCURACY_PLOT = "accuracy_vs_density.png"
+
+# Of a transfer.
+CHECKPOINT = "checkpoint.pth.tar"
+SA_BEST = "model_SA_best.pth.tar"
+RA_BEST = "model_RA_best.pth.tar"
+CURVES_PLOT = "net_train.png"
+RESULTS = "results.json"  # written last: the run is done
+
+# Of a study and a report.
+LOG = "log.txt"
+REPORT = "report"  # the folder
+PAGE = "report.html"
+TABLE = "results.csv"
+VERDICT = "verdict.json"
+
+CHECKPOINT_SUFFIX = "-checkpoint.pth.tar"
+
+
+def imp_checkpoint(state: int) -> str:
+    return f"{state}{CHECKPOINT_SUFFIX}"
+
+
+def imp_best(state: int) -> str:
+    return f"{state}-model_best.pth.tar"
+
+
+def ticket(state: int) -> str:
+    return f"{state}-ticket.safetensors"
+
+
+def released(state: int) -> str:
+    """A state exported for the released code."""
+    return f"{state}-released.pth.tar"
+
+
+def epoch_checkpoint(epoch: int) -> str:
+    """A transfer's bare state dict of one epoch (--save_all)."""
+    return f"{epoch}{CHECKPOINT_SUFFIX}"
+
+
+def previous(path: Path) -> Path:
+    """Where the copy of a file before its last replacement is kept."""
+    return path.with_name(f"{path.name}.previous")

@@ -1,0 +1,321 @@
+"""The report's figures, each a matplotlib Figure that `save_figure` writes as PNG and SVG.
+
+Colours are Okabe and Ito's, which the colour-blind tell apart, and every series also has its own
+marker, so that the figures read in greyscale. No pyplot: nothing global is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation
+
+from report.runs import Point, natural
+from report.verdict import MEASURES, GroupVerdict, Measure, TicketRow
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+Dashes = Literal["-", "--"] | tuple[float, Sequence[float]]
+SOLID: Dashes = "-"
+DASHED: Dashes = "--"
+BASELINES: dict[str, Dashes] = {"omp": SOLID, "random": (0, (1, 1.5)), "reinit": (0, (6, 2, 1, 2))}
+Look = Mapping[str, tuple[str, str]]  # pre-training: colour and marker
+
+
+@contextlib.contextmanager
+def house_style() -> Iterator[None]:
+    """The report's matplotlib settings, for the time of a block."""
+    with warnings.catch_warnings():
+        # A name in a script that the font lacks shows as boxes; that is no reason to warn twice.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        with matplotlib.rc_context():
+            matplotlib.rcParams.update(
+                {
+                    "text.parse_math": False,  # a '$' in a name is a dollar sign
+                    "svg.hashsalt": "report",  # the same results give the same bytes
+                    "axes.spines.top": False,
+                    "axes.spines.right": False,
+                    "axes.grid": True,
+                    "grid.color": "#dddddd",
+                    "grid.linewidth": 0.6,
+                    "axes.axisbelow": True,
+                    "axes.titlesize": 11,
+                    "legend.frameon": False,
+                }
+            )
+            yield
+
+
+def plain(text: object, most: int = 40) -> str:
+    """A name as matplotlib can draw it: short, printable, not hidden by a leading underscore."""
+    shown = "".join(char if char.isprintable() else "?" for char in str(text))
+    shown = shown if len(shown) <= most else shown[: most - 1] + "…"
+    return f" {shown}" if shown.startswith("_") else shown
+
+
+def slug(*parts: object) -> str:
+    """A harmless file name from names that come from files."""
+    joined = "-".join(map(str, parts)).replace("%", "pct")
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", joined).strip("._-")[:80]
+
+
+def styles(pretrainings: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker per pre-training, the same in every figure of a report."""
+    names = sorted(set(pretrainings), key=natural)
+    return {
+        name: (COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)])
+        for i, name in enumerate(names)
+    }
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write `stem`.png and `stem`.svg; returns the two paths."""
+    FigureCanvasAgg(figure)
+    paths = [stem.with_name(stem.name + suffix) for suffix in (".png", ".svg")]
+    with house_style():
+        figure.savefig(paths[0], dpi=150, facecolor="white")
+        figure.savefig(paths[1], facecolor="white", metadata={"Date": None})
+    return paths
+
+
+# --- accuracy against sparsity ------------------------------------------------------------------
+
+
+def accuracy_figure(groups: Sequence[GroupVerdict], look: Look) -> Figure:
+    """The groups of one dataset and data fraction: a panel per measure against sparsity."""
+    with house_style():
+        figure = Figure(figsize=(12.5, 4.8), layout="constrained")
+        axes = figure.subplots(1, len(MEASURES))
+        for axis, measure in zip(axes, MEASURES, strict=True):
+            for group in groups:
+                _draw_group(axis, group, measure, *look[group.group.pretraining])
+            _sparsity_axis(axis, [row.density for group in groups for row in _all_rows(group)])
+            _accuracy_limits(axis, groups, measure)
+            axis.set_title(measure.title)
+            if not any(_points(_all_rows(group), measure) for group in groups):
+                axis.text(0.5, 0.5, "no runs", transform=axis.transAxes, ha="center", color="#666")
+        axes[0].set_ylabel("accuracy on the test set (%)")
+        key = groups[0].group
+        figure.suptitle(f"{plain(key.dataset)}, {100 * key.data_number:g} % of the training data")
+        handles = _legend(groups, look)
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8))
+    return figure
+
+
+def state_of(density: float) -> float:
+    """Place on the axis: the paper's states are one apart, at densities 0.8^k."""
+    return math.log(density) / math.log(0.8)
+
+
+def _all_rows(group: GroupVerdict) -> list[TicketRow]:
+    return [row for row in (group.dense, *group.rows) if row is not None]
+
+
+def _points(rows: Iterable[TicketRow], measure: Measure) -> list[tuple[float, float, float]]:
+    """(place, mean, std) in order of sparsity; a missing one is NaN, which leaves a gap."""
+    points = []
+    for row in sorted(rows, key=lambda row: -row.density):
+        stat = row.stats[measure.name]
+        mean, std = (math.nan, 0.0) if stat is None else (stat.mean, stat.std or 0.0)
+        points.append((state_of(row.density), mean, std))
+    return points if any(not math.isnan(mean) for _, mean, _ in points) else []
+
+
+def _draw_group(
+    axis: Axes, group: GroupVerdict, measure: Measure, colour: str, marker: str
+) -> None:
+    dense = group.dense.stats[measure.name] if group.dense else None
+    if dense is not None:
+        axis.axhline(dense.mean, color=colour, linestyle=DASHED, linewidth=1.2, zorder=1)
+        axis.errorbar(
+            0, dense.mean, dense.std, color=colour, marker=marker, markersize=6, capsize=3,
+            elinewidth=1, markerfacecolor="white", zorder=3,
+        )  # fmt: skip
+    for kind, dashes in BASELINES.items():
+        points = _points((row for row in group.rows if row.ticket == kind), measure)
+        if points:
+            x, y, _ = zip(*points, strict=True)
+            axis.plot(
+                x, y, color=colour, linestyle=dashes, linewidth=0.8, marker=marker, markersize=3.5,
+                markerfacecolor="white", zorder=2,
+            )  # fmt: skip
+    tickets = [row for row in group.rows if row.ticket == "imp"]
+    points = _points(tickets, measure)
+    if points:
+        x, y, spread = zip(*points, strict=True)
+        axis.errorbar(
+            x, y, spread if any(spread) else None, color=colour, marker=marker, linewidth=1.8,
+            markersize=5, capsize=3, elinewidth=1, zorder=3,
+        )  # fmt: skip
+    stars = _points((row for row in tickets if row.double_win), measure)
+    above = ScaledTranslation(0, 9 / 72, axis.figure.dpi_scale_trans)  # the marker stays in sight
+    axis.plot(
+        [x for x, _, _ in stars], [y for _, y, _ in stars], linestyle="", marker="*",
+        markersize=10, markerfacecolor=colour, markeredgecolor="black", markeredgewidth=0.7,
+        zorder=4, transform=axis.transData + above,
+    )  # fmt: skip
+
+
+def _sparsity_axis(axis: Axes, densities: Sequence[float]) -> None:
+    """Label in percent; at most eight labels, the last ticket's always among them."""
+    places = sorted({round(state_of(density), 2) for density in densities}, reverse=True)
+    shown = places[:: max(1, math.ceil(len(places) / 8))]
+    axis.set_xticks(shown, [f"{100 * (1 - 0.8**place):.3g}" for place in shown])
+    axis.set_xlabel("sparsity (% of weights pruned)")
+
+
+def _accuracy_limits(axis: Axes, groups: Sequence[GroupVerdict], measure: Measure) -> None:
+    """A collapsing baseline may leave the panel, else nothing near the dense line is to be seen."""
+    main = [row for g in groups for row in _all_rows(g) if row.ticket in ("dense", "imp")]
+    means = [mean for _, mean, _ in _points(main, measure) if not math.isnan(mean)]
+    if means:
+        low, high = min(means), max(means)
+        floor = low - 0.6 * max(high - low, 1.0)
+        if axis.get_ylim()[0] < floor:
+            axis.set_ylim(bottom=max(floor, 0.0))
+
+
+def _legend(groups: Sequence[GroupVerdict], look: Look) -> list[Line2D]:
+    handles = []
+    for group in groups:
+        name = group.group.pretraining
+        colour, marker = look[name]
+        handles.append(Line2D([], [], color=colour, marker=marker, label=plain(name)))
+    grey = "#444444"
+    handles.append(Line2D([], [], color=grey, linestyle=DASHED, linewidth=1.2, label="dense"))
+    used = {row.ticket for group in groups for row in group.rows}
+    for kind, dashes in BASELINES.items():
+        if kind in used:
+            handles.append(
+                Line2D(
+                    [],
+                    [],
+                    color=grey,
+                    linestyle=dashes,
+                    linewidth=0.8,
+                    marker="o",
+                    markersize=3.5,
+                    markerfacecolor="white",
+                    label=kind,
+                )  # fmt: skip
+            )
+    stars = Line2D([], [], color=grey, linestyle="", marker="*", markersize=10, label="double win")
+    return [*handles, stars]
+
+
+# --- accuracy against time ----------------------------------------------------------------------
+
+
+def time_figure(
+    title: str, curves: Mapping[str, Sequence[tuple[str, bool, Sequence[Point]]]], look: Look
+) -> Figure:
+    """Accuracy against training time; `curves`: measure name -> (pre-training, is dense, points).
+
+    The dense network is dashed, the ticket shown for each pre-training is solid.
+    """
+    seconds = [p.seconds for lines in curves.values() for *_, ps in lines for p in ps if p.seconds]
+    unit, scale = next(
+        ((u, s) for u, s in (("h", 3600), ("min", 60)) if max(seconds, default=0) > 2 * s),
+        ("s", 1),
+    )
+    with house_style():
+        figure = Figure(figsize=(12.5, 4.6), layout="constrained")
+        for axis, measure in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
+            for name, dense, points in curves.get(measure.name, ()):
+                colour, marker = look[name]
+                key = "ra" if measure.name == "at_ra" else "sa"
+                xy = [(p.seconds / scale, v) for p in points
+                      if p.seconds is not None and (v := getattr(p, key)) is not None]  # fmt: skip
+                axis.plot(
+                    [x for x, _ in xy], [y for _, y in xy], color=colour, linewidth=1.4,
+                    linestyle=DASHED if dense else SOLID, marker=marker, markersize=5,
+                    markevery=max(1, len(xy) // 6), markerfacecolor="white" if dense else colour,
+                )  # fmt: skip
+            axis.set_title(measure.title)
+            axis.set_xlabel(f"training time ({unit})")
+            axis.set_xlim(left=0)
+        figure.axes[0].set_ylabel("accuracy (%)")
+        figure.suptitle(plain(title, 80))
+        names = dict.fromkeys(name for lines in curves.values() for name, *_ in lines)
+        handles = [
+            Line2D([], [], color=look[n][0], marker=look[n][1], label=plain(n)) for n in names
+        ]
+        for style, label in ((SOLID, "ticket"), (DASHED, "dense")):
+            handles.append(Line2D([], [], color="#444444", linestyle=style, label=label))
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8))
+    return figure
+
+
+# --- the tickets --------------------------------------------------------------------------------
+
+
+def density_figure(densities: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Figure:
+    """Bars of density per layer: {source: {state: {layer: fraction left}}}, one panel a source.
+
+    Later states are nested in earlier ones, so their bars are drawn in front, darker.
+    """
+    most = max(len(values) for states in densities.values() for values in states.values())
+    with house_style():
+        width = min(max(7.0, 0.32 * most + 2), 16)
+        figure = Figure(figsize=(width, 1.2 + 2.4 * len(densities)), layout="constrained")
+        axes = figure.subplots(len(densities), 1, squeeze=False)[:, 0]
+        own_layers = [list(next(iter(states.values()))) for states in densities.values()]
+        for index, (axis, (source, states)) in enumerate(zip(axes, densities.items(), strict=True)):
+            own = own_layers[index]
+            for rank, (state, values) in enumerate(sorted(states.items())):
+                mix = (rank + 1) / len(states)
+                shade = tuple(1 - mix * (1 - part) for part in to_rgb(COLOURS[0]))
+                axis.bar(
+                    range(len(values)), [100 * v for v in values.values()], color=shade,
+                    edgecolor="black", linewidth=0.4, width=0.8, label=f"state {state}",
+                )  # fmt: skip
+            axis.set_title(plain(source), loc="left")
+            axis.set_ylim(0, 100)
+            axis.set_ylabel("left (%)")
+            axis.grid(visible=False, axis="x")
+            axis.set_xlim(-0.7, len(own) - 0.3)
+            step = math.ceil(len(own) / 45)
+            axis.set_xticks(range(0, len(own), step))
+            following = own_layers[index + 1 : index + 2]
+            named = following != [own]  # the panel below tells the same names otherwise
+            names = [plain(name) for name in own[::step]] if named else []
+            axis.set_xticklabels(names or [""] * len(own[::step]), rotation=90, fontsize=8)
+            axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+        figure.suptitle("Density of each layer (bars in front of each other, not stacked)")
+    return figure
+
+
+def overlap_figure(names: Sequence[str], table: Sequence[Sequence[float | None]]) -> Figure:
+    """Heat map of intersection over union of the surviving weights; None stays blank."""
+    with house_style():
+        size = 2.6 + 0.52 * len(names)
+        figure = Figure(figsize=(size + 1.2, size), layout="constrained")
+        axis = figure.subplots()
+        values = [[math.nan if cell is None else cell for cell in row] for row in table]
+        image = axis.imshow(values, vmin=0, vmax=1, cmap="cividis")
+        for i, row in enumerate(values):
+            for j, value in enumerate(row):
+                if not math.isnan(value):
+                    ink = "black" if value > 0.5 else "white"
+                    text = f"{value:.2f}"
+                    axis.text(j, i, text, ha="center", va="center", color=ink, fontsize=8)
+        axis.grid(visible=False)
+        axis.spines[:].set_visible(False)
+        places = range(len(names))
+        axis.set_xticks(places, [plain(name) for name in names], rotation=90)
+        axis.set_yticks(places, [plain(name) for name in names])
+        figure.colorbar(image, ax=axis, shrink=0.8, label="surviving weights in common (IoU)")
+        axis.set_title("Mask overlap")
+    return figure

@@ -1,0 +1,272 @@
+"""The report as one web page: self-contained, no network, everything from files escaped."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+from report.runs import REGIMES, Accuracy, Point, RunResult
+from report.verdict import (
+    BESIDE,
+    MEASURES,
+    GroupVerdict,
+    Stat,
+    TicketRow,
+    Verdict,
+    conclusion,
+)
+
+TEMPLATE = Path(__file__).with_name("report.page.html")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure on the page: the stem of its .png and .svg, and what it shows, in words."""
+
+    stem: Path
+    title: str
+    caption: str
+
+
+class Cell(NamedTuple):
+    """HTML to show, and the value to sort by (None: a missing one, always last)."""
+
+    html: str
+    value: str | float | None
+    css: str = ""
+
+
+def text(value: object) -> str:
+    """Escaped, for element content and for quoted attributes."""
+    return escape("" if value is None else str(value), quote=True)
+
+
+def page(
+    verdict: Verdict,
+    pictures: Sequence[Picture],
+    curves: Mapping[Path, Sequence[Point]],
+) -> str:
+    """The whole page; `curves` are by path of `results.json`."""
+    runs = [run for group in verdict.groups for row in _rows(group) for run in row.runs]
+    sections = [
+        _section("verdict", "Verdict", _verdict(verdict)),
+        _section("figures", "Figures", "".join(map(_picture, pictures))),
+        _section("tickets", "Every ticket", _ticket_table(verdict)),
+        _section("runs", f"Every run ({len(runs)})", _run_table(runs, curves)),
+        _section("missing", f"Missing runs ({len(verdict.missing)})", _list(verdict.missing)),
+        _section("warnings", "Warnings and omissions", _list(verdict.warnings)),
+    ]
+    links = "".join(
+        f'<a href="#{name}">{name}</a>'
+        for name in ("verdict", "figures", "tickets", "runs", "missing", "warnings")
+    )
+    top, middle, rest = re.split(
+        "<!-- (?:links|sections) -->", TEMPLATE.read_text(encoding="utf-8")
+    )
+    return "".join([top, links, middle, "\n".join(sections), rest])
+
+
+def _section(name: str, title: str, body: str) -> str:
+    return f'<section id="{name}"><h2>{text(title)}</h2>\n{body}</section>'
+
+
+def _list(lines: Iterable[str]) -> str:
+    items = "".join(f"<li>{text(line)}</li>" for line in lines)
+    return f"<ul>{items}</ul>" if items else "<p>None.</p>"
+
+
+def _rows(group: GroupVerdict) -> list[TicketRow]:
+    return [row for row in (group.dense, *group.rows) if row is not None]
+
+
+# --- the verdict in words -----------------------------------------------------------------------
+
+
+def _verdict(verdict: Verdict) -> str:
+    parts = [
+        "<p>A ticket is a <em>double win</em> when it matches the dense pre-trained network on SA "
+        "under standard training (ST) and on both SA and RA under adversarial training (AT). "
+        "SA is accuracy on clean test images, RA on attacked ones, in percent. To match is to have "
+        "a mean over seeds of at least the dense mean minus the dense network\u2019s standard "
+        f"deviation over seeds; with one dense seed, minus a margin of {verdict.margin:g} points. "
+        "Under AT, both figures are those of the network with the best validation RA.</p>"
+    ]
+    places = dict.fromkeys((g.group.dataset, g.group.data_number) for g in verdict.groups)
+    for dataset, fraction in places:
+        parts.append(f"<h3>{text(dataset)}, {100 * fraction:g} % of the training data</h3><ul>")
+        for group in verdict.groups:
+            if (group.group.dataset, group.group.data_number) == (dataset, fraction):
+                parts.append(_sentence(group))
+        parts.append("</ul>")
+    return "".join(parts)
+
+
+def _sentence(group: GroupVerdict) -> str:
+    kind = "error" if group.error else "win" if group.sparsest else "none"
+    said = group.error.split(": ", 1)[-1] if group.error else conclusion(group)
+    words = [f"<strong>{text(group.group.pretraining)}</strong>: {text(said)}"]
+    for measure in MEASURES:
+        line = group.dense.stats[measure.name] if group.dense else None
+        allowed = group.tolerance[measure.name]
+        best = group.sparsest.stats[measure.name] if group.sparsest else None
+        if line is None or allowed is None:
+            need = "no dense run" if group.dense else ""
+        else:
+            why = "the margin" if line.std is None else f"its std over {line.n} seeds"
+            need = f"dense {line.mean:.2f} minus {allowed:.2f}, {why}"
+        if need:
+            own = f" {best}; needed:" if best else " needed:"
+            words.append(f"<small>{text(f'{measure.title}{own} {need}')}</small>")
+    return f'<li class="{kind}">{" ".join(words)}</li>'
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+def _table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
+    """A table whose heads are buttons that sort it."""
+    top = "".join(f'<th scope="col"><button type="button">{text(h)}</button></th>' for h in heads)
+    body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    return (
+        f'<div class="wide" tabindex="0" role="region" aria-label="{text(caption)}">'
+        f'<table class="sortable"><caption>{text(caption)}</caption>'
+        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _cell(cell: Cell) -> str:
+    css = f' class="{cell.css}"' if cell.css else ""
+    return f'<td{css} data-v="{text(cell.value)}">{cell.html}</td>'
+
+
+def _words(value: object) -> Cell:
+    return Cell(text(value), str(value))
+
+
+def _number(value: float | None, shape: str = "{:.2f}") -> Cell:
+    if value is None:
+        return Cell("–", None, "num")
+    return Cell(text(shape.format(value)), value, "num")
+
+
+def _measured(stat: Stat | None, won: bool | None, judged: bool) -> Cell:
+    if stat is None:
+        return Cell("missing", None, "num missing")
+    mark = {True: "win", False: "loss", None: "open"}[won]
+    shown = f'<span class="{mark}" title="{mark}">{mark}</span> ' if judged else ""
+    return Cell(f"{shown}{text(stat)}<small> n={stat.n}</small>", stat.mean, "num")
+
+
+def _ticket_table(verdict: Verdict) -> str:
+    heads = ["pre-training", "dataset", "data %", "ticket", "state", "sparsity %"]
+    heads += [measure.title for measure in MEASURES]
+    heads += ["best-SA net: SA, AT", "best-SA net: RA, AT", "double win"]
+    rows = []
+    for group in verdict.groups:
+        for row in _rows(group):
+            judged = row is not group.dense
+            double = {True: "yes", False: "no", None: "open"}[row.double_win] if judged else "–"
+            beside = [row.stats[measure.name] for measure in BESIDE]
+            rows.append(
+                [
+                    *_place(row),
+                    *(_measured(row.stats[m.name], row.wins.get(m.name), judged) for m in MEASURES),
+                    *(_number(None if stat is None else stat.mean) for stat in beside),
+                    Cell(double, double, f"double {double}" if judged else ""),
+                ]
+            )
+    caption = "Mean ± std over n seeds, in percent on the test set. Select a heading to sort."
+    return _table(caption, heads, rows)
+
+
+def _place(row: TicketRow | RunResult) -> list[Cell]:
+    return [
+        _words(row.group.pretraining),
+        _words(row.group.dataset),
+        _number(100 * row.group.data_number, "{:g}"),
+        _words(row.ticket),
+        _number(row.state, "{:d}"),
+        _number(100 * (1 - row.density)),
+    ]
+
+
+def _run_table(runs: Sequence[RunResult], curves: Mapping[Path, Sequence[Point]]) -> str:
+    heads = ["pre-training", "dataset", "data %", "ticket", "state", "sparsity %", "regime", "seed"]
+    heads += [f"{net}: {kind}" for net in ("best SA", "best RA", "last") for kind in ("SA", "RA")]
+    heads += ["curve", "reproduce"]
+    rows = []
+    for run in runs:
+        pairs: list[Accuracy] = [run.sa_best, run.ra_best, run.last]
+        points = curves.get(run.path, ())
+        top = max((p.sa for p in points if p.sa is not None), default=None)
+        command = "not recorded" if run.command is None else run.command
+        rows.append(
+            [
+                *_place(run),
+                _words(REGIMES[run.mode]),
+                _number(run.seed, "{:d}"),
+                *(_number(value) for pair in pairs for value in pair),
+                Cell(curve_svg(points), top),
+                Cell(
+                    f"<details><summary>how</summary><pre>{text(command)}</pre>"
+                    f"<p>{text(run.path)}</p></details>",
+                    command,
+                ),
+            ]
+        )
+    caption = (
+        "One row a run. The curve is SA (solid) and RA (dashed) by epoch, from 0 to 100 %; "
+        "it sorts by the highest SA."
+    )
+    return _table(caption, heads, rows)
+
+
+def curve_svg(points: Sequence[Point], most: int = 60) -> str:
+    """A run's accuracy by epoch as a small inline SVG; a word where there is none."""
+    if not points:
+        return '<span class="missing">none</span>'
+    step = max(1, -(-len(points) // most))
+    kept = [*points[:-1:step], points[-1]]
+    first, last = points[0].epoch, points[-1].epoch
+    lines = []
+    for name, read in (("sa", lambda p: p.sa), ("ra", lambda p: p.ra)):
+        lines.append(_polyline(name, kept, read, first, max(last - first, 1.0)))
+    told = f"accuracy from epoch {first:g} to {last:g}"
+    return (
+        f'<svg class="curve" viewBox="0 0 120 44" role="img" aria-label="{told}">'
+        f'<path class="frame" d="M2 2V42H118"/>{"".join(lines)}</svg>'
+    )
+
+
+def _polyline(
+    name: str,
+    points: Sequence[Point],
+    read: Callable[[Point], float | None],
+    first: float,
+    span: float,
+) -> str:
+    places = [
+        f"{2 + 116 * (p.epoch - first) / span:.1f},{42 - 0.4 * min(max(value, 0.0), 100.0):.1f}"
+        for p in points
+        if (value := read(p)) is not None
+    ]
+    if len(places) == 1:
+        x, y = places[0].split(",")
+        return f'<circle class="{name}" cx="{x}" cy="{y}" r="2"/>'
+    return f'<polyline class="{name}" points="{" ".join(places)}"/>' if places else ""
+
+
+def _picture(picture: Picture) -> str:
+    svg = picture.stem.with_name(picture.stem.name + ".svg").read_bytes()
+    data = base64.b64encode(svg).decode("ascii")
+    return (
+        f"<figure><h3>{text(picture.title)}</h3>"
+        f'<img alt="{text(f"{picture.title}. {picture.caption}")}" '
+        f'src="data:image/svg+xml;base64,{data}">'
+        f"<figcaption>{text(picture.caption)}</figcaption></figure>\n"
+    )

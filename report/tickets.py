@@ -1,0 +1,242 @@
+"""What the report says about the tickets themselves: where they are, densities, overlap, cost."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from errors import InputError
+from files.atomic import sha256_of
+from files.checkpoints import MASK_SUFFIX, load_ticket, ticket_header
+from report.runs import natural
+
+Masks = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TicketFile:
+    """A ticket below the runs; `source` is the tag of the IMP run that found it."""
+
+    path: Path
+    source: str
+    state: int
+
+
+def find_tickets(runs_dir: str | Path) -> dict[str, list[TicketFile]]:
+    """The `{k}-ticket.safetensors` files below a folder, by IMP run, in order of state, without 0.
+
+    A run is named by its tag (its mode where it has none); runs of one name get their folder too.
+    """
+    root = Path(runs_dir)
+    folders: dict[Path, dict[int, Path]] = {}
+    for path in sorted(root.rglob("*-ticket.safetensors"), key=natural):
+        match = re.fullmatch(r"(\d+)-ticket", path.stem)
+        if match and int(match[1]) > 0:
+            folders.setdefault(path.parent, {})[int(match[1])] = path
+    names = {folder: _tag(folder) for folder in folders}
+    found = {}
+    for folder, paths in folders.items():
+        name = names[folder]
+        if list(names.values()).count(name) > 1:
+            name = f"{name} ({folder.relative_to(root).as_posix()})"
+        found[name] = [TicketFile(paths[state], name, state) for state in sorted(paths)]
+    return dict(sorted(found.items(), key=lambda item: natural(item[0])))
+
+
+def _tag(folder: Path) -> str:
+    try:
+        recorded = json.loads((folder / "args.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return folder.name
+    places = [recorded] if isinstance(recorded, dict) else []
+    places += [value for place in places for value in place.values() if isinstance(value, dict)]
+    for key in ("tag", "mode"):
+        for place in places:
+            if isinstance(place.get(key), str) and place[key]:
+                return place[key]
+    return folder.name
+
+
+def pick(states: Iterable[int], most: int = 4) -> list[int]:
+    """At most `most` of the states, evenly spaced, the last always among them."""
+    ordered = sorted(set(states))
+    if len(ordered) <= most:
+        return ordered
+    step = len(ordered) / most
+    return [ordered[round(step * (i + 1)) - 1] for i in range(most)]
+
+
+# --- masks --------------------------------------------------------------------------------------
+
+
+def layer_densities(masks: Masks) -> dict[str, float]:
+    """Fraction of the weights that is left, by layer, in the order of the file."""
+    return {
+        name.removesuffix(MASK_SUFFIX): int(torch.count_nonzero(mask)) / max(mask.numel(), 1)
+        for name, mask in masks.items()
+    }
+
+
+def overlap_matrix(masks: Sequence[Masks]) -> list[list[float | None]]:
+    """Intersection over union of the surviving weights, of each ticket with each.
+
+    Layers count where both tickets have them in the same shape; None where there is none. Two
+    random masks of density d overlap by d / (2 - d).
+    """
+    count = len(masks)
+    common = torch.zeros(count, count, dtype=torch.float64)
+    union = torch.zeros(count, count, dtype=torch.float64)
+    layers = dict.fromkeys((name, mask.shape) for own in masks for name, mask in own.items())
+    for name, shape in layers:
+        having = [i for i, own in enumerate(masks) if name in own and own[name].shape == shape]
+        bits = torch.stack([masks[i][name].flatten() for i in having]).double()
+        both = bits @ bits.T  # (tickets, tickets): how many weights each two have in common
+        index = torch.tensor(having)
+        left = both.diagonal()
+        common[index[:, None], index] += both
+        union[index[:, None], index] += left[:, None] + left - both
+    return [
+        [float(c / u) if u else None for c, u in zip(*rows, strict=True)]
+        for rows in zip(common, union, strict=True)
+    ]
+
+
+# --- one ticket, in text ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cost:
+    """FLOPs of all convolutions for one image, of the dense network and of the ticket."""
+
+    arch: str
+    input_size: int
+    dense: int
+    sparse: int
+
+
+def find_arch(masks: Masks) -> tuple[str, str, int] | None:
+    """Architecture, stem and width of the network that the masks fit, None where none does."""
+    from models import ARCHS, build_model  # slow to import, and only --inspect needs it
+
+    first = masks.get("conv1" + MASK_SUFFIX)
+    inner = {n: tuple(m.shape) for n, m in masks.items() if n != "conv1" + MASK_SUFFIX}
+    narrow = next(iter(inner.values()), (16,))[0]
+    stem = "cifar" if first is None or first.shape[-1] == 3 else "imagenet"
+    for arch in ARCHS:
+        width = narrow if arch == "resnet20s" else 16
+        with torch.device("meta"):
+            model = build_model(arch, 1, (0.0,) * 3, (1.0,) * 3, stem=stem, width=width)
+        shapes = {
+            name.removesuffix(".weight") + MASK_SUFFIX: tuple(weight.shape)
+            for name, weight in model.named_parameters()
+            if weight.dim() == 4
+        }
+        fits = first is None or shapes["conv1" + MASK_SUFFIX] == tuple(first.shape)
+        del shapes["conv1" + MASK_SUFFIX]
+        if fits and shapes == inner:
+            return arch, stem, width
+    return None
+
+
+def cost(masks: Masks, input_size: int | None = None) -> Cost | None:
+    """What the convolutions cost; None for a network that is not of the zoo.
+
+    `input_size` is 32 for the CIFAR stem and 224 for the other if left out.
+    """
+    from models import build_model, estimate_flops
+
+    found = find_arch(masks)
+    if found is None:
+        return None
+    arch, stem, width = found
+    size = input_size or (32 if stem == "cifar" else 224)
+    model = build_model(arch, 1, (0.0,) * 3, (1.0,) * 3, stem=stem, width=width)
+    no_fc = {"fc" + MASK_SUFFIX: torch.zeros(1, dtype=torch.bool)}
+    dense = estimate_flops(model, size, no_fc)
+    return Cost(arch, size, dense, estimate_flops(model, size, {**masks, **no_fc}))
+
+
+def inspect_ticket(path: str | Path, input_size: int | None = None) -> str:
+    """Origin, hash, what remains (weights, FLOPs, size) and density per layer, as text.
+
+    Raises InputError when `path` holds no masks.
+    """
+    masks = load_ticket(path)
+    header = ticket_header(path)
+    left = sum(int(torch.count_nonzero(mask)) for mask in masks.values())
+    total = sum(mask.numel() for mask in masks.values())
+    if not total:
+        raise InputError(f"{path}: its masks are empty; a ticket has one entry per weight")
+    lines = [f"ticket   {path}", *_origin(header, left / total)]
+    lines.append(f"sha256   {sha256_of(path)}")
+    lines.append(f"weights  {left:,} of {total:,} masked weights left: density {left / total:.6f}")
+    lines.append(f"         sparsity {100 * (1 - left / total):.2f} %")
+    price = cost(masks, input_size)
+    if price is None:
+        lines.append("FLOPs    unknown: the masks fit no network of the model zoo")
+    else:
+        share = 100 * price.sparse / price.dense
+        lines.append(
+            f"FLOPs    {_short(price.sparse)} of {_short(price.dense)} ({share:.1f} %) per image: "
+            f"convolutions of {price.arch} at {price.input_size} pixels, 2 per multiply-add,"
+        )
+        lines.append("         if arithmetic skipped every pruned weight")
+    lines.append(
+        f"size     {_bytes(4 * left)} of {_bytes(4 * total)} as float32 values, plus "
+        f"{_bytes((total + 7) // 8)} for the mask at one bit a weight; "
+        f"the file has {_bytes(Path(path).stat().st_size)}"
+    )
+    return "\n".join([*lines, "", *_layer_table(masks)])
+
+
+def _origin(header: Mapping[str, str], density: float) -> list[str]:
+    if not header:
+        return ["origin   not one of this project's ticket files: no header says where it is from"]
+    lines = [
+        f"origin   {header.get('arch', '?')}, state {header.get('state', '?')}, "
+        f"density {header.get('density', '?')}",
+        f"         initial weights sha256 {header.get('init_sha256', '?')}",
+    ]
+    try:
+        told = float(header.get("density", "nan"))
+    except ValueError:
+        told = float("nan")
+    if not abs(told - density) <= 1e-3:
+        lines.append(f"warning  the header tells another density than the masks: {density:.6f}")
+    return lines
+
+
+def _layer_table(masks: Masks) -> list[str]:
+    shapes = {n.removesuffix(MASK_SUFFIX): "x".join(map(str, m.shape)) for n, m in masks.items()}
+    wide = max(len("layer"), *map(len, shapes))
+    lines = [f"{'layer':{wide}}  {'shape':>15}  {'left':>10}  density"]
+    for name, density in layer_densities(masks).items():
+        left = int(torch.count_nonzero(masks[name + MASK_SUFFIX]))
+        bar = "#" * round(40 * density)
+        percent = f"{100 * density:.1f} %"
+        lines.append(
+            f"{name:{wide}}  {shapes[name]:>15}  {left:>10,}  {percent:>7}  {bar}".rstrip()
+        )
+    return lines
+
+
+def _short(count: float) -> str:
+    for unit in ("", "k", "M", "G"):
+        if count < 1000:
+            return f"{count:.3g} {unit}".rstrip()
+        count /= 1000
+    return f"{count:.3g} T"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.4g} {unit}"
+        count /= 1024
+    return f"{count:.4g} GiB"

@@ -1,0 +1,4 @@
+"""`python -m study CONFIG`: the grid of runs that a TOML file names, run one beside the other.
+
+May import files.names, files.results, engine.schedules and errors: it starts without PyTorch.
+"""

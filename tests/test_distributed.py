@@ -1,0 +1,318 @@
+"""Two processes give what one gives; only rank 0 decides; how a run is started."""
+
+import copy
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from PIL import Image
+from torch.optim import SGD
+
+from attack_utils import PGDConfig, make_pgd
+from engine.distributed import (
+    Launch,
+    Runtime,
+    average_gradients,
+    barrier,
+    broadcast_from_main,
+    is_main,
+    launch,
+    seed_everything,
+    sum_over_ranks,
+)
+from engine.steps import Execution, evaluate, train_one_epoch, training_step
+from errors import InputError
+from files.checkpoints import load_checkpoint, save_checkpoint
+from pruning_utils import masks, pruning_model, pruning_model_random
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+ATTACK = PGDConfig(16 / 255, 2, 8 / 255, random_start=False)
+WORLD = 2
+GLOBAL_BATCH, SHARE = 15, 8  # rank 0 gets 8 of the 15 images, rank 1 the other 7
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def two_gloo_processes() -> Launch:
+    return Launch("cpu", spawn=True, dist_url=f"tcp://127.0.0.1:{free_port()}", nproc=WORLD)
+
+
+# --- one state of a ticket search, by one process or by two ---------------------------------------
+
+
+def write_images(root: Path) -> None:
+    """30 training, 24 validation images: four batches of 7 at most, the last one smaller."""
+    noise = np.random.default_rng(0)
+    for part, count in (("train", 15), ("val", 12)):
+        for name in ("a", "b"):
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = noise.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / part / name / f"{i:02d}.png")
+
+
+def small_network():
+    from models import build_model  # torchvision is slow to import: not in every spawned process
+
+    torch.manual_seed(0)
+    return build_model("resnet20s", 2, MEAN, STD, width=8)
+
+
+def one_state(runtime: Runtime, root: str) -> dict:
+    """What a run does in one state: validation, a first step, an epoch, a prune."""
+    from dataset import DataSpec, build_loaders
+
+    rank, world = runtime.rank, runtime.world_size
+    train, val, _ = build_loaders(
+        DataSpec("folder", root, 8, "none", hflip=False),
+        batch_size=GLOBAL_BATCH, eval_batch_size=7, workers=0, seed=0,
+    )  # fmt: skip
+    model = small_network()
+    execution = Execution(channels_last=False, micro_batch=SHARE)
+    perturb = make_pgd(model, ATTACK)
+    found: dict = {}
+    for name, attack in (("sa", None), ("ra", perturb)):
+        batches = val.epoch(0, 0, rank, world)
+        found[name] = vars(evaluate(model, batches, execution=execution, perturb=attack))
+    one_batch = [val.epoch(0, 0)] if rank == 0 else [iter(())]  # nothing at all for rank 1
+    found["one batch"] = vars(evaluate(model, one_batch[0], execution=execution))
+
+    model.train()
+    optimizer = SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=1e-4)
+    images, labels = next(train.epoch(0, 0, rank, world))
+    found["share"] = len(labels)
+    images = execution.images(images)
+    training_step(model, images, labels, optimizer, execution, perturb, GLOBAL_BATCH)
+    found["gradients"] = {n: copy.deepcopy(p.grad) for n, p in model.named_parameters()}
+
+    metrics = train_one_epoch(
+        model,
+        train.epoch(1, 0, rank, world),
+        optimizer,
+        execution=execution,
+        learning_rate=lambda step: 0.05,
+        perturb=perturb,
+        global_batch=train.images_in_batch,
+    )
+    found["train"] = vars(metrics)
+    found["own statistics"] = model.get_buffer("bn1.running_mean").clone()
+    broadcast_from_main(model.buffers())
+    found["weights"] = {name: p.detach().clone() for name, p in model.named_parameters()}
+    found["buffers"] = {name: value.clone() for name, value in model.named_buffers()}
+    pruning_model(model, 0.2)
+    found["masks"] = {name: mask.clone() for name, mask in masks(model).items()}
+    return found
+
+
+def rank_zero_decides(runtime: Runtime) -> dict:
+    """Everything starts different on the ranks; what is broadcast ends equal."""
+    rank = runtime.rank
+    torch.manual_seed(rank)
+    model = small_network().to(memory_format=torch.channels_last)
+    torch.manual_seed(rank)
+    pruning_model_random(model, 0.5)
+    model = model.to(memory_format=torch.channels_last)
+    own = {name: mask.clone() for name, mask in masks(model).items()}
+    broadcast_from_main(masks(model).values())
+    several = {
+        "bool scalar": torch.tensor(rank == 0),
+        "count": torch.tensor(10 + rank),
+        "strided": torch.arange(24.0).view(1, 2, 3, 4).add(rank).transpose(1, 3),
+        "half": torch.full((2, 3), float(rank), dtype=torch.float16),
+    }
+    broadcast_from_main(several.values())
+    sums = sum_over_ranks(torch.tensor([rank + 1.0, 10.0], dtype=torch.float64))
+    barrier()
+    return {
+        "own masks": own,
+        "masks": {n: v.clone() for n, v in model.state_dict().items() if n.endswith("_mask")},
+        "several": several,
+        "sums": sums,
+        "is main": is_main(),
+        "runtime": [rank, runtime.world_size, runtime.nodes, str(runtime.device)],
+    }
+
+
+def work(runtime: Runtime, root: str) -> None:
+    torch.set_num_threads(1)
+    found = {"state": one_state(runtime, root), "zero": rank_zero_decides(runtime)}
+    save_checkpoint(Path(root) / f"rank{runtime.rank}.pth.tar", found)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """(what one process finds, what rank 0 of two finds, what rank 1 finds)."""
+    threads, root = torch.get_num_threads(), tmp_path_factory.mktemp("images")
+    write_images(root)
+    launch(work, str(root), two_gloo_processes())
+    ranks = [load_checkpoint(root / f"rank{rank}.pth.tar") for rank in range(WORLD)]
+    launch(work, str(root), Launch("cpu"))
+    torch.set_num_threads(threads)
+    return load_checkpoint(root / "rank0.pth.tar"), *ranks
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_gradients_of_one_with_micro_batches(runs):
+    one, *ranks = (run["state"] for run in runs)
+    assert [rank["share"] for rank in ranks] == [8, 7]
+    for rank in ranks:
+        for name, gradient in one["gradients"].items():
+            difference = (rank["gradients"][name] - gradient).norm()
+            assert difference <= 1e-5 * gradient.norm(), name
+
+
+@pytest.mark.slow
+def test_the_ranks_weights_never_part(runs):
+    _, first, second = (run["state"] for run in runs)
+    for kind in ("gradients", "weights", "buffers", "masks"):
+        for name, value in first[kind].items():
+            assert torch.equal(second[kind][name], value), name
+    assert not torch.equal(first["own statistics"], second["own statistics"])
+    assert torch.equal(second["buffers"]["bn1.running_mean"], first["own statistics"])
+
+
+@pytest.mark.slow
+def test_masks_after_a_state_are_those_of_one_process(runs):
+    one, two, _ = (run["state"]["masks"] for run in runs)
+    differ = sum(int((two[name] != mask).sum()) for name, mask in one.items())
+    total = sum(mask.numel() for mask in one.values())
+    assert differ <= 1e-4 * total
+    assert sum(map(torch.sum, two.values())) == sum(map(torch.sum, one.values()))
+
+
+@pytest.mark.slow
+def test_training_figures_are_over_all_processes(runs):
+    one, first, second = (run["state"]["train"] for run in runs)
+    assert first == second
+    assert first["images"] == one["images"] == 30
+    assert first == pytest.approx(one, rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["sa", "ra"])
+def test_sharded_evaluation_gives_the_unsharded_figures_exactly(runs, what):
+    one, first, second = (run["state"][what] for run in runs)
+    assert one["images"] == 24
+    assert first == second == one
+
+
+@pytest.mark.slow
+def test_a_rank_without_any_batch_agrees_with_the_others(runs):
+    one, first, second = (run["state"]["one batch"] for run in runs)
+    assert first == second == one
+
+
+@pytest.mark.slow
+def test_rank_zeros_masks_are_everyones(runs):
+    _, first, second = (run["zero"] for run in runs)
+    name = "layer1.0.conv1.weight_mask"
+    assert not torch.equal(first["own masks"][name], second["own masks"][name])
+    assert first["masks"].keys() == first["own masks"].keys()
+    for name, mask in first["own masks"].items():
+        for rank in (first, second):  # in the model itself, in whatever layout
+            assert rank["masks"][name].dtype == torch.bool
+            assert torch.equal(rank["masks"][name], mask)
+
+
+@pytest.mark.slow
+def test_broadcasts_take_any_dtype_and_layout_and_keep_rank_zeros(runs):
+    expected, first, second = (run["zero"]["several"] for run in runs)
+    for name, value in expected.items():
+        for rank in (first, second):
+            assert rank[name].dtype == value.dtype
+            assert torch.equal(rank[name], value), name
+
+
+@pytest.mark.slow
+def test_sums_ranks_and_who_is_main(runs):
+    one, first, second = (run["zero"] for run in runs)
+    assert one["sums"].tolist() == [1, 10]
+    assert first["sums"].tolist() == second["sums"].tolist() == [3, 20]
+    assert [run["is main"] for run in (one, first, second)] == [True, True, False]
+    assert one["runtime"] == [0, 1, 1, "cpu"]
+    assert first["runtime"] == [0, 2, 1, "cpu"]
+    assert second["runtime"] == [1, 2, 1, "cpu"]
+
+
+def complain(runtime: Runtime, message: str) -> None:
+    raise InputError(message)
+
+
+@pytest.mark.slow
+def test_wrong_input_in_spawned_processes_ends_the_run_with_its_line_and_status_2(capfd):
+    with pytest.raises(SystemExit) as caught:
+        launch(complain, "/data: no such folder; expected one", two_gloo_processes())
+    assert caught.value.code == 2
+    told = capfd.readouterr().err
+    assert "error: /data: no such folder; expected one\n" in told
+    assert "Traceback" not in told
+
+
+# --- one process ----------------------------------------------------------------------------------
+
+
+def test_without_a_process_group_nothing_is_averaged_summed_or_sent():
+    values = torch.tensor([1.0, 2.0])
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.tensor([3.0, 4.0])
+    average_gradients([parameter], 0.5)
+    broadcast_from_main([values])
+    barrier()
+    assert parameter.grad.tolist() == [3, 4]
+    assert sum_over_ranks(values).tolist() == [1, 2]
+    assert is_main()
+
+
+def note(runtime: Runtime, seen: list) -> None:
+    seen.append((runtime, dist.is_initialized()))
+
+
+@pytest.mark.parametrize("how", [Launch("cpu"), Launch("cpu", spawn=True, nproc=1)])
+def test_a_single_process_runs_in_place_without_a_group(how):
+    seen: list = []
+    launch(note, seen, how)
+    assert seen == [(Runtime(torch.device("cpu")), False)]
+
+
+@pytest.mark.parametrize("spawn", [False, True], ids=["torchrun", "torchrun and spawn flag"])
+def test_a_process_of_torchrun_joins_its_group_and_leaves_it(monkeypatch, spawn):
+    values = {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "RANK": "0",
+        "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1",
+    }  # fmt: skip
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    seen: list = []
+    launch(note, seen, Launch("cpu", spawn=spawn, nproc=2))
+    assert seen == [(Runtime(torch.device("cpu"), 0, 1, 1), True)]
+    assert not dist.is_initialized()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without CUDA")
+@pytest.mark.parametrize("how", [Launch("cuda"), Launch(gpu=0), Launch("cuda", spawn=True)])
+def test_cuda_asked_for_and_not_there_is_wrong_input(how):
+    with pytest.raises(InputError, match="no CUDA device"):
+        launch(note, [], how)
+
+
+def test_nccl_on_the_cpu_is_wrong_input(monkeypatch):
+    for name in ("LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "0")
+    with pytest.raises(InputError, match="nccl needs CUDA"):
+        launch(note, [], Launch("cpu", dist_backend="nccl"))
+
+
+def test_a_seed_repeats_and_zero_is_a_seed():
+    drawn = []
+    for seed in (0, 1, 0, 1):
+        seed_everything(seed)
+        drawn.append(torch.rand(4).tolist())
+    assert drawn[:2] == drawn[2:]
+    assert drawn[0] != drawn[1]

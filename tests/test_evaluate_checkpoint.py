@@ -1,0 +1,398 @@
+"""`--evaluate` and what a run is asked to test: sets, attacks, files, flags that do not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.evaluation_cases import bench, loader, shorten_autoattack, trained
+from helpers.main_cases import (
+    HERE,
+    Interrupted,
+    die,
+    load,
+    names,
+    one_error_line,
+    read_json,
+    run_transfer,
+    skip_pictures,
+    write_images,
+)
+
+import main_downstream
+from engine import log
+from evaluation.checkpoint import Request, sa_and_ra
+from evaluation.evaluator import PROGRESS_FILE, Bench
+from files.atomic import write_json
+from files.checkpoints import save_checkpoint, transfer_keys
+from models import build_model
+
+ATTACK = ["--test_eps", "4/255", "--test_step", "3"]
+TRAIN = ["--mode", "adv", "--epochs", "3", "--lr", "0.05", "--eval_from", "2", "--train_step", "1"]
+ALWAYS = {"checkpoint", "eval_set", "dataset", "seed", "sa", "ra", "images"}
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("target") / "data")
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """An adversarial transfer of three epochs, for its files."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        skip_pictures(patch)
+        run_transfer(data, folder, *TRAIN, *ATTACK)
+    return folder
+
+
+@pytest.fixture
+def checkpoint(run):
+    return run / "model_RA_best.pth.tar"
+
+
+def evaluate(checkpoint, out, *flags, data="nowhere", dataset="folder", size=16):
+    """What eval.json says; of the network nothing is told but the file."""
+    where = ["--dataset", dataset, "--data", str(data), "--save_dir", str(out), *HERE]
+    framing = ["--input_size", str(size), *ATTACK]
+    main_downstream.main(
+        [*where, *framing, "--evaluate", "--resume", str(checkpoint), *map(str, flags)]
+    )
+    found = read_json(out / "eval.json")
+    origin = set(log.provenance())
+    assert origin <= set(found)
+    return {key: value for key, value in found.items() if key not in origin}
+
+
+def refused(capsys, *flags):
+    where = ["--data", "nowhere", "--save_dir", "nowhere/run", *HERE]
+    return one_error_line([*where, *map(str, flags)], main_downstream.main, capsys)
+
+
+# --- the test split -----------------------------------------------------------------------------
+
+
+def test_eval_json_of_the_test_split(data, run, checkpoint, tmp_path):
+    found = evaluate(checkpoint, tmp_path / "out", data=data)
+    assert names(tmp_path / "out") == {"eval.json"}
+    assert set(found) == ALWAYS | {"attack"}
+    assert found["checkpoint"] == str(checkpoint)
+    assert (found["eval_set"], found["dataset"], found["images"]) == ("test", "folder", 12)
+    assert found["attack"] == "PGD-3, eps 4/255, step size 2/255, random start"
+    best = read_json(run / "results.json")["ra_best"]
+    assert {key: found[key] for key in best} == best
+
+
+def test_only_the_first_images_are_tested(data, checkpoint, tmp_path):
+    found = evaluate(checkpoint, tmp_path, "--eval_images", 4, data=data)
+    assert found["images"] == 4
+    assert found["sa"] in (0, 25, 50, 75, 100)
+    red = tmp_path / "red.pth.tar"  # says red of everything; the first images are blue, then green
+    state = load(checkpoint)
+    state["state_dict"]["1.fc.bias"] = torch.tensor([0.0, 0.0, 1e9])
+    save_checkpoint(red, state)
+    assert evaluate(red, tmp_path, "--eval_images", 4, data=data)["sa"] == 0
+    found = evaluate(red, tmp_path, "--eval_images", 8, "--eval_batch_size", 3, data=data)
+    assert (found["images"], found["sa"]) == (8, 0)
+    assert evaluate(red, tmp_path, data=data)["sa"] == pytest.approx(100 / 3)
+
+
+def test_standard_mode_measures_ra_if_asked(data, checkpoint, tmp_path):
+    found = evaluate(checkpoint, tmp_path, "--mode", "std", data=data)
+    assert (found["ra"], found["attack"]) == (None, None)
+    attacked = evaluate(checkpoint, tmp_path, "--mode", "std", "--eval_attack", "pgd", data=data)
+    assert attacked["ra"] == evaluate(checkpoint, tmp_path, data=data)["ra"]
+
+
+def test_restarts_are_recorded_and_never_raise_ra(data, checkpoint, tmp_path):
+    single = evaluate(checkpoint, tmp_path, data=data)
+    assert "restarts" not in single
+    several = evaluate(checkpoint, tmp_path, "--restarts", 4, data=data)
+    assert several["restarts"] == 4
+    assert several["ra"] <= single["ra"]
+
+
+def test_a_test_attacks_the_same_images_whatever_was_drawn_before():
+    model, request = trained(), Request(attacked=True)
+    kept: list[list] = [[], [], []]
+    for state, (seed, crafted) in enumerate(zip((1, 1, 2), kept, strict=True)):
+        torch.manual_seed(100 + state)
+        scores = sa_and_ra(bench(seed=seed, steps=2), model, loader(20), "it", request, crafted)
+        assert set(scores) == {"sa", "ra"}
+    first, again, other = (torch.cat([images for images, _ in crafted]) for crafted in kept)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_restarts_are_those_of_the_request(monkeypatch):
+    tested, model, split = bench(12 / 255, steps=1), trained(), loader(64)
+    asked, made = [], Bench.pgd
+
+    def pgd(self, network, config=None, restarts=1):
+        asked.append(restarts)
+        return made(self, network, config, restarts)
+
+    monkeypatch.setattr(Bench, "pgd", pgd)
+    once, often = (
+        sa_and_ra(tested, model, split, "it", Request(attacked=True, restarts=count))
+        for count in (1, 10)
+    )
+    assert once["sa"] == often["sa"]
+    assert once["ra"] >= often["ra"]
+    assert asked == [1, 10]
+
+
+def test_a_network_of_other_classes_is_refused_in_one_line(data, checkpoint, tmp_path, capsys):
+    flags = ["--dataset", "folder", "--data", data, "--classes", 2, "--input_size", 16]
+    flags += ["--save_dir", tmp_path / "out", "--evaluate", "--resume", checkpoint]
+    message = refused(capsys, *flags)
+    assert "a network of 3 classes, the evaluation set has 2" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stem_that_does_not_fit_the_images_is_warned_of(data, checkpoint, tmp_path, capsys):
+    evaluate(checkpoint, tmp_path, data=data)
+    assert capsys.readouterr().err == ""
+    evaluate(checkpoint, tmp_path, data=data, size=64)
+    assert "cifar stem on images of 64 pixels" in capsys.readouterr().err
+
+
+# --- saved adversarial sets ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", [(), ("--restarts", 3), ("--eval_images", 7)])
+def test_a_saved_adversarial_set_gives_the_ra_of_the_attack(data, checkpoint, tmp_path, flags):
+    file = tmp_path / "sets" / "adv.pth.tar"
+    crafted = evaluate(checkpoint, tmp_path / "a", "--save_adv", file, *flags, data=data)
+    content = load(file)
+    count = crafted["images"]
+    assert content["data"].shape == (count, 3, 16, 16)
+    assert content["data"].dtype == torch.float32
+    assert content["label"].tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2][:count]
+    # ... and needs no other data
+    found = evaluate(checkpoint, tmp_path / "b", "--eval_set", f"adv:{file}")
+    assert set(found) == ALWAYS
+    assert (found["sa"], found["ra"], found["images"]) == (None, crafted["ra"], count)
+    assert found["eval_set"] == f"adv:{file}"
+    assert crafted["ra"] < crafted["sa"]
+
+
+def test_saved_images_are_within_eps_of_the_test_images(data, checkpoint, tmp_path):
+    sets = []
+    for eps in ("0", "4/255"):
+        file = tmp_path / "adv.pth.tar"
+        evaluate(checkpoint, tmp_path, "--save_adv", file, "--test_eps", eps, data=data)
+        sets.append(load(file)["data"])
+    distance = (sets[1] - sets[0]).abs().max().item()
+    assert distance == pytest.approx(4 / 255, abs=1e-6)
+
+
+def test_what_is_not_an_adversarial_set_is_refused_in_one_line(checkpoint, tmp_path, capsys):
+    flags = ["--evaluate", "--resume", checkpoint, "--eval_set", f"adv:{checkpoint}"]
+    assert "make one with --save_adv" in refused(capsys, *flags, "--input_size", 16)
+    images = tmp_path / "images.pth.tar"
+    save_checkpoint(images, {"data": torch.rand(2, 3, 16, 16), "label": torch.tensor([0, 3])})
+    flags = ["--evaluate", "--resume", checkpoint, "--eval_set", f"adv:{images}"]
+    assert "integers of 0 to 2" in refused(capsys, *flags, "--input_size", 16)
+
+
+# --- CIFAR-10-C ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cifar10_c(tmp_path):
+    """Two corruptions in the published format: 5 severities of 4 images each."""
+    folder = tmp_path / "data" / "CIFAR-10-C"
+    folder.mkdir(parents=True)
+    np.save(folder / "labels.npy", np.tile([0, 0, 1, 9], 5))
+    for name, bright in (("fog", [0, 0, 0, 0, 0]), ("snow", [0, 1, 2, 3, 4])):
+        images = np.zeros((20, 32, 32, 3), np.uint8)
+        for severity, count in enumerate(bright):  # of the first images of each severity
+            images[4 * severity : 4 * severity + count] = 255
+        np.save(folder / f"{name}.npy", images)
+    return folder
+
+
+def says_0_when_dark(path: Path) -> Path:
+    """A network of ten classes: 0 for a black image, 1 for a white one."""
+    torch.manual_seed(0)
+    model = build_model("resnet20s", 10, (0.5,) * 3, (0.5,) * 3, "cifar", 4).eval()
+    features: dict[str, torch.Tensor] = {}
+    fc: Any = model.fc
+    fc.register_forward_pre_hook(lambda _, inputs: features.update(last=inputs[0]))
+    with torch.no_grad():
+        model(torch.stack([torch.zeros(3, 32, 32), torch.ones(3, 32, 32)]))
+        dark, white = features["last"]
+        fc.weight.zero_()
+        fc.weight[1] = white - dark
+        fc.bias[:] = -1e6
+        fc.bias[0] = ((white - dark) * (white + dark)).sum() / 2
+        fc.bias[1] = 0
+    save_checkpoint(path, {"state_dict": transfer_keys(model.state_dict()), "result": {}})
+    return path
+
+
+def test_cifar10_c_is_tested_by_corruption_and_severity(cifar10_c, tmp_path, capsys):
+    checkpoint = says_0_when_dark(tmp_path / "dark.pth.tar")
+    wanted = {
+        "fog": {"severities": [50.0] * 5, "mean": 50.0},
+        # right are dark ones of class 0 and white ones of class 1
+        "snow": {"severities": [50.0, 25.0, 0.0, 25.0, 25.0], "mean": 25.0},
+    }
+    named = f"cifar10_c:{cifar10_c}"
+    for flag, root in (("cifar10_c", cifar10_c.parent), (named, "nowhere")):
+        flags = ["--eval_set", flag, "--mode", "std"]
+        found = evaluate(
+            checkpoint, tmp_path / "out", *flags, data=root, dataset="cifar10_3", size=32
+        )
+        assert set(found) == ALWAYS | {"corruptions"}
+        assert found["corruptions"] == wanted
+        assert (found["sa"], found["ra"], found["images"]) == (37.5, None, 4)
+        assert found["eval_set"] == named
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["fog", *["50.00"] * 6] in table
+    assert ["snow", "50.00", "25.00", "0.00", "25.00", "25.00", "25.00"] in table
+
+
+def test_cifar10_c_needs_a_network_of_ten_classes(cifar10_c, checkpoint, capsys):
+    flags = ["--evaluate", "--resume", checkpoint, "--eval_set", f"cifar10_c:{cifar10_c}"]
+    flags += ["--input_size", 32]
+    assert "3 classes, the evaluation set has 10" in refused(capsys, *flags)
+    (cifar10_c / "fog.npy").unlink()
+    (cifar10_c / "snow.npy").unlink()
+    assert "unpack CIFAR-10-C" in refused(capsys, *flags)
+
+
+# --- AutoAttack and masking checks --------------------------------------------------------------
+
+
+def test_autoattack_and_masking_checks_go_into_eval_json(
+    data, run, checkpoint, tmp_path, monkeypatch
+):
+    shorten_autoattack(monkeypatch)
+    flags = ["--eval_attack", "autoattack", "--check_masking", "--eval_images", 9]
+    flags += ["--masking_source", run / "model_SA_best.pth.tar"]
+    found = evaluate(checkpoint, tmp_path, *flags, data=data)
+    assert set(found) == ALWAYS | {"attack", "autoattack", "masking_checks"}
+    result = found["autoattack"]
+    assert result["network"] == "model_RA_best.pth.tar"
+    assert (result["images"], result["sa"]) == (9, found["sa"])
+    assert result["ra"] <= result["sa"]
+    assert result["eps"] == 4 / 255
+    assert result["attacks"] == ["apgd-ce", "square"]
+    assert "3 classes: the targeted attacks" in result["note"]
+    assert result["package"].startswith("pyautoattack ")
+    checks = found["masking_checks"]
+    assert [check["name"] for check in checks] == ["more_steps", "large_eps", "transfer"]
+    assert all("9 images" in check["detail"] for check in (checks[0], checks[2]))
+    assert names(tmp_path) == {"eval.json"}  # no progress is left
+
+
+def test_results_json_has_autoattack_and_masking_checks_beside_pgd(
+    data, run, tmp_path, monkeypatch
+):
+    shorten_autoattack(monkeypatch)
+    skip_pictures(monkeypatch)
+    flags = ["--eval_attack", "autoattack", "--check_masking", "--eval_images", "6"]
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:  # it also survives a stop between its two last steps
+        die(patch, write_json, 3)
+        with pytest.raises(Interrupted):
+            run_transfer(data, folder, *TRAIN, *ATTACK, *flags)
+    assert (folder / PROGRESS_FILE).is_file()
+    assert not (folder / "results.json").exists()
+    run_transfer(data, folder, *TRAIN, *ATTACK, *flags, "--resume")
+    assert names(folder) - {PROGRESS_FILE} == names(folder)
+    results, plain = (read_json(path / "results.json") for path in (folder, run))
+    assert set(results) == set(plain) | {"autoattack", "masking_checks"}
+    for role in ("sa_best", "ra_best", "last"):
+        assert results[role] == plain[role]  # all images, by PGD: as without
+    assert results["autoattack"]["network"] == "ra_best"
+    assert results["autoattack"]["images"] == 6
+    assert {check["name"] for check in results["masking_checks"]} == {"more_steps", "large_eps"}
+    # ... which are those of the file kept
+    file = folder / "model_RA_best.pth.tar"
+    found = evaluate(file, tmp_path / "eval", *flags, data=data)
+    assert found["masking_checks"] == results["masking_checks"]
+    own = {**results["autoattack"], "network": file.name}
+    assert found["autoattack"] == own
+
+
+def test_an_evaluation_cut_off_in_autoattack_is_taken_up(data, checkpoint, tmp_path, monkeypatch):
+    shorten_autoattack(monkeypatch)
+    flags = ["--eval_attack", "autoattack", "--eval_batch_size", 4]
+    whole = evaluate(checkpoint, tmp_path / "whole", *flags, data=data)
+    with monkeypatch.context() as patch:
+        die(patch, write_json, 3)
+        with pytest.raises(Interrupted):
+            evaluate(checkpoint, tmp_path / "cut", *flags, data=data)
+    assert names(tmp_path / "cut") == {PROGRESS_FILE}
+    assert read_json(tmp_path / "cut" / PROGRESS_FILE)["done"] == 2
+    assert evaluate(checkpoint, tmp_path / "cut", *flags, data=data) == whole
+    assert names(tmp_path / "cut") == {"eval.json"}
+
+
+def test_a_source_of_other_classes_is_refused_in_one_line(data, checkpoint, tmp_path, capsys):
+    other = says_0_when_dark(tmp_path / "ten.pth.tar")
+    flags = ["--dataset", "folder", "--data", data, "--input_size", 16, *ATTACK, "--evaluate"]
+    flags += ["--resume", checkpoint, "--check_masking", "--masking_source", other]
+    assert "ten.pth.tar: a network of 10 classes" in refused(capsys, *flags)
+
+
+# --- flags --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--eval_set cifar10_c", "go with --evaluate"),
+        ("--save_adv x", "go with --evaluate"),
+        ("--eval_images 5", "--eval_images goes with"),
+        ("--evaluate --masking_source x", "--masking_source goes with --check_masking"),
+        ("--evaluate --check_masking --masking_source x", "--masking_source x: no such file"),
+        ("--evaluate --mode std --restarts 2", "need an attack: add --eval_attack pgd"),
+        ("--evaluate --mode std --save_adv x", "need an attack: add --eval_attack pgd"),
+        ("--evaluate --eval_set adv:x --check_masking", "--eval_set adv is not attacked"),
+        ("--evaluate --eval_set adv:x --restarts 2", "--eval_set adv is not attacked"),
+        ("--evaluate --eval_set adv:x --eval_attack pgd", "--eval_set adv is not attacked"),
+        ("--evaluate --eval_set cifar10_c --save_adv x", "--eval_set cifar10_c is not attacked"),
+        ("--evaluate", "no checkpoint in nowhere/run"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused_in_one_line(flags, message, capsys, monkeypatch):
+    assert message in refused(capsys, *flags.split())
+    assert not Path("nowhere").exists()
+
+
+@pytest.mark.parametrize("given", ["adv:", "adv", "cifar10_c:", "imagenet", "test:x"])
+def test_an_unknown_evaluation_set_is_refused(given, capsys):
+    message = refused(capsys, "--evaluate", "--eval_set", given)
+    assert "is none of test, cifar10_c, cifar10_c:DIR, adv:FILE" in message
+
+
+def test_a_missing_package_is_told_before_the_run_starts(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pyautoattack", None)
+    flags = ["--dataset", "folder", "--data", data, "--save_dir", tmp_path / "run"]
+    message = refused(capsys, *flags, "--eval_attack", "autoattack")
+    assert "pip install pyautoattack" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_plan_of_an_evaluation(checkpoint, tmp_path, capsys):
+    flags = ["--evaluate", "--resume", checkpoint, "--eval_set", "adv:gone", "--dry_run"]
+    main_downstream.main([*map(str, flags), "--save_dir", str(tmp_path / "out")])
+    told = capsys.readouterr().out
+    assert str(checkpoint) in told
+    assert "gone   <- MISSING" in told
+    assert "eval.json" in told
+    assert "epochs" not in told
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,463 @@
+"""Recipes, flag types, and wrong input answered in one line, status 2, with nothing written."""
+
+import argparse
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers.main_cases import HERE, TINY, contents, one_error_line, skip_pictures, write_images
+
+import main_downstream
+import main_imp_pretrain
+from cli import parsing
+from cli.flags import build_imp_parser, build_transfer_parser
+from cli.parsing import Parser, Switch, apply_recipe, recipe
+from engine.schedules import Schedule
+from errors import InputError, RunFailed
+from files.checkpoints import save_checkpoint, save_ticket
+from main_downstream import TRANSFER_DATASETS
+from models import ARCHS, build_model
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def imp(*words):
+    args = build_imp_parser(ARCHS).parse_args(["DATA", *words])
+    apply_recipe(args, "imp")
+    return args
+
+
+def transfer(*words):
+    args = build_transfer_parser(ARCHS, TRANSFER_DATASETS).parse_args(list(words))
+    apply_recipe(args, "transfer")
+    return args
+
+
+# --- recipes: those of the released scripts and the paper, written out --------------------------
+
+ALL = {"momentum": 0.9, "warmup": 0, "train_randinit": True, "seed": 1}
+IMAGES = {"input_size": 224, "augment": "rrc", "hflip": True, "stem": "imagenet"}
+IMP = {
+    **ALL, **IMAGES, "arch": "resnet50", "lr": 5e-4, "lr_schedule": "constant",
+    "weight_decay": 1e-4, "batch_size": 2048, "epochs": 570, "prune_epoch": 30, "rate": 0.2,
+    "pretrain_epochs": 0, "train_eps": 8 / 255, "train_step": 3, "train_gamma": 16 / (3 * 255),
+}  # fmt: skip
+ATTACKS = {
+    "train_eps": 8 / 255, "train_step": 10, "train_gamma": 2 / 255,
+    "test_eps": 8 / 255, "test_step": 20, "test_gamma": 2 / 255, "test_randinit": True,
+}  # fmt: skip
+CIFAR_ADV = {
+    **ALL, **IMAGES, **ATTACKS, "batch_size": 128, "lr": 0.1, "weight_decay": 5e-4, "epochs": 100,
+    "lr_schedule": "multistep", "decreasing_lr": (50, 75), "eval_from": 45, "data_number": 1.0,
+}  # fmt: skip
+SVHN_ADV = {
+    **CIFAR_ADV, "lr": 0.01, "epochs": 80, "lr_schedule": "cosine", "eval_from": 0,
+}  # fmt: skip
+del SVHN_ADV["decreasing_lr"]  # not used
+STD = {
+    **ALL, **IMAGES, "batch_size": 64, "lr": 0.001, "weight_decay": 5e-4, "epochs": 150,
+    "lr_schedule": "multistep", "decreasing_lr": (50, 100), "eval_from": 0, "data_number": 1.0,
+}  # fmt: skip
+NATIVE = {"input_size": 32, "augment": "crop", "stem": "cifar"}
+
+
+@pytest.mark.parametrize(
+    ("task", "mode", "dataset", "expected"),
+    [
+        ("imp", "adv", None, IMP),
+        ("imp", "std", None, IMP),
+        ("transfer", "adv", "cifar10", CIFAR_ADV),
+        ("transfer", "adv", "cifar100", CIFAR_ADV),
+        ("transfer", "adv", "cifar10_2", CIFAR_ADV),
+        ("transfer", "adv", "cifar10_3", {**CIFAR_ADV, **NATIVE}),
+        ("transfer", "adv", "folder", CIFAR_ADV),
+        ("transfer", "adv", "digits", {**CIFAR_ADV, **NATIVE, "hflip": False}),
+        ("transfer", "adv", "svhn", SVHN_ADV),
+        ("transfer", "std", "cifar10", STD),
+        ("transfer", "std", "cifar100", STD),
+        ("transfer", "std", "cifar10_2", STD),
+        ("transfer", "std", "cifar10_3", {**STD, **NATIVE}),
+        ("transfer", "std", "svhn", STD),
+        ("transfer", "std", "visda", STD),
+        ("transfer", "std", "digits", {**STD, **NATIVE, "hflip": False}),
+    ],
+)
+def test_a_flag_left_out_takes_the_recipes_value(task, mode, dataset, expected):
+    words = ["--mode", mode]
+    args = imp(*words) if task == "imp" else transfer(*words, "--dataset", dataset)
+    for name, value in expected.items():
+        assert getattr(args, name) == value, name
+
+
+def test_a_flag_that_is_given_beats_the_recipe():
+    args = transfer(
+        *("--dataset", "svhn", "--lr", "0.5", "--epochs", "3", "--wd", "0", "--momentum", "0"),
+        *("--lr_schedule", "multistep", "--decreasing_lr", "1,2", "--seed", "0", "--no_hflip"),
+        *("--eval_from", "0", "--warmup", "0", "--test_step", "0", "--train_eps", "0"),
+    )
+    assert (args.lr, args.epochs, args.weight_decay, args.momentum) == (0.5, 3, 0, 0)
+    assert (args.lr_schedule, args.decreasing_lr) == ("multistep", (1, 2))
+    assert (args.seed, args.hflip, args.test_step, args.train_eps) == (0, False, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "rate"),
+    [
+        ((), lambda e: 0.1 * 0.1 ** ((e >= 50) + (e >= 75))),
+        (("--dataset", "svhn"), lambda e: 0.01 * (1 + math.cos(math.pi * e / 80)) / 2),
+        (("--mode", "std"), lambda e: 0.001 * 0.1 ** ((e >= 50) + (e >= 100))),
+    ],
+)
+def test_the_recipes_learning_rate_at_every_epoch(words, rate):
+    args = transfer(*words)
+    schedule = Schedule(args.lr_schedule, args.lr, args.epochs, args.decreasing_lr, args.warmup)
+    for epoch in range(args.epochs):
+        assert schedule.at(epoch, 7, 100) == pytest.approx(rate(epoch), rel=1e-12)
+
+
+def test_the_stem_follows_the_input_size():
+    assert imp("--input_size", "63").stem == "cifar"
+    assert imp("--input_size", "64").stem == "imagenet"
+    assert imp("--input_size", "32", "--stem", "imagenet").stem == "imagenet"
+
+
+def test_a_recipe_is_a_copy():
+    recipe("imp", "adv")["lr"] = 7
+    assert recipe("imp", "adv")["lr"] == 5e-4
+
+
+# --- spelling and types ---------------------------------------------------------------------------
+
+
+def test_dash_and_underscore_are_the_same_in_every_flag():
+    for parser in (build_imp_parser(ARCHS), build_transfer_parser(ARCHS, TRANSFER_DATASETS)):
+        for action in parser._actions:
+            for flag in action.option_strings:
+                if not flag.startswith("--") or "_" not in flag:
+                    continue
+                value = [] if action.nargs == 0 else [str(_some(action))]
+                plain = parser.parse_args([flag, *value])
+                other = parser.parse_args([flag[:2] + flag[2:].replace("_", "-"), *value])
+                mixed = parser.parse_args([flag[:2] + flag[2:].replace("_", "-", 1), *value])
+                assert vars(plain) == vars(other) == vars(mixed), flag
+
+
+def _some(action):
+    if action.choices:
+        return next(iter(action.choices))
+    for value in ("1", "16", "1/2", ".1,.2,.3", "test", "text"):
+        try:
+            (action.type or str)(value)
+            return value
+        except (argparse.ArgumentTypeError, ValueError):
+            continue
+    raise AssertionError(action)
+
+
+def test_a_value_keeps_its_dashes():
+    args = imp("--save-dir=my-run_1", "--tag", "a-b_c")
+    assert (args.save_dir, args.tag) == ("my-run_1", "a-b_c")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("8/255", 8 / 255),
+        ("16/(3*255)", 16 / (3 * 255)),
+        ("0.031", 0.031),
+        ("0", 0.0),
+        ("1", 1.0),
+        ("2e-3", 0.002),
+    ],
+)
+def test_fractions_of_the_pixel_range(text, value):
+    assert parsing.pixel_fraction(text) == value
+    assert imp("--train_eps", text, "--train_gamma", text).train_gamma == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["nan", "inf", "-1", "1.01", "8/0", "1/(0*3)", "16/(3+255)", "8//255", "eight", "", "256/255"],
+)
+def test_what_is_no_fraction_of_the_pixel_range(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="like 8/255"):
+        parsing.pixel_fraction(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        ("positive_int", ["1", "12"], ["0", "-1", "1.5", "nan", "x", "1" + "0" * 400, "9" * 5000]),
+        ("natural", ["0", "3"], ["-1", "0.5", ""]),
+        ("positive", ["0.1", "1e-9"], ["0", "-1", "nan", "inf", "1e999"]),
+        ("not_negative", ["0", "5e-4"], ["-0.1", "nan", "inf"]),
+        ("share", ["1", "0.1", "1/10"], ["0", "1.1", "nan", "1/0"]),
+        ("pruning_rate", ["0.2", "1/5"], ["0", "1", "nan", "-0.2"]),
+        ("image_size", ["8", "224"], ["7", "0", "5000", "32.0"]),
+        ("seed_value", ["0", str(2**63 - 1)], ["-1", str(2**63), "1.0", "1" + "0" * 400]),
+        ("milestones", ["50,75", "", "3"], ["a,b", "1.5", "-1,2"]),
+        ("channel_triple", [".1,.2,.3", "0 0 0"], ["1,2", "1,2,3,4", "nan,0,0", "a,b,c"]),
+    ],
+)
+def test_types_refuse_what_is_out_of_range(kind, good, bad):
+    convert = getattr(parsing, kind)
+    for text in good:
+        convert(text)
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError, match=r"^'.*' is not "):
+            convert(text)
+
+
+def test_milestones_and_triples_are_read():
+    assert parsing.milestones("50,75") == (50, 75)
+    assert parsing.milestones("") == ()
+    assert parsing.channel_triple(".49,.48,.45") == (0.49, 0.48, 0.45)
+
+
+def test_a_switch_is_on_off_or_left_to_the_recipe():
+    parser = Parser(prog="x")
+    parser.add_argument("--train_randinit", action=Switch)
+    read = lambda *words: parser.parse_args(list(words)).train_randinit  # noqa: E731
+    assert read() is None
+    assert read("--train_randinit") is True
+    assert read("--train-randinit") is True
+    for off in ("--no_train_randinit", "--no-train-randinit", "--no-train_randinit"):
+        assert read(off) is False
+    assert read("--no-train_randinit", "--train_randinit") is True  # the last one counts
+    assert imp("--no-train_randinit").train_randinit is False
+
+
+# --- wrong input ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A data folder, weights, tickets and files that are none of these."""
+    root = tmp_path_factory.mktemp("place")
+    write_images(root / "data")
+    model = build_model("resnet20s", 3, *IMAGENET, "cifar", 4)
+    save_checkpoint(root / "init.pth.tar", model.state_dict())
+    other = build_model("resnet20s", 3, *IMAGENET, "cifar", 8)
+    save_checkpoint(root / "wide.pth.tar", other.state_dict())
+    broken = {**model.state_dict(), "conv1.weight": torch.full((4, 3, 3, 3), math.nan)}
+    save_checkpoint(root / "nan.pth.tar", broken)
+    mask = {"layer1.0.conv1.weight_mask": torch.ones(9, 9, 3, 3, dtype=torch.bool)}
+    save_ticket(root / "other.safetensors", mask, arch="x", state=1, density=1.0, init_sha256="0")
+    save_checkpoint(root / "empty.pth.tar", {"no": torch.zeros(1)})
+    (root / "text.pth.tar").write_text("not a checkpoint\n")
+    (root / "classes.txt").write_text("purple\n")
+    (root / "bare" / "train" / "red").mkdir(parents=True)
+    (root / "bare" / "val" / "red").mkdir(parents=True)
+    return root
+
+
+# Every one of these is refused by both mains; PLACE is the folder of the fixture.
+BAD_FOR_BOTH = [
+    (["--learning"], "unrecognized arguments: --learning"),
+    (["--epoch", "3"], "unrecognized arguments: --epoch"),  # no abbreviations
+    (["--prune"], "unrecognized arguments"),
+    (["-lr", "0.1"], "unrecognized arguments"),
+    (["--mode", "both"], "--mode: invalid choice: 'both'"),
+    (["-a", "vgg16"], "invalid choice: 'vgg16'"),
+    (["--lr", "nan"], "--lr/--learning_rate: 'nan' is not a number above 0"),
+    (["--lr", "0"], "'0' is not a number above 0"),
+    (["--lr"], "--lr/--learning_rate: expected one argument"),
+    (["--momentum", "inf"], "--momentum: 'inf' is not a number"),
+    (["--wd", "-1"], "'-1' is not a number of at least 0"),
+    (["--epochs", "0"], "--epochs: '0' is not a whole number of at least 1"),
+    (["--epochs", "1.5"], "'1.5' is not a whole number"),
+    (["--epochs", "1" + "0" * 400], "is not a whole number"),
+    (["--warmup", "-2"], "--warmup: '-2' is not"),
+    (["-b", "0"], "'0' is not a whole number of at least 1"),
+    (["-b", "1"], "batch size 1: must be at least 2"),
+    (["--micro_batch", "0"], "--micro_batch: '0' is not"),
+    (["--decreasing_lr", "75,50"], "--decreasing_lr 75,50: must increase"),
+    (["--decreasing_lr", "50,50"], "--decreasing_lr 50,50: must increase"),
+    (["--decreasing_lr", "a,b"], "'a' is not a whole number"),
+    (["--lr_schedule", "linear"], "invalid choice: 'linear'"),
+    (["--train_eps", "8/0"], "'8/0' is not a fraction of the pixel range"),
+    (["--train_eps", "8"], "'8' is not a fraction of the pixel range"),
+    (["--train_gamma", "nan"], "'nan' is not a fraction of the pixel range"),
+    (["--train_step", "-1"], "'-1' is not a whole number of at least 0"),
+    (["--seed", "-1"], "--seed: '-1' is not a whole number from 0"),
+    (["--seed", "x"], "--seed: 'x' is not"),
+    (["--input_size", "4"], "'4' is not a size from 8 to 4096 pixels"),
+    (["--augment", "all"], "invalid choice: 'all'"),
+    (["--width", "0"], "--width: '0' is not"),
+    (["--stem", "vit"], "invalid choice: 'vit'"),
+    (["--mean", "0.5,0.5"], "'0.5,0.5' is not three numbers"),
+    (["--mean", ".5,.5,.5"], "--mean and --std go together"),
+    (["--mean", ".5,.5,.5", "--std", "0,0,0"], "std above 0"),
+    (["--workers", "100000"], "--workers 100000: at most 4 per core"),
+    (["--threads", "100000"], "--threads 100000: "),
+    (["--classes", "99"], "classes 99: must be 1 to 3"),
+    (["--classes", "PLACE/classes.txt"], "no such class in the data set: purple"),
+    (["--classes", "PLACE/none.txt"], "neither a number nor a readable file"),
+    (["--init", "PLACE/none.pth.tar"], "none.pth.tar: no such file"),
+    (["--init", "PLACE/text.pth.tar"], "text.pth.tar: refused: no checkpoint"),
+    (["--init", "PLACE/wide.pth.tar"], "wide.pth.tar"),
+    (["--init", "PLACE/nan.pth.tar"], "nan.pth.tar"),
+    (["--init", "PLACE/other.safetensors"], "other.safetensors: holds masks only"),
+    (["--resume", "PLACE/none.pth.tar"], "--resume PLACE/none.pth.tar: no such file"),
+    (["--resume", "PLACE/empty.pth.tar"], "no checkpoint to resume from, it lacks"),
+    (["--resume", "PLACE/text.pth.tar"], "text.pth.tar"),
+    (["--evaluate"], "--evaluate: no checkpoint in"),
+    (["--amp", "fp16"], "--amp fp16 needs CUDA"),
+    (["--print_freq", "0"], "--print_freq: '0' is not"),
+    (["--device", "cuda"], "CUDA was asked for, but PyTorch sees no CUDA device"),
+    (["--gpu", "3"], "CUDA was asked for, but PyTorch sees no CUDA device"),
+]
+BAD_FOR_IMP = [
+    (["--rate", "1"], "--rate: '1' is not a fraction between 0 and 1"),
+    (["--rate", "nan"], "'nan' is not a fraction"),
+    (["--prune_epoch", "0"], "--prune_epoch: '0' is not"),
+    (["--pretrain_epochs", "-1"], "'-1' is not a whole number of at least 0"),
+    (["--keep", "none"], "invalid choice: 'none'"),
+    (["--export_released", "7"], "7-checkpoint.pth.tar: no such file"),
+    (["--ticket", "omp"], "--ticket omp prunes pre-trained weights: name them by --init"),
+    (["--ticket", "best"], "invalid choice: 'best'"),
+]
+BAD_FOR_TRANSFER = [
+    (["--dataset", "mnist"], "--dataset: invalid choice: 'mnist'"),
+    (["--dataset", "imagenet"], "--dataset: invalid choice: 'imagenet'"),
+    (["--dataset", "visda"], "image_list.txt: not there"),
+    (["--data", "PLACE/none"], "PLACE/none: no such folder; expected one with train/CLASS/*"),
+    (["--data", "PLACE/bare"], "no image in it"),
+    (["--data_number", "0"], "'0' is not a fraction above 0 and at most 1"),
+    (["--data_number", "1.5"], "'1.5' is not a fraction above 0"),
+    (["--test_eps", "9"], "--test_eps: '9' is not"),
+    (["--test_step", "x"], "'x' is not a whole number of at least 0"),
+    (["--eval_from", "-1"], "--eval_from: '-1' is not"),
+    (["--eval_batch_size", "0"], "--eval_batch_size: '0' is not"),
+    (["--tickets_file", "PLACE/none.safetensors"], "none.safetensors: no such file"),
+    (["--tickets_file", "PLACE/text.pth.tar"], "text.pth.tar: refused"),
+    (["--tickets_file", "PLACE/init.pth.tar"], "init.pth.tar: holds no masks"),
+    (["--tickets_file", "PLACE/other.safetensors"], "(9, 9, 3, 3)"),
+    (["more"], "unrecognized arguments: more"),
+]
+CASES = [
+    *((main_imp_pretrain.main, *case) for case in BAD_FOR_BOTH + BAD_FOR_IMP),
+    *((main_downstream.main, *case) for case in BAD_FOR_BOTH + BAD_FOR_TRANSFER),
+]
+
+
+NEEDS_NO_GPU = {("--device", "cuda"), ("--gpu", "3"), ("--amp", "fp16")}
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "told"),
+    CASES,
+    ids=[f"{main.__module__[5:8]} {' '.join(words)[:40]}" for main, words, _ in CASES],
+)
+def test_wrong_input_is_one_line_status_2_and_nothing_written(
+    main, words, told, place, tmp_path, monkeypatch, capsys
+):
+    if torch.cuda.is_available() and tuple(words) in NEEDS_NO_GPU:
+        pytest.skip("right where there is a GPU")
+    skip_pictures(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    init = ["--init", str(place / "init.pth.tar")] if "omp" not in words else []
+    argv = [*TINY, *HERE, *init, "--save_dir", "out"]
+    if main is main_imp_pretrain.main:
+        argv = [str(place / "data"), *argv]
+    else:
+        argv = ["--dataset", "folder", "--data", str(place / "data"), *argv]
+    before = contents(place)
+    words = [word.replace("PLACE", str(place)) for word in words]
+    message = one_error_line([*argv, *words], main, capsys)
+    assert told.replace("PLACE", str(place)) in message
+    assert list(tmp_path.iterdir()) == []
+    assert contents(place) == before
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ([], "DATA is missing"),
+        (["PLACE/none"], "PLACE/none: no such folder; expected one with train/CLASS/* and val"),
+        (["PLACE/data/train"], "no folder train; expected train/CLASS/* and val/CLASS/*"),
+        (["PLACE/bare"], "no image in it"),
+        (["PLACE/data", "PLACE/data"], "unrecognized arguments"),
+    ],
+)
+def test_wrong_data_for_imp(data, told, place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = [word.replace("PLACE", str(place)) for word in data]
+    argv = [*words, *TINY, *HERE, "--init", str(place / "init.pth.tar"), "--save_dir", "out"]
+    message = one_error_line(argv, main_imp_pretrain.main, capsys)
+    assert told.replace("PLACE", str(place)) in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("main_imp_pretrain.py", ["DATA", "--rate", "2"]),
+        ("main_downstream.py", ["--dataset", "folder", "--data", "none"]),
+    ],
+)
+def test_the_files_themselves_refuse_wrong_input_in_one_line(script, words, tmp_path):
+    result = subprocess.run(
+        [sys.executable, str(ROOT / script), *words],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (InputError("a, b"), 2, "error: a, b\n"),
+        (RunFailed("no space"), 1, "error: no space\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_what_a_main_raises_becomes_a_line_and_a_status(error, status, line, capsys):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        parsing.run_main(main)
+    assert stop.value.code == status
+    assert capsys.readouterr().err == line
+
+
+def test_a_bug_of_ours_keeps_its_traceback():
+    def main():
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError):
+        parsing.run_main(main)
+
+
+@pytest.mark.parametrize(
+    "message", ["CUDA out of memory", "DefaultCPUAllocator: can't allocate memory"]
+)
+def test_running_out_of_memory_names_a_value_to_try(message):
+    error = torch.OutOfMemoryError if "CUDA" in message else RuntimeError
+    with (
+        pytest.raises(InputError, match=r"128 images per pass: try --micro_batch 64"),
+        parsing.memory_advice(128),
+    ):
+        raise error(message)
+    with pytest.raises(RuntimeError, match="another"), parsing.memory_advice(128):
+        raise RuntimeError("another")
+
+
+def test_threads_and_tf32_are_as_asked_for():
+    parsing.configure_torch(SimpleNamespace(threads=2, tf32=True))
+    assert torch.get_num_threads() == 2
+    assert torch.backends.cudnn.allow_tf32
+    parsing.configure_torch(SimpleNamespace(threads=None, tf32=False))
+    assert torch.get_num_threads() == 2  # left as it is
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32

@@ -1,0 +1,225 @@
+"""--dry_run: what would be done, written and spent; nothing is touched."""
+
+import re
+from pathlib import Path
+
+import pytest
+from helpers.main_cases import (
+    HERE,
+    TINY,
+    contents,
+    flat_files,
+    names,
+    run_imp,
+    run_transfer,
+    skip_pictures,
+    write_images,
+)
+
+import main_downstream
+import main_imp_pretrain
+from cli.plan import ASSUMED_RATE, attack_passes, training_passes
+from engine.schedules import States
+from models import build_model, estimate_flops
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("plan") / "data")
+
+
+def plan(main, argv, capsys):
+    capsys.readouterr()
+    main([*argv, "--dry_run"])
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    return printed.out
+
+
+def plan_imp(capsys, data, *words):
+    return plan(main_imp_pretrain.main, [str(data), *TINY, *HERE, *words], capsys)
+
+
+def plan_transfer(capsys, data, *words):
+    argv = ["--dataset", "folder", "--data", str(data), *TINY, *HERE, *words]
+    return plan(main_downstream.main, argv, capsys)
+
+
+def written(text):
+    """The files that a plan names, `{0..2}-ticket` told one by one."""
+    block = re.search(r"^writes into .*:\n((?:  .*\n?)+)", text, re.MULTILINE)
+    assert block
+    found = set[str]()
+    for name in block[1].split("\n"):
+        found |= flat_files(name.strip())
+    return found - {""}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "of", "last"),
+    [
+        ((0, 4, 2), [1, 1, 2, 2, 3], 2),
+        ((2, 4, 2), [0, 0, 1, 1, 2, 2, 3], 2),
+        ((1, 3, 2), [0, 1, 1, 2, 3], 2),  # the last state is cut short
+        ((0, 1, 30), [1, 2], 1),
+    ],
+)
+def test_every_epoch_belongs_to_one_state(schedule, of, last):
+    states = States(*schedule)
+    assert [states.of(epoch) for epoch in range(states.total_epochs + 1)] == of
+    assert states.last == last
+    for state in range(0 if schedule[0] else 1, last + 2):
+        assert states.first_epoch(state) == of.index(state)
+
+
+def test_the_papers_schedule_is_19_states():
+    assert States(0, 570, 30).last == 19
+
+
+def test_the_plan_of_an_imp_run_names_states_densities_and_steps(data, capsys):
+    text = plan_imp(
+        capsys, data, "--pretrain_epochs", "2", "--epochs", "5", "--prune_epoch", "2",
+    )  # fmt: skip
+    for line in (
+        "IMP, adv: resnet20s at 16 pixels, seed 1",
+        "  state 0: density 100 %, 2 epochs of dense training",
+        "  state 1: density 80.00 %, 2 epochs",
+        "  state 2: density 64.00 %, 2 epochs",
+        "  state 3: density 51.20 %, 1 epochs",
+        "  3 steps per epoch of 12 images",
+    ):
+        assert line in text.splitlines()
+    assert "state 4" not in text
+    assert "MISSING" not in text
+
+
+def test_the_plan_of_the_recipe_is_the_papers(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = plan(main_imp_pretrain.main, ["imagenet"], capsys)
+    assert "IMP, adv: resnet50 at 224 pixels, seed 1" in text
+    assert "  state 19: density 1.44 %, 30 epochs\n" in text
+    assert "state 20" not in text
+    assert "{0..20}-ticket.safetensors" in text
+    assert "  626 steps per epoch of 2048 images" in text  # of ImageNet's 1,281,167
+
+
+def test_the_files_named_are_the_files_written(data, capsys, tmp_path, monkeypatch):
+    skip_pictures(monkeypatch)
+    for name, words in {
+        "plain": ["--mode", "std", "--epochs", "2", "--prune_epoch", "1"],
+        "dense": ["--mode", "std", "--epochs", "1", "--prune_epoch", "1", "--pretrain_epochs", "1"],
+    }.items():
+        folder = tmp_path / name
+        text = plan_imp(capsys, data, *words, "--save_dir", str(folder))
+        assert f"writes into {folder}:" in text
+        run_imp(data, folder, *words)
+        assert written(text) == names(folder)
+    init = ["--init", str(tmp_path / "plain" / "init.pth.tar")]
+    for mode, more in (("std", ["--save_all"]), ("adv", [])):
+        words = ["--mode", mode, "--epochs", "2", *init, *more]
+        text = plan_transfer(capsys, data, *words, "--save_dir", str(tmp_path / mode))
+        run_transfer(data, tmp_path / mode, *words)
+        assert written(text) == names(tmp_path / mode)
+    one_shot = ["--ticket", "omp", *init, "--epochs", "2", "--prune_epoch", "1"]
+    text = plan_imp(capsys, data, *one_shot, "--save_dir", str(tmp_path / "omp"))
+    run_imp(data, tmp_path / "omp", *one_shot)
+    assert written(text) == names(tmp_path / "omp")
+
+
+@pytest.mark.parametrize(
+    ("data_words", "line"),
+    [
+        ([], "  2 evaluations on 12 validation images, a final test on 12"),
+        (["--eval_from", "0"], "  3 evaluations on 12 validation images, a final test on 12"),
+        (["--eval_from", "99"], "  1 evaluations on 12 validation images, a final test on 12"),
+        (["--data_number", "0.5"], "  3 epochs of 2 steps of 12"),
+        ([], "  3 epochs of 3 steps of 12"),
+        (["--dataset", "cifar10"], "  3 epochs of 3750 steps of 12"),
+        (["--dataset", "cifar10", "--data_number", ".1"], "  3 epochs of 375 steps of 12"),
+        (["--dataset", "svhn"], " validation images, a final test on 26032"),
+        (["--dataset", "cifar10_3"], " on 5000 validation images, a final test on 10000"),
+    ],
+)
+def test_the_plan_of_a_transfer_names_steps_and_evaluations(data, capsys, data_words, line):
+    text = plan_transfer(capsys, data, "--epochs", "3", "--eval_from", "1", *data_words)
+    assert line in text
+
+
+def test_a_split_that_is_not_there_is_made_of_another(data, tmp_path, capsys):
+    (tmp_path / "train").symlink_to(data / "train")
+    (tmp_path / "test").symlink_to(data / "test")
+    text = plan_transfer(capsys, tmp_path, "--epochs", "3", "--eval_from", "1")
+    assert "on 3 validation images, a final test on 12" in text
+    (tmp_path / "test").unlink()
+    (tmp_path / "val").symlink_to(data / "val")
+    text = plan_transfer(capsys, tmp_path, "--epochs", "3", "--eval_from", "1")
+    assert "on 12 validation images, a final test on 12" in text
+
+
+def test_missing_inputs_are_marked_and_others_are_not(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("init.pth.tar").touch()
+    text = plan_imp(
+        capsys, tmp_path / "none", "--init", "init.pth.tar", "--resume", "gone.pth.tar",
+        "--classes", "names.txt",
+    )  # fmt: skip
+    marked = [line.split()[:2] for line in text.splitlines() if line.endswith("<- MISSING")]
+    none = tmp_path / "none"
+    assert marked == [
+        ["DATA/train", str(none / "train")], ["DATA/val", str(none / "val")],
+        ["--resume", "gone.pth.tar"], ["--classes", "names.txt"],
+    ]  # fmt: skip
+    assert "  --init init.pth.tar\n" in text
+    text = plan_transfer(
+        capsys, tmp_path / "none", "--init", "gone.pth.tar", "--tickets_file", "t.safetensors"
+    )
+    marked = [line.split()[0] for line in text.splitlines() if line.endswith("<- MISSING")]
+    assert marked == ["--data", "--init", "--tickets_file"]
+    for words in (["--init", "torchvision"], ["--resume"], ["--classes", "2"]):
+        assert "MISSING" not in plan_transfer(capsys, data, *words)
+        assert "MISSING" not in plan_imp(capsys, data, *words)
+    assert "MISSING" not in plan(main_downstream.main, ["--dataset", "digits"], capsys)
+
+
+def test_the_cost_is_that_of_the_passes_and_said_to_be_an_estimate(data, capsys):
+    assert (attack_passes(20), training_passes(0), training_passes(3)) == (40, 3, 9)
+    text = plan_imp(capsys, data, "--epochs", "4", "--prune_epoch", "2")
+    passes = 4 * 36 * 9  # a PGD-3 step: 3 times forward and backward, then the loss's 3 passes
+    assert f"cost (estimate from FLOPs): {passes:.3g} passes of one image, " in text
+    model = build_model("resnet20s", 1000, (0.5,) * 3, (0.5,) * 3, "cifar", 4)
+    flops = estimate_flops(model, 16) * passes
+    assert f" {flops:.2g} FLOP, {flops / ASSUMED_RATE / 3600:.2g} GPU-hours" in text
+    assert "memory (estimate)" in text
+    text = plan_transfer(
+        capsys, data, "--epochs", "3", "--eval_from", "1", "--train_step", "1", "--test_step", "2"
+    )
+    training, evaluation = 3 * 36 * 5, 2 * 12 + 3 * 12  # 2 evaluations, then 3 tests
+    passes = training + evaluation * (1 + 2 * 2 + 1)
+    assert f"cost (estimate from FLOPs): {passes:.3g} passes" in text
+    text = plan_transfer(capsys, data, "--mode", "std", "--epochs", "3")
+    passes = 3 * 36 * 3 + 3 * (12 + 12) + 3 * 12
+    assert f"cost (estimate from FLOPs): {passes:.3g} passes" in text
+
+
+def test_time_it_times_a_few_steps(data, capsys):
+    for text in (plan_imp(capsys, data, "--time_it"), plan_transfer(capsys, data, "--time_it")):
+        assert re.search(
+            r"^timed here: \S+ images/s in steps of 12 random images on cpu: ", text, re.M
+        )
+
+
+def test_a_dry_run_of_an_evaluation_names_its_file(data, capsys, tmp_path):
+    text = plan_transfer(capsys, data, "--evaluate", "--resume", str(tmp_path / "gone.pth.tar"))
+    assert re.search(r"--resume .*gone.pth.tar +<- MISSING", text)
+    assert "  eval.json" in text
+
+
+def test_dry_runs_write_nothing(data, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = contents(data)
+    for words in ([], ["--time_it"], ["--resume"], ["--pretrain_epochs", "1"]):
+        plan_imp(capsys, data, *words)
+    for words in ([], ["--time_it"], ["--resume"], ["--save_all"], ["--evaluate"]):
+        plan_transfer(capsys, data, *words)
+    assert list(tmp_path.iterdir()) == []
+    assert contents(data) == before

@@ -1,0 +1,195 @@
+"""The command, from a folder of runs to the files of the report."""
+
+import csv
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.report_cases import write_grid, write_run
+
+from errors import InputError
+from files.checkpoints import save_ticket
+from report.__main__ import collect, judge, main, write_report
+
+ROOT = Path(__file__).resolve().parent.parent
+COLUMNS = [
+    "pretraining", "dataset", "data_number", "mode", "ticket", "state", "density", "sparsity",
+    "seed", "arch", "sa_best_sa", "sa_best_ra", "ra_best_sa", "ra_best_ra", "last_sa", "last_ra",
+    "ticket_sha256", "folder", "command",
+]  # fmt: skip
+
+
+def add_tickets(root, *names):
+    for name in names:
+        for state in range(4):
+            masks = {"conv1.weight_mask": torch.arange(100) >= 20 * state}
+            folder = root / f"imp_{name}"
+            folder.mkdir(exist_ok=True)
+            (folder / "args.json").write_text(json.dumps({"tag": name}))
+            save_ticket(
+                folder / f"{state}-ticket.safetensors", masks, arch="resnet18", state=state,
+                density=1 - 0.2 * state, init_sha256="0",
+            )  # fmt: skip
+
+
+def test_the_command_writes_the_whole_report_and_names_it(tmp_path, capsys):
+    write_grid(tmp_path, "adv")
+    write_grid(tmp_path, "std")
+    add_tickets(tmp_path, "adv", "std")
+    assert main([str(tmp_path)]) == 0
+    out = tmp_path / "report"
+    stems = ["accuracy-cifar10-100pct", "time-cifar10-100pct", "density", "overlap"]
+    expected = ["report.html", "results.csv", "verdict.json"]
+    expected += [stem + end for stem in stems for end in (".png", ".svg")]
+    assert sorted(path.name for path in out.iterdir()) == sorted(expected)
+    assert all(path.stat().st_size > 0 for path in out.iterdir())
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-len(expected) :] == [f"  {out / name}" for name in expected]
+    assert "Sparsest double-win ticket: imp state 2, sparsity 36.00 %." in printed.out
+    assert "minus 0.5 (SA under ST: one dense seed, --margin)" in printed.out
+    assert printed.err == ""
+    html = (out / "report.html").read_text()
+    assert html.count("data:image/svg+xml;base64,") == 4
+    assert html.count('<svg class="curve"') == 16
+
+
+def test_csv_has_one_flat_row_a_run(tmp_path):
+    write_grid(tmp_path)
+    write_report(tmp_path)
+    with (tmp_path / "report" / "results.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == COLUMNS
+    assert len(rows) == 8
+    row = next(r for r in rows if r["folder"] == "adv-2-adv")
+    assert {key: row[key] for key in ("ticket", "mode", "state", "sparsity", "seed")} == {
+        "ticket": "imp", "mode": "adv", "state": "2", "sparsity": "0.36", "seed": "1",
+    }  # fmt: skip
+    assert (row["ra_best_sa"], row["ra_best_ra"], row["sa_best_sa"]) == ("79.8", "40.0", "82.8")
+    assert row["command"] == "python main.py --x 'a b'"
+    standard = next(r for r in rows if r["folder"] == "adv-0-std")
+    assert (standard["ticket"], standard["ra_best_ra"]) == ("dense", "")
+
+
+def test_verdict_json_holds_rows_and_sparsest(tmp_path):
+    write_grid(tmp_path)
+    verdict, _ = write_report(tmp_path, tmp_path / "else" / "where", margin=0.25)
+    data = json.loads((tmp_path / "else" / "where" / "verdict.json").read_text())
+    assert data == json.loads(json.dumps(verdict.to_json()))
+    assert [(row["state"], row["double_win"]) for row in data["rows"]] == [
+        (1, True), (2, True), (3, False),
+    ]  # fmt: skip
+    assert [entry["state"] for entry in data["sparsest"]] == [2]
+    assert data["margin"] == 0.25
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_group_without_a_dense_run_is_an_error_after_the_others_are_reported(tmp_path, capsys):
+    write_grid(tmp_path / "a")
+    write_run(tmp_path / "b", dataset="svhn", state=4)
+    assert main([str(tmp_path)]) == 1
+    printed = capsys.readouterr()
+    errors = [line for line in printed.err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert "adv, svhn, 100 % of the data: no dense run" in errors[0]
+    assert "Sparsest double-win ticket: imp state 2" in printed.out
+    assert (tmp_path / "report" / "report.html").exists()
+
+
+def test_a_bad_file_is_a_warning_in_the_terminal_and_on_the_page(tmp_path, capsys):
+    write_grid(tmp_path)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "results.json").write_text('{"sa_best": NaN}')
+    assert main([str(tmp_path)]) == 0
+    line, *_ = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {tmp_path / 'broken' / 'results.json'} is left out: it lacks")
+    assert line.removeprefix("warning: ") in (tmp_path / "report" / "report.html").read_text()
+    assert len(collect(tmp_path)) == 8
+    assert "left out" in capsys.readouterr().err
+
+
+def test_results_alone_are_enough_and_what_is_left_out_is_said(tmp_path):
+    for state in (0, 1):
+        for mode in ("std", "adv"):
+            write_run(tmp_path / f"{mode}{state}", mode=mode, state=state)
+    verdict, files = write_report(tmp_path)
+    assert verdict.groups[0].sparsest is not None
+    names = [path.name for path in files]
+    assert names == [
+        "report.html", "results.csv", "verdict.json", "accuracy-cifar10-100pct.png",
+        "accuracy-cifar10-100pct.svg",
+    ]  # fmt: skip
+    told = "\n".join(verdict.warnings)
+    for part in ("4 of 4 runs have no usable metrics.jsonl", "seconds", "K-ticket.safetensors"):
+        assert part in told
+
+
+def test_a_damaged_ticket_is_left_out_and_said(tmp_path):
+    write_grid(tmp_path)
+    add_tickets(tmp_path, "adv")
+    (tmp_path / "imp_adv" / "3-ticket.safetensors").write_bytes(b"damaged")
+    verdict, files = write_report(tmp_path)
+    assert "overlap.png" in [path.name for path in files]
+    assert any("3-ticket.safetensors" in line for line in verdict.warnings)
+
+
+def test_names_that_make_the_same_file_name_do_not_overwrite_each_other(tmp_path):
+    for number, dataset in enumerate(("a/b", "a b", "../../..")):
+        write_run(tmp_path / f"d{number}", state=0, dataset=dataset)
+    _, files = write_report(tmp_path)
+    assert len(set(files)) == len(files) == 9
+    assert {path.parent for path in files} == {tmp_path / "report"}
+    assert all(path.is_file() for path in files)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ([], "RUNS"),
+        (["RUNS", "--inspect", "x"], "either"),
+        (["RUNS", "--margin", "-1"], "margin"),
+        (["RUNS", "--margin", "nan"], "margin"),
+        (["RUNS", "--margin", "some"], "margin"),
+        (["RUNS", "--nonsense"], "nonsense"),
+        (["RUNS/absent"], "no such folder"),
+        (["RUNS", "--out", "RUNS/file"], "folder to write to"),
+        (["--inspect", "RUNS/absent"], "absent"),
+        (["--inspect", "RUNS/file", "--input_size", "0"], "at least 8"),
+    ],
+)
+def test_bad_usage_is_one_line_and_status_2_and_writes_nothing(tmp_path, capsys, arguments, word):
+    write_grid(tmp_path)
+    (tmp_path / "file").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    assert main([argument.replace("RUNS", str(tmp_path)) for argument in arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.splitlines()) == 1
+    assert printed.err.startswith("error: ")
+    assert word in printed.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_nothing_usable_is_an_input_error(tmp_path):
+    with pytest.raises(InputError):
+        collect(tmp_path)
+    with pytest.raises(InputError):
+        write_report(tmp_path)
+
+
+def test_collect_and_judge_are_what_a_script_needs(tmp_path):
+    write_grid(tmp_path)
+    verdict = judge(collect(tmp_path), 0.5)
+    assert [entry["state"] for entry in verdict.to_json()["sparsest"]] == [2]
+
+
+def test_inspect_runs_as_a_command_from_another_folder(tmp_path):
+    add_tickets(tmp_path, "adv")
+    path = tmp_path / "imp_adv" / "2-ticket.safetensors"
+    told = subprocess.run(
+        ["bash", str(ROOT / "script/report.sh"), "--inspect", str(path)],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert "60 of 100 masked weights left" in told
+    assert "the masks fit no network of the model zoo" in told

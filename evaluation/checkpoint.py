@@ -160,7 +160,7 @@ def evaluate_checkpoint(
         raise InputError("--save_adv works in one process only")
     model = bench.execution.place(load_network(str(path), mean=mean, std=std))
     if is_main():
-        pruning.print_remaining(model)
+        say(pruning.remain_line(model))
     kind, where = request.eval_set
     if (model.stem == "cifar") != (spec.input_size < 64):
         warn(f"the {model.stem} stem on images of {spec.input_size} pixels: check --input_size")

@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from errors import InputError
 from files.atomic import replacing, write_json
-from files.checkpoints import load_ticket
+from files.tickets import load_ticket
 from report.figures import (
     accuracy_figure,
     density_figure,

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from errors import InputError
 from files.atomic import sha256_of
-from files.checkpoints import MASK_SUFFIX, load_ticket, ticket_header
+from files.tickets import load_ticket, ticket_header
+from pruning_utils import MASK_SUFFIX
 from report.runs import natural
 
 Masks = Mapping[str, Tensor]

@@ -13,32 +13,28 @@ from safetensors.torch import save_file
 from torch.nn.utils import prune
 from torch.optim import SGD
 
+from engine.run_folder import find_checkpoint
+from engine.training import random_state, restore_random_state
 from errors import InputError, RunFailed
 from files import atomic, checkpoints
 from files.atomic import sha256_of, write_json
 from files.checkpoints import (
     bare_keys,
     epoch_checkpoint_name,
-    export_released,
-    find_checkpoint,
     imp_best_name,
     imp_checkpoint_name,
     load_checkpoint,
-    load_initial_weights,
-    load_ticket,
     load_trusted_pickle,
     newest_imp_checkpoint,
     newest_transfer_checkpoint,
-    random_state,
-    restore_random_state,
     save_checkpoint,
-    save_ticket,
-    ticket_header,
     ticket_name,
     ticket_origin,
     to_cpu,
     transfer_keys,
 )
+from files.imp_run import export_released, load_initial_weights
+from files.tickets import load_ticket, save_ticket, ticket_header
 from models import build_model
 from pruning_utils import check_sparsity, convolutions, extract_mask, masks, pruning_model
 

@@ -19,7 +19,9 @@ import main_downstream
 import main_imp_pretrain
 from dataset import mean_std
 from errors import InputError
-from files.checkpoints import content_hash, load_ticket, save_checkpoint, save_ticket, ticket_origin
+from files.checkpoints import save_checkpoint, ticket_origin
+from files.sealed import content_hash
+from files.tickets import load_ticket, save_ticket
 from models import build_model, load_pretrained
 from models.export import main as export
 from pruning_utils import masks

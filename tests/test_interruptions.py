@@ -36,8 +36,8 @@ from cli import parsing
 from engine import run_folder, steps
 from errors import InputError, RunFailed
 from files import checkpoints
-from files.atomic import previous
 from files.checkpoints import save_checkpoint
+from files.names import previous
 from models import build_model
 
 pytestmark = pytest.mark.slow

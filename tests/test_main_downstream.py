@@ -41,8 +41,9 @@ from attack_utils import PGDConfig, make_advertorch_pgd
 from engine import log, steps
 from engine.distributed import seed_everything
 from engine.steps import Metrics
-from files.atomic import write_json
-from files.checkpoints import load_ticket, save_checkpoint, save_ticket, sha256_of
+from files.atomic import sha256_of, write_json
+from files.checkpoints import save_checkpoint
+from files.tickets import load_ticket, save_ticket
 from models import build_model
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

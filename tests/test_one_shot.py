@@ -5,7 +5,8 @@ import torch
 
 import main_imp_pretrain
 from errors import InputError
-from files.checkpoints import load_ticket, save_checkpoint, ticket_header, ticket_name
+from files.checkpoints import save_checkpoint, ticket_name
+from files.tickets import load_ticket, ticket_header
 from models import build_model
 
 MEAN = STD = (0.5, 0.5, 0.5)

@@ -15,10 +15,12 @@ import main_downstream
 import main_imp_pretrain
 from cli import parsing
 from cli.flags import build_imp_parser, build_transfer_parser
-from cli.parsing import Parser, Switch, apply_recipe, recipe
+from cli.parsing import Parser, Switch
+from cli.recipes import apply_recipe, recipe
 from engine.schedules import Schedule
 from errors import InputError, RunFailed
-from files.checkpoints import save_checkpoint, save_ticket
+from files.checkpoints import save_checkpoint
+from files.tickets import save_ticket
 from main_downstream import TRANSFER_DATASETS
 from models import ARCHS, build_model
 

@@ -10,7 +10,7 @@ import torch
 from helpers.report_cases import write_grid, write_run
 
 from errors import InputError
-from files.checkpoints import save_ticket
+from files.tickets import save_ticket
 from report.__main__ import collect, judge, main, write_report
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -21,7 +21,7 @@ import main_imp_pretrain
 from cli import parsing
 from engine import log
 from files import checkpoints
-from files.checkpoints import load_ticket, ticket_header
+from files.tickets import load_ticket, ticket_header
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ROOMS = {ROOT, *(init.parent for init in ROOT.glob("*/__init__.py"))}

@@ -20,7 +20,7 @@ from torch.optim import SGD
 
 import pruning_utils
 from attack_utils import PGDConfig, make_advertorch_pgd, make_pgd
-from cli import parsing
+from engine import distributed
 from engine.steps import Execution, evaluate, training_step
 from models import build_model, fold_for_evaluation
 from models.prepared import prepared
@@ -396,7 +396,7 @@ def test_pruned_weights_stay_pruned_among_weights_that_are_zero():
 
 SAME_AFTER = """
 import torch
-from cli import parsing
+from engine import distributed
 torch.set_num_threads(1)
 def work():
     torch.manual_seed(0)
@@ -406,7 +406,7 @@ def work():
     return loss, layer.weight.grad
 before = work()
 for _ in range(2):
-    parsing.keep_freed_memory()
+    distributed.keep_freed_memory()
     assert all(map(torch.equal, before, work()))
 """
 
@@ -416,6 +416,6 @@ def test_kept_memory_changes_no_bit():
 
 
 def test_memory_is_kept_by_glibc_alone(monkeypatch):
-    monkeypatch.setattr(parsing.platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(distributed.platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(ctypes, "CDLL", lambda _: pytest.fail("no glibc here"))
-    parsing.keep_freed_memory()
+    distributed.keep_freed_memory()

@@ -11,7 +11,10 @@ from helpers.report_cases import write_grid, write_run
 
 from errors import InputError
 from files.checkpoints import save_ticket
-from report.__main__ import collect, judge, main, write_report
+from report.__main__ import main
+from report.runs import collect
+from report.verdict import judge
+from report.write import write_report
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = [

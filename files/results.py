@@ -51,7 +51,7 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True)
 class RunResult:
-    """One `results.json` as it was read; at density 1 `ticket` is 'dense', whatever it says."""
+    """One `results.json` as read; `ticket` is 'dense' at density 1, whatever the file says."""
 
     path: Path
     group: Group

@@ -33,8 +33,10 @@ from engine.run_folder import StopSignals, Training, check_same_run, load_init, 
 from engine.schedules import Schedule
 from engine.steps import Execution, Metrics, make_sgd
 from errors import InputError
-from evaluation.checkpoint import Request, evaluate_checkpoint, further_tests, sa_and_ra
-from evaluation.evaluator import Bench, Watch, forget_progress
+from evaluation.autoattack import forget_progress
+from evaluation.checkpoint import evaluate_checkpoint
+from evaluation.evaluator import Evaluator, Watch
+from evaluation.request import Request, further_tests, sa_and_ra
 from files import checkpoints as files
 from files.atomic import write_json
 from models import ARCHS, build_model
@@ -73,10 +75,10 @@ class Transfer:
             save_every=args.save_every_steps,
             print_freq=args.print_freq,
         )
-        self.bench = build_bench(args, runtime, self.training.watch)
+        self.evaluator = build_evaluator(args, runtime, self.training.watch)
         self.request = Request(**parsing.evaluation_options(args))
         if self.adversarial:
-            say(f"training attack: {attack}; test attack: {self.bench.attack}")
+            say(f"training attack: {attack}; test attack: {self.evaluator.attack}")
         self.schedule = Schedule(
             args.lr_schedule, args.lr, args.epochs, args.decreasing_lr, args.warmup
         )
@@ -142,15 +144,15 @@ class Transfer:
 
     def validate(self, epoch: int) -> dict[str, float]:
         """Accuracies after an epoch, in percent, by the released code's names."""
-        network = self.bench.network(self.model)
-        scores = {"ta": self.bench.accuracy(network, self.val, "validation SA")}
+        network = self.evaluator.network(self.model)
+        scores = {"ta": self.evaluator.accuracy(network, self.val, "validation SA")}
         if self.adversarial:
-            attack = self.bench.pgd(network)
-            scores["ra"] = self.bench.accuracy(network, self.val, "validation RA", attack)
+            attack = self.evaluator.pgd(network)
+            scores["ra"] = self.evaluator.accuracy(network, self.val, "validation RA", attack)
         elif self.test is self.val:
             scores["test_ta"] = scores["ta"]
         else:
-            scores["test_ta"] = self.bench.accuracy(network, self.test, "test SA")
+            scores["test_ta"] = self.evaluator.accuracy(network, self.test, "test SA")
         return scores
 
     def final_test(self) -> Scores:
@@ -162,7 +164,9 @@ class Transfer:
             epoch = checkpoint["epoch"]
             if epoch not in by_epoch:
                 self.load_weights(checkpoint["state_dict"])
-                by_epoch[epoch] = sa_and_ra(self.bench, self.model, self.test, role, self.request)
+                by_epoch[epoch] = sa_and_ra(
+                    self.evaluator, self.model, self.test, role, self.request
+                )
             scores[role] = by_epoch[epoch]
         return scores
 
@@ -170,7 +174,9 @@ class Transfer:
         """The tests beyond SA and RA, if any, of the network that this regime is judged by."""
         role = "ra_best" if self.adversarial else "sa_best"
         self.load_weights(files.load_checkpoint(self.save_dir / KEPT[role])["state_dict"])
-        return further_tests(self.bench, self.model, self.test, role, self.request, self.save_dir)
+        return further_tests(
+            self.evaluator, self.model, self.test, role, self.request, self.save_dir
+        )
 
     def learning_rate(self, epoch: int) -> Callable[[int], float]:
         return lambda step: self.schedule.at(epoch, step, len(self.train))
@@ -302,11 +308,13 @@ def data_spec(args: argparse.Namespace) -> DataSpec:
     )  # fmt: skip
 
 
-def build_bench(args: argparse.Namespace, runtime: Runtime, watch: Watch | None = None) -> Bench:
+def build_evaluator(
+    args: argparse.Namespace, runtime: Runtime, watch: Watch | None = None
+) -> Evaluator:
     execution = Execution(runtime.device, **parsing.execution_options(args))
     attack = PGDConfig(args.test_eps, args.test_step, args.test_gamma, args.test_randinit)
     loading = (args.eval_batch_size, args.workers)
-    return Bench(runtime, execution, attack, args.seed, *loading, args.print_freq, watch)
+    return Evaluator(runtime, execution, attack, args.seed, *loading, args.print_freq, watch)
 
 
 def work(runtime: Runtime, args: argparse.Namespace) -> None:
@@ -321,9 +329,10 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
     if args.evaluate:
         if checkpoint is None:
             raise InputError(f"--evaluate: no checkpoint in {save_dir}; name one by --resume PATH")
-        bench, request = build_bench(args, runtime), Request(**parsing.evaluation_options(args))
+        evaluator = build_evaluator(args, runtime)
+        request = Request(**parsing.evaluation_options(args))
         return evaluate_checkpoint(
-            checkpoint, bench, request, data_spec(args), save_dir, args.mean, args.std
+            checkpoint, evaluator, request, data_spec(args), save_dir, args.mean, args.std
         )
     check_same_run(save_dir, vars(args), resume=args.resume is not None)
     with StopSignals() as stop:

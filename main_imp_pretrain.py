@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import pruning_utils as pruning
-from attack_utils import CHECKED_EVERY, PGDConfig, checked, make_pgd
+from attack_utils import CHECKED_EVERY, Perturb, PGDConfig, checked, make_pgd
 from cli import parsing
 from cli.flags import build_imp_parser
 from cli.plan import plan_imp, states_of
@@ -31,14 +31,15 @@ from engine.distributed import (
     seed_everything,
     synchronised,
 )
-from engine.log import Progress, RunLog, plot_curves, say, warn
+from engine.log import RunLog, plot_curves, say, warn
 from engine.run_folder import StopSignals, Training, check_same_run, load_init, running, taking_up
 from engine.schedules import Schedule
-from engine.steps import Execution, Metrics, Perturb, evaluate, make_sgd
+from engine.steps import Execution, Metrics, make_sgd
 from errors import InputError
+from evaluation.evaluator import Evaluator
 from files import checkpoints as files
 from files.atomic import previous, sha256_of, write_json
-from models import ARCHS, build_model, fold_for_evaluation
+from models import ARCHS, build_model
 from one_shot import prune_without_training
 
 
@@ -63,6 +64,13 @@ class TicketSearch:
             save=self.save,
             save_every=args.save_every_steps,
             print_freq=args.print_freq,
+        )
+        self.evaluator = Evaluator(
+            runtime,
+            self.execution,
+            seed=args.seed,
+            print_freq=args.print_freq,
+            watch=self.training.watch,
         )
         self.state = 0
         self.init: dict[str, Tensor] = {}
@@ -180,12 +188,8 @@ class TicketSearch:
 
     def validate(self) -> Metrics:
         """Clean accuracy, top-1 and top-5, in percent."""
-        batches = self.val.epoch(0, 0, self.runtime.rank, self.runtime.world_size)
-        network = self.execution.place(fold_for_evaluation(self.model))
-        own = len(range(self.runtime.rank, len(self.val), self.runtime.world_size))
-        with Progress(own, f"[state {self.state}] validation", self.args.print_freq) as bar:
-            report = self.training.watch(bar)
-            metrics = evaluate(network, batches, execution=self.execution, report=report)
+        network = self.evaluator.network(self.model)
+        metrics = self.evaluator.measure(network, self.val, f"[state {self.state}] validation")
         say(f" * Acc@1 {metrics.top1:.3f} Acc@5 {metrics.top5:.3f}")
         return metrics
 

@@ -241,7 +241,7 @@ def execution_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def evaluation_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The fields of `evaluation.checkpoint.Request`."""
+    """The fields of `evaluation.request.Request`."""
     return {
         "attacked": args.mode == "adv" or args.eval_attack is not None,
         "asked": args.eval_attack is not None,

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from attack_utils import Perturb  # the type alone
 from dataset import Loader
 from engine.distributed import (
     Runtime,
@@ -29,7 +30,7 @@ from engine.distributed import (
     is_main,
 )
 from engine.log import Progress, provenance, say, warn
-from engine.steps import Execution, Meter, Metrics, Perturb, train_one_epoch
+from engine.steps import Execution, Meter, Metrics, train_one_epoch
 from errors import InputError, RunFailed
 from files.atomic import sha256_of, write_json
 from files.checkpoints import random_state, restore_random_state, to_cpu
@@ -332,13 +333,12 @@ class Training:
     def watch(self, bar: Progress) -> Callable[[int, Meter], None]:
         """A `report` for evaluation that also heeds the signals: what was trained is saved.
 
-        All processes answer a signal together, so only in rounds in which each has a batch.
+        All processes answer a signal together: each must call it equally often.
         """
-        rounds = min(gather_from_ranks(bar.steps))
 
         def report(images: int, meter: Meter) -> None:
             bar.step(images, meter)
-            if bar.done <= rounds and self.stop.requested():
+            if self.stop.requested():
                 if self.step:
                     self.save()
                 raise Preempted

@@ -279,7 +279,7 @@ def evaluate(
 ) -> Metrics:
     """Loss and accuracy in eval mode, on clean images or on `perturb`ed ones.
 
-    `meter`, a new one, takes what each batch gives, if the caller wants more of it than the means.
+    meter: a fresh one, from a caller that wants more of it than the means.
     """
     model.eval()
     meter = meter or Meter(execution.device)

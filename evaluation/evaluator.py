@@ -1,7 +1,7 @@
-"""How networks are measured: device, precision, attack, loader settings.
+"""SA, RA and the outcome of each image: one network on one split, by one process or by several.
 
-Accuracies are percent. A measurement gives the same bits in one process and in several; how many of
-the first images are meant by `images`, it says in `count_images`.
+Accuracies are percent. Several processes take turns with the batches. They find what one would
+find, but for an attack's random starts, which each process draws for its own batches.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ class OutcomeMeter(Meter):
 class Evaluator:
     """How networks are measured: device, precision, attack, loader settings.
 
-    test_attack: by which RA is measured; a run that measures SA alone has none. batch_size,
-    workers: of the loaders that a test makes for itself. watch: makes of a progress bar what is
-    called after every batch in the bar's place. It may talk to the other processes.
+    test_attack: the attack by which RA is measured; a run that measures SA alone has none.
+    batch_size, workers: settings of the loaders that a test makes for itself.
+    watch: given a progress bar, returns what is called after every batch in the bar's place; since
+    it may talk to the other processes, each of them calls it equally often.
     """
 
     runtime: Runtime
@@ -98,10 +99,10 @@ class Evaluator:
         """Loss, top-1 and top-5 accuracy of a `network`, over all processes.
 
         Args:
-            network: what `network()` returns.
-            label: what the progress bar says.
-            perturb: the attack, if there is one.
-            images: how many of the split's images, the first ones; all of them if left out.
+            network: a network that `network()` returned.
+            label: the text before the progress bar.
+            perturb: the attack; none if left out.
+            images: measure only the first so many images of the split; all if left out.
         """
         meter = Meter(self.execution.device)
         return self._pass(network, loader, label, perturb, images, meter, [])
@@ -196,7 +197,7 @@ def count_images(loader: Loader, images: int | None) -> int:
 
 
 def count_batches(loader: Loader, images: int | None) -> int:
-    """How many batches, of all processes together, hold them."""
+    """How many batches, of all processes together, hold the first `images` images."""
     return math.ceil(count_images(loader, images) / loader.batch_size)
 
 
@@ -211,7 +212,7 @@ def gather_in_order(
     """Join the codes of images from all processes, in the order of the split.
 
     Args:
-        parts: of this process's batches: the first image's place, and codes (B,) from 1 to 255.
+        parts: for each batch of this process, the first image's place and codes (B,), 1 to 255.
         count: how many images all processes share.
         device: where the processes exchange tensors.
 

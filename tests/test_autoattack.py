@@ -107,6 +107,8 @@ def test_autoattack_cut_off_and_taken_up_gives_the_same_figures(
     shorten_autoattack(monkeypatch)
     tested, split = evaluator(), loader(30, batch_size=8)
     network = tested.network(model)
+    shown: list[list[float]] = []
+    tested = replace(tested, watch=lambda bar: lambda _, meter: shown.append(meter.sums.tolist()))
     whole = run_autoattack(tested, network, split, tmp_path / "whole")
     with pytest.raises(Interrupted):
         run_autoattack(replace(tested, watch=stop_after(batches)), network, split, tmp_path)
@@ -117,6 +119,8 @@ def test_autoattack_cut_off_and_taken_up_gives_the_same_figures(
     assert torch.equal(resumed.clean, whole.clean)
     assert torch.equal(resumed.robust, whole.robust)
     assert whole.record["ra"] < whole.record["sa"]
+    assert shown[-1] == shown[3]  # the progress bar's figures too
+    assert (shown[-1][0], *shown[-1][2:]) == (30, whole.robust.sum(), whole.clean.sum())
 
 
 def test_autoattacks_outcomes_are_those_of_each_image_and_its_figures_are_their_means(

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.autoattack import forget_progress
 from torch import Tensor
 
 import pruning_utils as pruning
@@ -26,7 +25,9 @@ from engine.run_folder import find_checkpoint, supervise
 from engine.steps import Metrics
 from engine.training import StopSignals
 from errors import InputError, run_main
-from evaluation.checkpoint import evaluate_checkpoint, further_tests, sa_and_ra
+from evaluation.autoattack import forget_progress
+from evaluation.checkpoint import evaluate_checkpoint
+from evaluation.request import further_tests, sa_and_ra
 from files import names, transfer_run
 from files.checkpoints import to_cpu
 from files.results import Accuracy, build_results, write_results
@@ -54,7 +55,7 @@ class Transfer:
         self.training = build.training(
             args, runtime, self.execution, self.model, self.train, stop=stop, save=self.save
         )
-        self.evaluator = build.evaluator(args, runtime, self.training.watch)
+        self.evaluator = build.target_evaluator(args, runtime, self.training.watch)
         self.request = build.request(args)
         if self.adversarial:
             attack = build.train_attack_config(args)
@@ -262,7 +263,7 @@ def test_only(args: argparse.Namespace, runtime: Runtime) -> None:
         raise InputError(f"--evaluate: no checkpoint in {save_dir}; name one by --resume PATH")
     evaluate_checkpoint(
         checkpoint,
-        build.evaluator(args, runtime),
+        build.target_evaluator(args, runtime),
         build.request(args),
         build.data_spec(args),
         save_dir,

@@ -48,7 +48,7 @@ class TicketSearch:
         self.training = build.training(
             args, runtime, self.execution, self.model, self.train, stop=stop, save=self.save
         )
-        self.evaluator = build.evaluator(args, runtime, self.training.watch)
+        self.evaluator = build.source_evaluator(args, runtime, self.training.watch)
         self.record = SearchRecord()
         self.init: dict[str, Tensor] = {}  # what every state is rewound to
 

@@ -28,8 +28,8 @@ from engine.schedules import Schedule, States
 from engine.steps import Execution, make_sgd
 from engine.training import StopSignals, Training
 from errors import InputError
-from evaluation.checkpoint import Request
-from evaluation.evaluator import Bench, Watch
+from evaluation.evaluator import Evaluator, Watch
+from evaluation.request import Request
 from files.atomic import sha256_of
 from files.tickets import Ticket
 from models import build_model, load_pretrained, torchvision_file
@@ -270,13 +270,25 @@ def training(
 # --- tests ----------------------------------------------------------------------------------------
 
 
-def evaluator(args: argparse.Namespace, runtime: Runtime, watch: Watch | None = None) -> Bench:
-    """How the networks of a transfer are measured."""
-    attack = PGDConfig(args.test_eps, args.test_step, args.test_gamma, args.test_randinit)
-    return Bench(
+def source_evaluator(args: argparse.Namespace, runtime: Runtime, watch: Watch) -> Evaluator:
+    """How the networks of a ticket search are measured: clean images alone."""
+    return Evaluator(
         runtime,
         execution(args, runtime.device),
-        attack,
+        seed=args.seed,
+        print_freq=args.print_freq,
+        watch=watch,
+    )
+
+
+def target_evaluator(
+    args: argparse.Namespace, runtime: Runtime, watch: Watch | None = None
+) -> Evaluator:
+    """How the networks of a transfer are measured."""
+    return Evaluator(
+        runtime,
+        execution(args, runtime.device),
+        PGDConfig(args.test_eps, args.test_step, args.test_gamma, args.test_randinit),
         seed=args.seed,
         batch_size=args.eval_batch_size,
         workers=args.workers,

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import SGD, Optimizer
 
+from attack_utils import Perturb  # the type alone: nothing here knows an attack
 from engine.distributed import average_gradients, sum_over_ranks
 from models.prepared import prepared
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-Perturb = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,8 @@ class Meter:
     def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
         """Args: logits (N, classes), labels (N,), loss () the mean over the N images."""
         count = len(labels)
-        best = logits.topk(min(5, logits.shape[1])).indices
-        hits = (best == labels[:, None]).sum(0)
-        top1, top5 = hits[0].double(), hits.sum().double()
+        right = hits(logits, labels).sum(0)
+        top1, top5 = right[0].double(), right.sum().double()
         images = torch.full_like(top1, count)
         self.sums += torch.stack([images, loss.double() * count, top1, top5])
         self._finite += self.sums[1].isfinite()  # once NaN, the sum stays NaN
@@ -117,6 +116,11 @@ class Meter:
     def read_all(self) -> Metrics:
         """Means over all processes."""
         return _means(sum_over_ranks(self.sums.clone()))
+
+
+def hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """(N, 5 or all classes) bool: whether the label is an image's first choice, its second, …"""
+    return logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
 
 
 def _means(sums: Tensor) -> Metrics:
@@ -238,10 +242,14 @@ def evaluate(
     execution: Execution,
     perturb: Perturb | None = None,
     report: Report | None = None,
+    meter: Meter | None = None,
 ) -> Metrics:
-    """Loss and accuracy in eval mode, on clean images or on `perturb`ed ones."""
+    """Loss and accuracy in eval mode, on clean images or on `perturb`ed ones.
+
+    meter: a fresh one, from a caller that wants more of it than the means.
+    """
     model.eval()
-    meter = Meter(execution.device)
+    meter = meter or Meter(execution.device)
     for images, labels in batches:
         images, labels = execution.images(images), labels.to(execution.device, non_blocking=True)
         with execution.passes(model):

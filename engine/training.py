@@ -15,10 +15,11 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from attack_utils import Perturb  # the type alone
 from dataset import Loader
 from engine.distributed import Runtime, any_rank, broadcast_from_main, gather_from_ranks
 from engine.log import Progress, warn
-from engine.steps import Execution, Meter, Metrics, Perturb, Report, train_one_epoch
+from engine.steps import Execution, Meter, Metrics, Report, train_one_epoch
 from errors import InputError, RunFailed
 from files.checkpoints import to_cpu
 
@@ -160,13 +161,12 @@ class Training:
     def watch(self, bar: Progress) -> Report:
         """A `report` for evaluation that also heeds the signals: what was trained is saved.
 
-        All processes answer a signal together, so only in rounds in which each has a batch.
+        All processes answer a signal together: each must call it equally often.
         """
-        rounds = min(gather_from_ranks(bar.steps))
 
         def report(images: int, meter: Meter) -> None:
             bar.step(images, meter)
-            if bar.done <= rounds and self.stop.requested():
+            if self.stop.requested():
                 if self.step:
                     self.save()
                 raise Preempted

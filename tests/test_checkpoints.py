@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from files.search_folder import export_released, load_initial_weights
 from safetensors.torch import save_file
 from torch.nn.utils import prune
 from torch.optim import SGD
@@ -27,6 +26,7 @@ from files.checkpoints import (
     to_cpu,
     transfer_keys,
 )
+from files.imp_run import export_released, load_initial_weights
 from files.tickets import load_ticket, read_ticket, save_ticket, ticket_header
 from models import build_model
 from pruning_utils import check_sparsity, convolutions, extract_mask, masks, pruning_model

@@ -145,6 +145,30 @@ def flat(tensors):
     return [tensor.flatten() for tensor in tensors.values()]
 
 
+@pytest.mark.parametrize("becomes", ["deleted", "another"])
+def test_a_ticket_file_that_changes_in_mid_run_does_not_matter(
+    data, imp, standard, tmp_path, monkeypatch, becomes
+):
+    ticket, other = tmp_path / "t.safetensors", imp / "1-ticket.safetensors"
+    shutil.copy(imp / "2-ticket.safetensors", ticket)
+    train = steps.train_one_epoch
+
+    def train_and_change(*args, **rest):
+        ticket.unlink(missing_ok=True)
+        if becomes == "another":
+            shutil.copy(other, ticket)
+        return train(*args, **rest)
+
+    replace(monkeypatch, train, train_and_change)
+    init = ["--init", str(imp / "init.pth.tar"), "--tickets_file", str(ticket)]
+    run_transfer(data, tmp_path / "run", *STD, *init)
+    found, expected = (
+        {key: read_json(run / "results.json")[key] for key in RESULT_KEYS}
+        for run in (tmp_path / "run", standard.folder)
+    )
+    assert found == expected
+
+
 def test_ra_is_null_where_it_was_not_measured(adversarial, standard):
     results = read_json(standard.folder / "results.json")
     assert results["ra_best"] == {"sa": None, "ra": None}

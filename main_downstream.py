@@ -15,16 +15,16 @@ from torch import Tensor
 
 import pruning_utils as pruning
 from cli import build
-from cli.flags import FREE_FLAGS, build_transfer_parser
+from cli.flags import build_transfer_parser
 from cli.plan import plan_transfer
 from cli.recipes import apply_recipe
 from dataset import DATASETS
 from engine.distributed import Runtime, launch, on_main
 from engine.log import RunLog, plot_curves, provenance, say, warn
-from engine.run_folder import find_checkpoint, supervise
+from engine.run_folder import supervise
 from engine.steps import Metrics
 from engine.training import StopSignals
-from errors import InputError, run_main
+from errors import run_main
 from evaluation.autoattack import forget_progress
 from evaluation.checkpoint import evaluate_checkpoint
 from evaluation.request import further_tests, sa_and_ra
@@ -241,35 +241,20 @@ def _improved(score: float | None, best: float | None) -> bool:
 def work(runtime: Runtime, args: argparse.Namespace) -> None:
     """What every process of the run does."""
     build.set_up_process(args)
-    save_dir = Path(args.save_dir)
+    folder = build.transfer_folder(args)
     if args.evaluate:
-        return test_only(args, runtime)
-    checkpoint = find_checkpoint(save_dir, args.resume, transfer_run.newest_checkpoint)
-    if args.resume and (save_dir / names.RESULTS).is_file():
-        return say(f"{save_dir}: this run is finished; nothing to do")
-    return supervise(
-        lambda stop: Transfer(args, runtime, stop),
-        build.run_folder(args, FREE_FLAGS),
-        checkpoint,
-        build.images_per_pass(args),
-    )
-
-
-def test_only(args: argparse.Namespace, runtime: Runtime) -> None:
-    """--evaluate: the accuracies of a checkpoint, as eval.json."""
-    save_dir = Path(args.save_dir)
-    checkpoint = find_checkpoint(save_dir, args.resume or "auto", transfer_run.newest_checkpoint)
-    if checkpoint is None:
-        raise InputError(f"--evaluate: no checkpoint in {save_dir}; name one by --resume PATH")
-    evaluate_checkpoint(
-        checkpoint,
-        build.target_evaluator(args, runtime),
-        build.request(args),
-        build.data_spec(args),
-        save_dir,
-        args.mean,
-        args.std,
-    )
+        evaluate_checkpoint(
+            folder.checkpoint_to_test(),
+            build.target_evaluator(args, runtime),
+            build.request(args),
+            build.data_spec(args),
+            folder.path,
+            args.mean,
+            args.std,
+        )
+    else:
+        images = build.images_per_pass(args)
+        supervise(lambda stop: Transfer(args, runtime, stop), folder, images)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

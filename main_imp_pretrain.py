@@ -15,12 +15,12 @@ from torch import Tensor
 
 import pruning_utils as pruning
 from cli import build
-from cli.flags import FREE_FLAGS, build_imp_parser
+from cli.flags import build_imp_parser
 from cli.plan import plan_imp
 from cli.recipes import apply_recipe
 from engine.distributed import Runtime, broadcast_from_main, launch, on_main
 from engine.log import RunLog, plot_curves, say, warn
-from engine.run_folder import find_checkpoint, supervise, taking_up
+from engine.run_folder import supervise, taking_up
 from engine.schedules import Schedule
 from engine.steps import Metrics
 from engine.training import StopSignals
@@ -152,12 +152,10 @@ class TicketSearch:
 
     def plot(self) -> None:
         """Accuracy against density, one point per state: its best so far."""
-        best: dict[float, float] = {}
-        for state, accuracy in self.record.history:
-            best[state] = max(accuracy, best.get(state, 0.0))
+        best = self.record.best_by_state()
         plot_curves(
             self.save_dir / names.ACCURACY_PLOT,
-            [100 * self.density(int(state)) for state in best],
+            [100 * self.density(state) for state in best],
             {"best validation SA": list(best.values())},
             "density (% of the convolution weights)",
             f"{self.args.arch}, {self.args.mode} IMP",
@@ -229,32 +227,22 @@ class TicketSearch:
 def work(runtime: Runtime, args: argparse.Namespace) -> None:
     """What every process of the run does."""
     build.set_up_process(args)
-    save_dir = Path(args.save_dir)
+    folder = build.search_folder(args)
     if args.evaluate:
-        return validate_only(args, runtime)
-    checkpoint = find_checkpoint(save_dir, args.resume, imp_run.newest_checkpoint)
-    if args.resume and (save_dir / names.ticket(build.states(args).last + 1)).is_file():
-        return say(f"{save_dir}: this run is finished; nothing to do")
-    return supervise(
-        lambda stop: TicketSearch(args, runtime, stop),
-        build.run_folder(args, FREE_FLAGS),
-        checkpoint,
-        build.images_per_pass(args),
-    )
+        validate_only(args, runtime, folder.checkpoint_to_test())
+    else:
+        images = build.images_per_pass(args)
+        supervise(lambda stop: TicketSearch(args, runtime, stop), folder, images)
 
 
-def validate_only(args: argparse.Namespace, runtime: Runtime) -> None:
+def validate_only(args: argparse.Namespace, runtime: Runtime, checkpoint: Path) -> None:
     """--evaluate: the validation accuracy of a checkpoint, as eval.json."""
-    save_dir = Path(args.save_dir)
-    checkpoint = find_checkpoint(save_dir, args.resume or "auto", imp_run.newest_checkpoint)
-    if checkpoint is None:
-        raise InputError(f"--evaluate: no checkpoint in {save_dir}; name one by --resume PATH")
     search = TicketSearch(args, runtime, StopSignals())  # a signal ends an evaluation at once
     with taking_up(checkpoint):
         search.resume(checkpoint, to_train=False)
     metrics = search.validate()
     result = {"checkpoint": str(checkpoint), "acc1": metrics.top1, "acc5": metrics.top5}
-    on_main(lambda: write_json(save_dir / names.EVALUATION, result))
+    on_main(lambda: write_json(search.save_dir / names.EVALUATION, result))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -13,7 +13,6 @@ from torch import nn
 
 import pruning_utils as pruning
 from cli import build
-from cli.flags import FREE_FLAGS
 from engine.distributed import seed_everything
 from engine.log import say
 from engine.run_folder import holding
@@ -26,18 +25,18 @@ from models import build_model, count_classes, load_pretrained
 def prune_without_training(args: argparse.Namespace) -> None:
     """OMP and random tickets: the initial weights pruned to the densities of IMP's states."""
     seed_everything(args.seed)
-    save_dir, last = Path(args.save_dir), build.states(args).last
-    if args.resume and (save_dir / names.ticket(last + 1)).is_file():
-        return say(f"{save_dir}: this run is finished; nothing to do")
+    folder, last = build.search_folder(args), build.states(args).last
+    if folder.is_finished():
+        return
     if args.init is None:
         raise InputError(f"--ticket {args.ticket} prunes pre-trained weights: name them by --init")
     path = build.init_file(args)
     mean, std = build.normalization(args, "imagenet")
     model = build_model(args.arch, count_classes(path), mean, std, args.stem, args.width)
     load_pretrained(model, path)
-    with holding(build.run_folder(args, FREE_FLAGS)):
+    with holding(folder):
         write_tickets(args, model, last)
-    return say(f"done: {last + 2} {args.ticket} tickets in {save_dir}")
+    say(f"done: {last + 2} {args.ticket} tickets in {folder.path}")
 
 
 def write_tickets(args: argparse.Namespace, model: nn.Module, last: int) -> None:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 import pruning_utils as pruning
 from attack_utils import CHECKED_EVERY, Perturb, PGDConfig, checked, make_pgd
+from cli.flags import FREE_FLAGS
 from dataset import DataSpec, Loader, build_loaders, mean_std
 from engine.distributed import (
     Launch,
@@ -30,6 +31,7 @@ from engine.training import StopSignals, Training
 from errors import InputError
 from evaluation.evaluator import Evaluator, Watch
 from evaluation.request import Request
+from files import imp_run, names, transfer_run
 from files.atomic import sha256_of
 from files.tickets import Ticket
 from models import build_model, load_pretrained, torchvision_file
@@ -63,8 +65,20 @@ def execution(args: argparse.Namespace, device: torch.device) -> Execution:
     return Execution(device, args.channels_last, AMP[args.amp], args.micro_batch)
 
 
-def run_folder(args: argparse.Namespace, free: frozenset[str]) -> RunFolder:
-    return RunFolder(Path(args.save_dir), vars(args), free, resume=args.resume is not None)
+def search_folder(args: argparse.Namespace) -> RunFolder:
+    """The folder of a ticket search; its last file is the mask after the last state."""
+    last_file = names.ticket(states(args).last + 1)
+    return _run_folder(args, imp_run.newest_checkpoint, last_file)
+
+
+def transfer_folder(args: argparse.Namespace) -> RunFolder:
+    return _run_folder(args, transfer_run.newest_checkpoint, names.RESULTS)
+
+
+def _run_folder(
+    args: argparse.Namespace, newest: Callable[[Path], Path | None], last_file: str
+) -> RunFolder:
+    return RunFolder(Path(args.save_dir), vars(args), FREE_FLAGS, args.resume, newest, last_file)
 
 
 def images_per_pass(args: argparse.Namespace) -> int:

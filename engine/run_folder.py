@@ -30,15 +30,43 @@ CONTENT = "_content"  # ends the name under which the fingerprint of an input is
 class RunFolder:
     """A run's folder and what must stay as it is while the run is resumed in it.
 
-    free: the flags that may differ. contents: fingerprints of input files, as `{flag: text}`; on
-    resume paths may change, contents may not. resume: whether a run that lies there may go on.
+    free: the flags that may differ. resume: what --resume says: None, auto or a checkpoint.
+    newest: finds the checkpoint to resume from. last_file: the file that a finished run has.
+    contents: fingerprints of input files, as `{flag: text}`; on resume paths may change, contents
+    may not.
     """
 
     path: Path
     flags: Mapping[str, Any]
     free: Collection[str]
-    resume: bool
+    resume: str | None
+    newest: Callable[[Path], Path | None]
+    last_file: str
     contents: Mapping[str, str] = field(default_factory=dict)
+
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to resume; then it says so."""
+        finished = self.resume is not None and (self.path / self.last_file).is_file()
+        if finished:
+            say(f"{self.path}: this run is finished; nothing to do")
+        return finished
+
+    def checkpoint(self) -> Path | None:
+        """What `--resume` means: nothing, the folder's newest file, or the path that it names."""
+        if self.resume in (None, "auto"):
+            return self.newest(self.path) if self.resume else None
+        if not Path(self.resume).is_file():
+            raise InputError(
+                f"--resume {self.resume}: no such file; leave out PATH for the newest in --save_dir"
+            )
+        return Path(self.resume)
+
+    def checkpoint_to_test(self) -> Path:
+        """The checkpoint that --evaluate is about: the one that --resume names, or the newest."""
+        checkpoint = replace(self, resume=self.resume or "auto").checkpoint()
+        if checkpoint is None:
+            raise InputError(f"--evaluate: no checkpoint in {self.path}; name one by --resume PATH")
+        return checkpoint
 
     def recorded(self) -> dict[str, Any]:
         """What `args.json` says, beside the provenance."""
@@ -49,7 +77,7 @@ class RunFolder:
         path = self.path / names.ARGS
         if not path.exists():
             return
-        if not self.resume:
+        if self.resume is None:
             raise InputError(
                 f"--save_dir {self.path}: holds a run already; add --resume to go on, or choose "
                 "another"
@@ -72,7 +100,7 @@ class RunFolder:
             if not torn.name.startswith(f".{names.EVALUATION}"):
                 torn.unlink(missing_ok=True)
 
-    def newest_checkpoint(self) -> Path | None:
+    def last_checkpoint(self) -> Path | None:
         """The checkpoint that was written last, if there is any."""
         found = list(self.path.glob(f"*{names.CHECKPOINT}"))
         return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
@@ -111,7 +139,7 @@ def holding(folder: RunFolder) -> Iterator[None]:
             barrier()
             yield
         except InputError:
-            if new and folder.newest_checkpoint() is None:
+            if new and folder.last_checkpoint() is None:
                 shutil.rmtree(folder.path)
             raise
 
@@ -154,14 +182,15 @@ class Run(Protocol):
         """Do what is left, and write the results."""
 
 
-def supervise(
-    make: Callable[[StopSignals], Run], folder: RunFolder, checkpoint: Path | None, images: int
-) -> None:
+def supervise(make: Callable[[StopSignals], Run], folder: RunFolder, images: int) -> None:
     """Make a run, take up its checkpoint if there is one, hold its folder, and let it run.
 
     Args:
         images: per pass; for the advice when memory runs out.
     """
+    checkpoint = folder.checkpoint()
+    if folder.is_finished():
+        return
     folder.check()
     with StopSignals() as stop:
         run = make(stop)
@@ -179,7 +208,7 @@ def _ending(folder: RunFolder, training: Training) -> Iterator[None]:
     try:
         yield
     except NotFinite as error:
-        kept = folder.newest_checkpoint()
+        kept = folder.last_checkpoint()
         last = f"the last good file is {kept}" if kept else "no checkpoint was written yet"
         raise RunFailed(f"{error}; {last}; try a lower --lr") from error
     except Preempted:
@@ -203,18 +232,3 @@ def taking_up(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: another network than the flags ask for") from error
     except (TypeError, ValueError, AttributeError, IndexError) as error:
         raise InputError(f"{path}: no checkpoint that this program wrote ({error})") from error
-
-
-def find_checkpoint(
-    save_dir: Path, resume: str | None, newest: Callable[[Path], Path | None]
-) -> Path | None:
-    """What `--resume` means: nothing, the newest file of the folder, or the path that it names."""
-    if resume is None:
-        return None
-    if resume == "auto":
-        return newest(save_dir)
-    if not Path(resume).is_file():
-        raise InputError(
-            f"--resume {resume}: no such file; leave out PATH for the newest in --save_dir"
-        )
-    return Path(resume)

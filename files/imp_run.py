@@ -29,6 +29,12 @@ class SearchRecord:
     init: dict[str, str] = field(default_factory=dict)
     history: list[list[float]] = field(default_factory=list)
 
+    def best_by_state(self) -> dict[int, float]:
+        best: dict[int, float] = {}
+        for state, accuracy in self.history:
+            best[int(state)] = max(accuracy, best.get(int(state), 0.0))
+        return best
+
 
 def save_initial_weights(save_dir: Path, weights: Mapping[str, Tensor]) -> dict[str, str]:
     """Write what every state is rewound to, a plain state dict; give its `{file, sha256}`."""

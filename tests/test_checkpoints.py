@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch.nn.utils import prune
 from torch.optim import SGD
 
-from engine.run_folder import find_checkpoint
+from engine.run_folder import RunFolder
 from engine.training import random_state, restore_random_state
 from errors import InputError, RunFailed
 from files import atomic, checkpoints, imp_run, names, sealed, transfer_run
@@ -445,15 +445,26 @@ def test_the_newest_transfer_checkpoint_is_the_one_of_that_name(tmp_path):
     assert transfer_run.newest_checkpoint(tmp_path) == tmp_path / "checkpoint.pth.tar"
 
 
+def search_in(folder, resume):
+    return RunFolder(folder, {}, (), resume, imp_run.newest_checkpoint, "3-ticket.safetensors")
+
+
 def test_resume_means_nothing_the_newest_or_a_path(tmp_path):
     path = tmp_path / "1-checkpoint.pth.tar"
-    assert find_checkpoint(tmp_path, "auto", imp_run.newest_checkpoint) is None
+    assert search_in(tmp_path, "auto").checkpoint() is None
     save_checkpoint(path, {})
-    assert find_checkpoint(tmp_path, None, imp_run.newest_checkpoint) is None
-    assert find_checkpoint(tmp_path, "auto", imp_run.newest_checkpoint) == path
-    assert find_checkpoint(tmp_path / "other", str(path), imp_run.newest_checkpoint) == path
+    assert search_in(tmp_path, None).checkpoint() is None
+    assert search_in(tmp_path, "auto").checkpoint() == path
+    assert search_in(tmp_path / "other", str(path)).checkpoint() == path
     with pytest.raises(InputError, match="no such file"):
-        find_checkpoint(tmp_path, str(tmp_path / "2-checkpoint.pth.tar"), imp_run.newest_checkpoint)
+        search_in(tmp_path, str(tmp_path / "2-checkpoint.pth.tar")).checkpoint()
+
+
+def test_what_is_tested_is_the_newest_or_a_path_but_never_nothing(tmp_path):
+    with pytest.raises(InputError, match="--evaluate: no checkpoint"):
+        search_in(tmp_path, None).checkpoint_to_test()
+    save_checkpoint(tmp_path / "1-checkpoint.pth.tar", {})
+    assert search_in(tmp_path, None).checkpoint_to_test() == tmp_path / "1-checkpoint.pth.tar"
 
 
 def test_a_random_state_survives_a_file(tmp_path):

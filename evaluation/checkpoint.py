@@ -22,14 +22,13 @@ from engine.distributed import is_main, seed_everything
 from engine.log import provenance, say, warn
 from errors import InputError
 from evaluation.evaluator import Bench, autoattack, count_images, forget_progress, masking_checks
-from evaluation.sets import adversarial_loader, cifar10_c_loader, corruptions
+from evaluation.sets import SEVERITIES, adversarial_loader, cifar10_c_loader, corruptions
 from files import checkpoints as files
 from files.atomic import write_json
 from models.export import load_network
 
 EVAL_FILE = "eval.json"
 CIFAR10_C_FOLDER = "CIFAR-10-C"  # as the archive unpacks
-SEVERITIES = range(1, 6)
 Scores = dict[str, float | None]
 
 
@@ -244,12 +243,14 @@ def _on_adversarial(
 def _on_cifar10_c(
     bench: Bench, model: nn.Module, request: Request, spec: DataSpec
 ) -> dict[str, Any]:
-    """SA under every corruption at each severity; `sa` is the mean over all of them."""
-    network, names = bench.network(model), corruptions(spec.root)
-    width = max(map(len, names))
+    """SA under every corruption at each severity; `sa` is the mean over the benchmark's."""
+    network, found = bench.network(model), corruptions(spec.root)
+    for note in found.notes:
+        warn(note)
+    width = max(map(len, (*found.benchmark, *found.extra)))
     say(f"{'SA by severity':{width}}" + "".join(f"{s:8}" for s in SEVERITIES) + "    mean")
-    table: dict[str, dict[str, Any]] = {}
-    for name in names:
+
+    def measured(name: str) -> dict[str, Any]:
         row = []
         for severity in SEVERITIES:
             loader = cifar10_c_loader(
@@ -258,13 +259,24 @@ def _on_cifar10_c(
             _check_classes(model, loader, "--resume")
             label = f"{name}, severity {severity}"
             row.append(bench.accuracy(network, loader, label, images=request.images))
-        table[name] = {"severities": row, "mean": fmean(row)}
         say(f"{name:{width}}" + "".join(f"{sa:8.2f}" for sa in (*row, fmean(row))))
+        images.append(count_images(loader, request.images))
+        return {"severities": row, "mean": fmean(row)}
+
+    images: list[int] = []  # of each corruption and severity, all alike
+    table = {name: measured(name) for name in found.benchmark}
     sa = fmean(row["mean"] for row in table.values())
-    say(f"mean over {len(names)} corruptions: {sa:.2f} %")
+    of = f" of 15, without {', '.join(found.missing)}" if found.missing else ""
+    say(f"mean over {len(table)} corruptions{of}: {sa:.2f} %")
+    if found.extra:
+        say("not in that mean:")
+    extra = {name: measured(name) for name in found.extra}
     return {
         "sa": sa,
         "ra": None,
-        "images": count_images(loader, request.images),  # of each corruption and severity
+        "images": images[0],
         "corruptions": table,
+        **({"corruptions_missing": list(found.missing)} if found.missing else {}),
+        **({"corruptions_extra": extra} if extra else {}),
+        **({"warnings": list(found.notes)} if found.notes else {}),
     }

@@ -245,6 +245,7 @@ def _on_cifar10_c(
 ) -> dict[str, Any]:
     """SA under every corruption at each severity; `sa` is the mean over the benchmark's."""
     network, found = bench.network(model), corruptions(spec.root)
+    _check_classes(model, cifar10_c_loader(spec, found.benchmark[0], 1, batch_size=1), "--resume")
     for note in found.notes:
         warn(note)
     width = max(map(len, (*found.benchmark, *found.extra)))
@@ -256,7 +257,6 @@ def _on_cifar10_c(
             loader = cifar10_c_loader(
                 spec, name, severity, batch_size=bench.batch_size, workers=bench.workers
             )
-            _check_classes(model, loader, "--resume")
             label = f"{name}, severity {severity}"
             row.append(bench.accuracy(network, loader, label, images=request.images))
         say(f"{name:{width}}" + "".join(f"{sa:8.2f}" for sa in (*row, fmean(row))))

@@ -56,7 +56,8 @@ def folder_splits(root: Path, data_number: float, wanted: str | None, imagenet: 
     """
     layout = "train/CLASS/* and val/CLASS/*" if imagenet else "train/CLASS/* and test/ or val/"
     if not os.path.isdir(root):
-        raise InputError(f"{shown(root)}: no such folder; expected one with {layout}")
+        what = "a file, not a folder" if os.path.exists(root) else "no such folder"
+        raise InputError(f"{shown(root)}: {what}; expected one with {layout}")
     folders, notes = split_folders(root, ("train", "val") if imagenet else tuple(SPLIT_NAMES))
     needed = {"train", "val"} if imagenet else {"train"}
     if needed - set(folders) or len(folders) < 2:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 import pruning_utils as pruning
 from attack_utils import CHECKED_EVERY, Perturb, PGDConfig, checked, make_pgd
 from cli.flags import FREE_FLAGS
-from dataset import DataSpec, Loader, build_loaders, mean_std
+from dataset import DataSpec, build_loaders, mean_std
 from engine.distributed import (
     Launch,
     Runtime,
@@ -34,6 +34,7 @@ from evaluation.request import Request
 from files import imp_run, names, transfer_run
 from files.atomic import sha256_of
 from files.tickets import Ticket
+from input_pipeline.loader import Loader
 from models import build_model, load_pretrained, torchvision_file
 
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -16,12 +16,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from attack_utils import Perturb  # the type alone
-from dataset import Loader
 from engine.distributed import Runtime, any_rank, broadcast_from_main, gather_from_ranks
 from engine.log import Progress, warn
 from engine.steps import Execution, Meter, Metrics, Report, train_one_epoch
 from errors import InputError, RunFailed
 from files.checkpoints import to_cpu
+from input_pipeline.loader import Loader
 
 LOOKED_AT_EVERY = 100  # steps: a look at the loss waits for the GPU
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)

@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attack_utils import AutoAttackSuite, Perturb, checked, choose_attacks, make_autoattack
-from dataset import Loader
 from engine.distributed import is_main, sum_over_ranks
 from engine.log import Progress, say, warn
 from engine.steps import Meter
 from evaluation.evaluator import Evaluator, count_batches, count_images, gather_in_order, percent
 from files.atomic import write_json
 from files.names import AUTOATTACK_PROGRESS
+from input_pipeline.loader import Loader
 
 # Codes of an image that was tested: wrong when clean, right when clean but fooled, right in both.
 WRONG, FOOLED, ROBUST = 1, 2, 3

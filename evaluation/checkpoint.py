@@ -23,14 +23,13 @@ from errors import InputError
 from evaluation.autoattack import forget_progress
 from evaluation.evaluator import Evaluator, count_images
 from evaluation.request import Request, check_classes, count_classes, further_tests, sa_and_ra
-from evaluation.sets import adversarial_loader, cifar10_c_loader, corruptions
+from evaluation.sets import SEVERITIES, adversarial_loader, cifar10_c_loader, corruptions
 from files import checkpoints as files
 from files.atomic import write_json
 from files.names import EVALUATION
 from models.export import load_network
 
 CIFAR10_C_FOLDER = "CIFAR-10-C"  # as the archive unpacks
-SEVERITIES = range(1, 6)
 
 
 def evaluate_checkpoint(
@@ -135,27 +134,39 @@ def _on_adversarial(
 def _on_cifar10_c(
     evaluator: Evaluator, model: nn.Module, request: Request, spec: DataSpec
 ) -> dict[str, Any]:
-    """SA under every corruption at each severity; `sa` is the mean over all of them."""
-    network, names = evaluator.network(model), corruptions(spec.root)
-    width = max(map(len, names))
+    """SA under every corruption at each severity; `sa` is the mean over the benchmark's."""
+    network, found = evaluator.network(model), corruptions(spec.root)
+    first = cifar10_c_loader(spec, found.benchmark[0], 1, batch_size=1)
+    check_classes(model, first, "--resume")
+    for note in found.notes:
+        warn(note)
+    width = max(map(len, (*found.benchmark, *found.extra)))
     say(f"{'SA by severity':{width}}" + "".join(f"{s:8}" for s in SEVERITIES) + "    mean")
-    table: dict[str, dict[str, Any]] = {}
-    for name in names:
+
+    def measured(name: str) -> dict[str, Any]:
         row = []
         for severity in SEVERITIES:
             loader = cifar10_c_loader(
                 spec, name, severity, batch_size=evaluator.batch_size, workers=evaluator.workers
             )
-            check_classes(model, loader, "--resume")
             label = f"{name}, severity {severity}"
             row.append(evaluator.accuracy(network, loader, label, images=request.images))
-        table[name] = {"severities": row, "mean": fmean(row)}
         say(f"{name:{width}}" + "".join(f"{sa:8.2f}" for sa in (*row, fmean(row))))
+        return {"severities": row, "mean": fmean(row)}
+
+    table = {name: measured(name) for name in found.benchmark}
     sa = fmean(row["mean"] for row in table.values())
-    say(f"mean over {len(names)} corruptions: {sa:.2f} %")
+    of = f" of 15, without {', '.join(found.missing)}" if found.missing else ""
+    say(f"mean over {len(table)} corruptions{of}: {sa:.2f} %")
+    if found.extra:
+        say("not in that mean:")
+    extra = {name: measured(name) for name in found.extra}
     return {
         "sa": sa,
         "ra": None,
-        "images": count_images(loader, request.images),  # of each corruption and severity
+        "images": count_images(first, request.images),  # of each corruption and severity
         "corruptions": table,
+        **({"corruptions_missing": list(found.missing)} if found.missing else {}),
+        **({"corruptions_extra": extra} if extra else {}),
+        **({"warnings": list(found.notes)} if found.notes else {}),
     }

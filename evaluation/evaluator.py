@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from attack_utils import Perturb, PGDConfig, checked, make_pgd, with_restarts
-from dataset import Loader
 from engine.distributed import Runtime, sum_over_ranks
 from engine.log import Progress
 from engine.steps import Execution, Meter, Metrics, evaluate, hits
+from input_pipeline.loader import Loader
 from models import fold_for_evaluation
 
 Report = Callable[[int, Meter], None]  # called after a batch, with its number of images

@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 
 from attack_utils import PGDConfig
-from dataset import Loader
 from engine.distributed import seed_everything
 from engine.log import say, warn
 from evaluation.evaluator import Evaluator, count_images
+from input_pipeline.loader import Loader
 
 MASKING_IMAGES = 512
 MASKING_STEPS = (1, 2, 5)  # times the attack's own

@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from attack_utils import Perturb, import_autoattack
-from dataset import Loader
 from engine.distributed import seed_everything
 from engine.log import say
 from errors import InputError
@@ -17,6 +16,7 @@ from evaluation.autoattack import run_autoattack
 from evaluation.evaluator import Evaluator
 from evaluation.masking import masking_checks
 from files.results import Accuracy
+from input_pipeline.loader import Loader
 from models.export import load_network
 
 

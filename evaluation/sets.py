@@ -1,48 +1,114 @@
 """Data sets that only evaluation uses: CIFAR-10-C and saved adversarial images."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dataset import DataSpec, Loader, eval_transform
+from dataset import DataSpec, eval_transform
 from errors import InputError
 from files.checkpoints import load_checkpoint
-from input_pipeline.sources import CIFAR10_CLASSES, Split
+from input_pipeline.loader import Loader
+from input_pipeline.sources import CIFAR10_CLASSES
+from input_pipeline.splits import Split
 from input_pipeline.transforms import Transform
 
+# The benchmark's mean is over these; the archive has four more, meant for validation.
+# Hendrycks & Dietterich (2019), section 4.
+BENCHMARK = (
+    *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur"),
+    *("motion_blur", "zoom_blur", "snow", "frost", "fog"),
+    *("brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+)
+EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+SEVERITIES = range(1, 6)
 
-def corruptions(root: str) -> list[str]:
-    """Name the corruptions of CIFAR-10-C whose {corruption}.npy lie in a folder."""
-    names = sorted(path.stem for path in Path(root).glob("*.npy") if path.stem != "labels")
-    if not names:
-        raise InputError(f"{root}: no {{corruption}}.npy in it; unpack CIFAR-10-C.tar there")
-    return names
+
+@dataclass(frozen=True)
+class Corruptions:
+    """The corruptions in a folder, in alphabetical order; notes: what is missing or not used."""
+
+    benchmark: tuple[str, ...]
+    extra: tuple[str, ...]
+    missing: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def corruptions(root: str) -> Corruptions:
+    """Find the corruptions of CIFAR-10-C in a folder and check the shape of all of them.
+
+    Raises InputError where none of the benchmark's 15 is there, or any file does not hold five
+    times the images that the labels of one severity are for.
+    """
+    there = {path.stem for path in Path(root).glob("*.npy")}
+    found = sorted(there.intersection(BENCHMARK))
+    if not found:
+        below = Path(root) / "CIFAR-10-C"
+        hint = f"; there is a folder {below}" if below.is_dir() else ""
+        raise InputError(
+            f"{root}: no {{corruption}}.npy of the benchmark's 15 in it; unpack CIFAR-10-C.tar "
+            f"there{hint}"
+        )
+    extra, missing = sorted(there.intersection(EXTRA)), sorted(set(BENCHMARK) - there)
+    spare = sorted(there - {*BENCHMARK, *EXTRA, "labels"})
+    notes = []
+    if missing:
+        notes.append(
+            f"{root}: {len(found)} of the 15 corruptions of CIFAR-10-C, so its mean is not the "
+            f"benchmark's; missing: {', '.join(missing)}"
+        )
+    if spare:
+        notes.append(f"{root}: not used: {', '.join(f'{name}.npy' for name in spare)}")
+    labels = _labels(root)
+    for name in (*found, *extra):
+        _images(root, name, labels)
+    return Corruptions(tuple(found), tuple(extra), tuple(missing), tuple(notes))
 
 
 def cifar10_c_loader(
     spec: DataSpec, corruption: str, severity: int, *, batch_size: int, workers: int = 0
 ) -> Loader:
     """Return CIFAR-10-C under spec.root at one severity (1 to 5), framed like spec's evaluation."""
-    if severity not in range(1, 6):
+    if severity not in SEVERITIES:
         raise InputError(f"severity {severity}: must be 1 to 5")
-    names = corruptions(spec.root)
-    if corruption not in names:
-        raise InputError(f"{spec.root}: no {corruption}.npy; there are {', '.join(names)}")
-    images = _load_npy(Path(spec.root) / f"{corruption}.npy")
-    labels = _load_npy(Path(spec.root) / "labels.npy")
-    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
-        raise InputError(f"{spec.root}/{corruption}.npy: not uint8 images (N, H, W, 3)")
-    if len(images) % 5 or labels.shape != images.shape[:1] or not _in_range(labels, 10):
-        raise InputError(f"{spec.root}/labels.npy: not {len(images)} labels of 0 to 9")
-    per = len(images) // 5  # 10,000 in the published files
+    if corruption not in (*BENCHMARK, *EXTRA):
+        raise InputError(f"{corruption}: no corruption; there are {', '.join(BENCHMARK + EXTRA)}")
+    labels = _labels(spec.root)
+    images = _images(spec.root, corruption, labels)
+    per = len(labels) // 5  # 10,000 in the published files
     rows = slice((severity - 1) * per, severity * per)
     pixels = torch.from_numpy(np.array(images[rows])).permute(0, 3, 1, 2)
     split = Split(pixels, labels[rows].astype(np.int64))
     return Loader(
         split, eval_transform(spec), CIFAR10_CLASSES, batch_size=batch_size, workers=workers
     )
+
+
+def _labels(root: str) -> np.ndarray:
+    """Read the labels, those of one severity five times over."""
+    path = Path(root) / "labels.npy"
+    labels = np.asarray(_load_npy(path))
+    if labels.ndim != 1 or not _in_range(labels, 10):
+        raise InputError(f"{path}: not labels of 0 to 9, one an image")
+    if len(labels) % 5 or (labels.reshape(5, -1) != labels[: len(labels) // 5]).any():
+        raise InputError(f"{path}: not the labels of one severity five times over")
+    return labels
+
+
+def _images(root: str, corruption: str, labels: np.ndarray) -> np.ndarray:
+    """Open a corruption's images without reading them."""
+    path = Path(root) / f"{corruption}.npy"
+    images = _load_npy(path)
+    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
+        raise InputError(f"{path}: not uint8 images (N, H, W, 3)")
+    if len(images) != len(labels):
+        raise InputError(
+            f"{path}: {len(images)} images for {len(labels)} labels, five times {len(labels) // 5}"
+        )
+    return images
 
 
 def _load_npy(path: Path) -> np.ndarray:
@@ -62,7 +128,7 @@ def _in_range(labels: np.ndarray, count: int) -> bool:
 
 
 def adversarial_loader(
-    path: str, spec: DataSpec, classes: list[str], *, batch_size: int, workers: int = 0
+    path: str, spec: DataSpec, classes: Sequence[str], *, batch_size: int, workers: int = 0
 ) -> Loader:
     """Return a saved adversarial set, a file {"data": images (N, 3, H, W), "label": (N,)}.
 

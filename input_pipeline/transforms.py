@@ -1,11 +1,10 @@
-"""Image transforms on uint8 tensors, image decoding, and the random draws behind augmentation.
+"""Image transforms on uint8 tensors, and the random draws behind augmentation.
 
 Everything random about an image comes from `uniforms`, a function of (seed, epoch, position in the
 epoch) alone, so neither the number of workers nor a resumed epoch changes a bit of it.
 """
 
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,15 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.lib.stride_tricks import sliding_window_view
-from PIL import Image
 from torch import Tensor
-
-from errors import InputError
-
-try:
-    from torchvision.io import ImageReadMode, decode_jpeg
-except ImportError:  # torchvision means to give its decoders up; PIL is slower and gives the same
-    decode_jpeg = None
 
 # Uniform numbers per image: ten tries of (area, ratio), then top, left, flip and one to spare.
 # A multiple of four, the numbers that one step of Philox's counter gives.
@@ -188,31 +179,3 @@ class Transform:
             crop = image[:, top : top + h, left : left + w]
             batch[place] = resize(crop, self.size, self.size).numpy()
         return torch.from_numpy(batch)
-
-
-def read_image(path: str) -> Tensor:
-    """Decode an image file to uint8 (3, H, W), the pixels of PIL's `convert("RGB")`.
-
-    JPEG goes through torchvision's decoder, whatever that cannot do (and every other format)
-    through PIL. Raises InputError that names a file which is missing or broken.
-    """
-    try:
-        with open(path, "rb") as file:
-            data = bytearray(file.read())
-        if decode_jpeg is not None and data.startswith(b"\xff\xd8"):
-            image = decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), ImageReadMode.UNCHANGED)
-            if image.shape[0] in (1, 3):  # four channels are CMYK, which PIL turns into RGB
-                return image.expand(3, -1, -1)
-    except (OSError, RuntimeError):  # PIL decides whether the file is broken
-        pass
-    try:
-        with Image.open(path) as picture:
-            pixels = np.array(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if not os.path.exists(path):
-            raise InputError(f"{path}: no such image file") from error
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{path}: not a whole image file ({reason}); replace or remove it"
-        ) from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)

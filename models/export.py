@@ -100,7 +100,9 @@ def load_network(
     normalization = "keep"
     if mean is None or std is None:
         if source.constants is None and header_constants(checkpoint) is None:
-            raise InputError(f"{checkpoint}: has no mean and std; give --mean R G B --std R G B")
+            raise InputError(
+                f"{checkpoint}: has no mean and std; give --mean and --std, three numbers each"
+            )
         mean, std, normalization = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "file"
     stem = "cifar" if weights["conv1.weight"].shape[-1] == 3 else "imagenet"
     classes, width = weights["fc.weight"].shape[0], weights["conv1.weight"].shape[0]

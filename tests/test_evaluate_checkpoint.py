@@ -255,7 +255,8 @@ def test_cifar10_c_is_tested_by_corruption_and_severity(cifar10_c, tmp_path, cap
         found = evaluate(
             checkpoint, tmp_path / "out", *flags, data=root, dataset="cifar10_3", size=32
         )
-        assert set(found) == ALWAYS | {"corruptions"}
+        assert set(found) == ALWAYS | {"corruptions", "corruptions_missing", "warnings"}
+        assert len(found["corruptions_missing"]) == 13
         assert found["corruptions"] == wanted
         assert (found["sa"], found["ra"], found["images"]) == (37.5, None, 4)
         assert found["eval_set"] == named

@@ -39,6 +39,7 @@ from errors import InputError, RunFailed
 from files import checkpoints, imp_run, transfer_run
 from files.checkpoints import save_checkpoint
 from files.names import previous
+from input_pipeline import loader
 from models import build_model
 
 pytestmark = pytest.mark.slow
@@ -499,14 +500,14 @@ def test_an_attack_that_leaves_its_ball_stops_the_run(whole, tmp_path, monkeypat
 
 def lose_worker() -> None:
     """The loader process that makes the second batch of an epoch ends at once."""
-    make = dataset._Batches._make
+    make = loader._Batches._make
 
     def dying(batches, plan):
         if batches.train and plan.first == 12:
             os._exit(7)
         return make(batches, plan)
 
-    dataset._Batches._make = dying  # type: ignore[method-assign]
+    loader._Batches._make = dying  # type: ignore[method-assign]
 
 
 def test_a_dead_loader_process_ends_the_run_within_seconds(whole, tmp_path):

@@ -24,7 +24,7 @@ SYSTEM_ENTRIES = frozenset(
     | {"lost+found", "$recycle.bin", "recycler", "system volume information", "~snapshot"}
     | {"thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "desktop.ini", "icon\r", "__pycache__"}
 )
-_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"P5", b"P6", b"BM")
+_IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"P5", b"P6", b"BM")
 
 
 @dataclass
@@ -101,7 +101,8 @@ def is_folder(entry: "os.DirEntry[str]") -> bool:
 
 def suffix_of(name: str) -> str:
     """Return a file's suffix in small letters: empty where there is none, or a number."""
-    suffix = os.path.splitext(name)[1].lower()
+    dot = name.rfind(".")
+    suffix = name[dot:].lower() if dot > 0 else ""
     return "" if suffix == "." or suffix[1:].isdigit() else suffix
 
 
@@ -115,7 +116,7 @@ def is_image(entry: "os.DirEntry[str]") -> bool:
             first = file.read(12)
     except OSError as error:
         raise unreadable(entry.path, error) from error
-    return first.startswith(_BEGINNINGS) or first[8:] == b"WEBP" or first[4:] == b"ftypavif"
+    return first.startswith(_IMAGE_STARTS) or first[8:] == b"WEBP" or first[4:] == b"ftypavif"
 
 
 def images_below(

@@ -211,11 +211,11 @@ def test_what_is_not_an_adversarial_set_is_refused_in_one_line(checkpoint, tmp_p
 
 @pytest.fixture
 def cifar10_c(tmp_path):
-    """Two corruptions in the published format: 5 severities of 4 images each."""
+    """Two of the 15 corruptions and an extra one as published: 5 severities of 4 images each."""
     folder = tmp_path / "data" / "CIFAR-10-C"
     folder.mkdir(parents=True)
     np.save(folder / "labels.npy", np.tile([0, 0, 1, 9], 5))
-    for name, bright in (("fog", [0, 0, 0, 0, 0]), ("snow", [0, 1, 2, 3, 4])):
+    for name, bright in (("fog", [0] * 5), ("snow", [0, 1, 2, 3, 4]), ("spatter", [4] * 5)):
         images = np.zeros((20, 32, 32, 3), np.uint8)
         for severity, count in enumerate(bright):  # of the first images of each severity
             images[4 * severity : 4 * severity + count] = 255
@@ -255,7 +255,9 @@ def test_cifar10_c_is_tested_by_corruption_and_severity(cifar10_c, tmp_path, cap
         found = evaluate(
             checkpoint, tmp_path / "out", *flags, data=root, dataset="cifar10_3", size=32
         )
-        assert set(found) == ALWAYS | {"corruptions", "corruptions_missing", "warnings"}
+        beside = {"corruptions_extra", "corruptions_missing", "warnings"}
+        assert set(found) == ALWAYS | {"corruptions"} | beside
+        assert found["corruptions_extra"] == {"spatter": {"severities": [25.0] * 5, "mean": 25.0}}
         assert len(found["corruptions_missing"]) == 13
         assert found["corruptions"] == wanted
         assert (found["sa"], found["ra"], found["images"]) == (37.5, None, 4)

@@ -254,8 +254,8 @@ def place(tmp_path_factory):
     save_checkpoint(root / "empty.pth.tar", {"no": torch.zeros(1)})
     (root / "text.pth.tar").write_text("not a checkpoint\n")
     (root / "classes.txt").write_text("purple\n")
-    (root / "bare" / "train" / "red").mkdir(parents=True)
-    (root / "bare" / "val" / "red").mkdir(parents=True)
+    for folder in ("train/red", "train/green", "val/red", "val/green"):
+        (root / "bare" / folder).mkdir(parents=True)
     return root
 
 

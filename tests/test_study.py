@@ -16,8 +16,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from study.config import Run
+from study.progress import Epochs, Pace
 
 ROOT = Path(__file__).resolve().parent.parent
 FAKE = Path(__file__).with_name("helpers") / "fake_main.py"
@@ -427,8 +431,8 @@ def test_without_a_gpu_the_jobs_share_the_cores(project):
 def test_without_a_terminal_every_epoch_and_run_has_a_line(project):
     text = project.run("--only", "imp/std").stdout
     assert "starting imp/std" in text
-    assert "[imp/std] epoch 1/2: train loss 0.5 acc 80.00 %" in text
-    assert "[imp/std] epoch 2/2: train loss 0.5 acc 80.00 %" in text
+    assert "[imp/std] epoch 1/2: train loss 0.5, val SA 80" in text
+    assert "[imp/std] epoch 2/2: train loss 0.5, val SA 80" in text
     assert re.search(r"done imp/std in 0:0\d:\d\d   \[1 of 1 done, 0 going on, ETA 0:00:00\]", text)
     assert "\x1b" not in text
 
@@ -454,6 +458,57 @@ def test_on_a_terminal_every_job_has_a_line_that_is_kept_up_to_date(project):
     assert re.search(r"0 of 2 done, 2 going on, ETA 0:0\d:\d\d", text)
     assert "\x1b[3A\x1b[J" in text
     assert "[imp/std] epoch" not in text
+
+
+def record(folder, *epochs, torn=""):
+    lines = [json.dumps({"epoch": epoch, "seconds": 1.0, "train_loss": 0.5}) for epoch in epochs]
+    (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines) + torn)
+
+
+def test_epochs_that_were_done_before_are_not_counted_to_the_pace_of_a_job(tmp_path):
+    assert Epochs(tmp_path, 8).share == 0
+    record(tmp_path, 0, 1, 2, 3)
+    epochs = Epochs(tmp_path, 8)
+    assert (epochs.share_before, epochs.share) == (0.5, 0.0)
+    record(tmp_path, 0, 1, 2)  # its checkpoint knows three of them
+    assert epochs.look(5.0) == []
+    assert (epochs.share_before, epochs.share) == (0.375, 0.0)
+    record(tmp_path, 0, 1, 2, 3, 4, torn='{"epo')
+    assert [line["epoch"] for line in epochs.look(9.0)] == [3, 4]
+    assert (epochs.share_before, epochs.share, epochs.reached) == (0.375, 0.25, 9.0)
+    assert epochs.look(10.0) == []
+    assert epochs.reached == 9.0
+
+
+def test_what_is_left_is_told_from_the_pace_of_the_same_sort_of_run(tmp_path):
+    def job(name, main, seconds, before, done):
+        epochs = Epochs(tmp_path / "none", 4)
+        epochs.before, epochs.done, epochs.reached = before, done, 10.0
+        run = Run(name, main, ("--mode", "std"), tmp_path)
+        return SimpleNamespace(run=run, seconds=seconds, epochs=epochs)
+
+    pace = Pace({"a": 2.0, "b": 2.0, "c": 4.0})
+    assert pace.seconds_left([], [job("a", "x", 5.0, 0, 0)], 1) is None
+    half = job("a", "x", 13.0, 0, 2)  # half of 2 units in 10 s, and 3 s into the next epoch
+    assert pace.seconds_left([], [half], 1) == pytest.approx(7.0)
+    waiting = [Run("c", "x", ("--mode", "std"), tmp_path)]
+    assert pace.seconds_left(waiting, [half], 1) == pytest.approx(47.0)
+    assert pace.seconds_left(waiting, [half], 2) == pytest.approx(40.0)  # the longest one
+    pace.finished(job("b", "x", 60.0, 2, 4))  # 1 unit in 60 s: with it, 2 units in 70
+    assert pace.seconds_left(waiting, [], 1) == pytest.approx(4 * 60.0)
+
+
+def test_the_study_starts_without_pytorch_and_from_what_it_may_import(project):
+    listing = "import sys, study.__main__; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", listing], capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    loaded = set(done.stdout.split())
+    assert "torch" not in loaded
+    own = {name for name in loaded if (ROOT / name.split(".")[0]).exists()}
+    own |= {name for name in loaded if (ROOT / f"{name}.py").exists()}
+    allowed = {"files", "files.names", "files.results", "engine", "engine.schedules", "errors"}
+    assert {name for name in own if name.split(".")[0] != "study"} <= allowed
 
 
 # --- one run at a time, as Slurm does it ----------------------------------------------------------

@@ -23,6 +23,7 @@ from study.config import ROOT, Run, Study, read_study
 from study.forecast import Forecast, make_forecasts
 from study.machine import cores, threads_each, visible_gpus
 from study.running import Queue, Stop
+from study.slurm import max_array_size, sbatch_script
 from study.state import CUT_OFF, DONE, TO_DO, has_other_flags, state_of
 
 PYTHON = sys.executable
@@ -43,6 +44,8 @@ def build_parser() -> Parser:
     add("--dry_run", "--dry-run", action="store_true",
         help="print the list, the estimated cost and the commands")  # fmt: skip
     add("--list", action="store_true", help="print a numbered command per run, as for --run")
+    add("--slurm", action="store_true",
+        help="print the sbatch commands for what is left (-J: tasks at a time)")  # fmt: skip
     add("--run", type=_count, metavar="N", help="be run N of the whole list (for Slurm arrays)")
     add("--folder", type=_count, metavar="N", help="print the folder of run N")
     return parser
@@ -67,13 +70,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         study = read_study(args.config, args.out)
         if args.list:
             return print_commands(study, args.only)
+        if args.slurm:
+            return print_sbatch_commands(study, args)
         if args.run or args.folder:
             return one_run(study, args.run or args.folder, only_folder=not args.run)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _stop)
         return run_study(study, args)
     except Stop as stop:
-        again = f"to go on: bash script/study.sh {shlex.join(sys.argv[1:])}"
+        script = shlex.quote(os.path.relpath(ROOT / "script/study.sh"))
+        again = f"to go on: bash {script} {shlex.join(sys.argv[1:])}"
         print(f"stopped; {again if stop.begun else 'nothing was run'}", flush=True)
         return 128 + stop.number
 
@@ -163,6 +169,13 @@ def print_commands(study: Study, only: re.Pattern[str] | None) -> int:
     return 0
 
 
+def print_sbatch_commands(study: Study, args: argparse.Namespace) -> int:
+    arguments = [str(args.config), *(["--out", args.out] if args.out else [])]
+    chosen = choose(study, args.only)
+    print(*sbatch_script(study, chosen, arguments, args.jobs, max_array_size()), sep="\n")
+    return 0
+
+
 def one_run(study: Study, number: int, *, only_folder: bool) -> int:
     """Become run `number`; its signals and its exit status are then the main's own."""
     if number > len(study.runs):
@@ -185,6 +198,11 @@ def one_run(study: Study, number: int, *, only_folder: bool) -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        status = main()
+        sys.stdout.flush()
+        sys.exit(status)
     except InputError as error:
         exit_with(error)
+    except BrokenPipeError:  # as in `--list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)

@@ -2,7 +2,8 @@
 
 Every start appends a line to CALLS; `--seconds S` is the time of an epoch, `--fail STATE` fails
 where the ticket of that state is asked for, `--ask_to_stop` ends like a run that got a signal,
-`--deaf` does not heed one.
+`--deaf` does not heed one, `--killed` ends by SIGTERM as if it came early, `--step_killed` sends it
+to torchrun and its shell too; `--slow_plan` takes its time to answer --dry_run.
 """
 
 import argparse
@@ -32,7 +33,8 @@ def read_flags():
     add("--seconds", type=float, default=0.0)
     add("--fail")
     add("--resume", action="store_true")
-    for name in ("reinit", "ask_to_stop", "dry_run", "json", "deaf"):
+    signals = ("ask_to_stop", "deaf", "killed", "step_killed")
+    for name in ("reinit", "dry_run", "json", "slow_plan", *signals):
         add(f"--{name}", action="store_true")
     return parser.parse_args()
 
@@ -42,8 +44,15 @@ def main():
     searches = Path(sys.argv[0]).name == "main_imp_pretrain.py"
     last = -(-args.epochs // args.prune_epoch) + 1
     if args.dry_run:
+        time.sleep(5 * args.slow_plan)
         print(json.dumps(plan(args, last if searches else None)))
         return
+    if "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" in os.environ:
+        print(f"torchrun waits {os.environ['TORCH_ELASTIC_SHUTDOWN_TIMEOUT']} seconds", flush=True)
+    if args.killed:
+        os.kill(os.getpid(), signal.SIGTERM)
+    if args.step_killed:
+        kill_step()
     if args.deaf:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     folder = Path(args.save_dir)
@@ -63,6 +72,15 @@ def main():
     train(args, folder, tickets=last if searches else None)
     with open(os.environ["CALLS"], "a") as calls:
         calls.write(f"{time.time():.3f} end {folder}\n")
+
+
+def kill_step():
+    """SIGTERM to torchrun and the shell above it: Slurm signals every process of a step."""
+    torchrun = os.getppid()
+    shell = int(Path(f"/proc/{torchrun}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    for process in (shell, torchrun):
+        os.kill(process, signal.SIGTERM)
+    time.sleep(30)
 
 
 def plan(args, last_ticket):

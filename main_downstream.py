@@ -263,7 +263,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     request = build.request(args)
     request.check_flags()
     if args.dry_run:
-        say(plan_transfer(args))
+        say(plan_transfer(args).shown(as_json=args.json))
     else:
         request.check_inputs()
         launch(work, args, build.launch_options(args))

@@ -254,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         path = imp_run.export_released(Path(args.save_dir), args.export_released, args.mode)
         say(f"wrote {path}")
     elif args.dry_run:
-        say(plan_imp(args))
+        say(plan_imp(args).shown(as_json=args.json))
     elif args.ticket != "imp":
         prune_without_training(args)
     else:

@@ -30,6 +30,8 @@ def check_together(args: argparse.Namespace) -> None:
     if args.warmup > length:
         raise InputError(f"--warmup {args.warmup}: more than the {length} epochs there are")
     _check_processes(args)
+    if args.json and not args.dry_run:
+        raise InputError("--json goes with --dry_run, whose plan it prints")
     if args.amp == "fp16" and (args.device == "cpu" or not torch.cuda.is_available()):
         raise InputError("--amp fp16 needs CUDA; on the CPU there is --amp bf16")
     if (args.mean is None) != (args.std is None):

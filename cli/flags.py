@@ -351,4 +351,5 @@ def _add_output_flags(parser: Parser, save_dir: str):
     )
     add("--dry_run", action="store_true", help="print what would be done, written and spent")
     add("--time_it", action="store_true", help="with --dry_run: time a few steps, estimate hours")
+    add("--json", action="store_true", help="with --dry_run: print the plan as one JSON object")
     return add

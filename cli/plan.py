@@ -1,26 +1,23 @@
-"""What a run would do, write and cost: the text that `--dry_run` prints.
-
-Costs are estimates from FLOPs, never measurements, and say so.
-"""
+"""From flags to the plan of a run: what it would do, write and cost (`--dry_run`)."""
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from attack_utils import PGDConfig, make_pgd
 from cli import build
+from cli.run_plan import ASSUMED_RATE, Cost, Input, PlannedState, RunPlan, Timing, Written
 from engine.schedules import States
 from engine.steps import training_step
 from errors import InputError
-from files import names as files
+from files import names
 from models import build_model, estimate_activations, estimate_flops
 
-ASSUMED_RATE = 50e12  # FLOP/s that one data-centre GPU is taken to sustain, for GPU-hours
 IMAGENET_IMAGES = 1_281_167
 TIMED_STEPS, TIMED_IMAGES = 4, 64  # of --time_it
 IMAGES = {
@@ -41,114 +38,188 @@ def training_passes(steps: int) -> int:
     return attack_passes(steps) + 3
 
 
-def plan_imp(args: argparse.Namespace) -> str:
-    """The plan of an IMP run."""
+def plan_imp(args: argparse.Namespace) -> RunPlan:
+    """The plan of a ticket search: IMP, OMP or random."""
     states = build.states(args)
     if args.ticket != "imp":
         return _plan_one_shot(args, states)
-    lines = [f"IMP, {args.mode}: {args.arch} at {args.input_size} pixels, seed {args.seed}"]
     images = _count_folder(args.data, "train") or IMAGENET_IMAGES
     steps = args.train_step if args.mode == "adv" else 0
-    lines += _inputs({"DATA/train": Path(args.data) / "train", "DATA/val": Path(args.data) / "val"})
-    lines += _inputs({"--init": args.init, "--resume": args.resume, **_class_file(args)})
-    if states.pretrain_epochs:
-        lines.append(f"  state 0: density 100 %, {states.pretrain_epochs} epochs of dense training")
-    for state in range(1, states.last + 1):
-        epochs = states.first_epoch(state + 1) - states.first_epoch(state)
-        lines.append(
-            f"  state {state}: density {100 * (1 - args.rate) ** state:.2f} %, {epochs} epochs"
-        )
-    lines.append(f"  {-(-images // args.batch_size)} steps per epoch of {args.batch_size} images")
-    names = [files.INIT, "args.json", "metrics.jsonl", "tb/", "accuracy_vs_density.png"]
-    names += [f"{{0..{states.last + 1}}}-ticket.safetensors"]
-    first = 0 if states.pretrain_epochs else 1
-    names += [f"{{{first}..{states.last}}}-checkpoint.pth.tar, …-model_best.pth.tar"]
-    lines += [f"writes into {args.save_dir}:", *(f"  {name}" for name in names)]
     passes = states.total_epochs * images * training_passes(steps)
     # A checkpoint is weights, momentum and masks (a byte each), a best one without the momentum.
     kept = states.last if args.keep == "all" else 1
     copies = 1 + kept * (2.25 + 1.25) + 2.25 + (states.last + 2) / 32
-    lines += _cost(args, passes, 1000, copies)
-    return "\n".join(lines + _timed(args, states.total_epochs * images, classes=1000))
-
-
-def _plan_one_shot(args: argparse.Namespace, states: States) -> str:
-    tickets = f"  {{0..{states.last + 1}}}-ticket.safetensors"
-    return "\n".join(
-        [
-            f"{args.ticket}: {args.arch}, seed {args.seed}; no data, no training",
-            *_inputs({"--init": args.init}),
-            f"writes into {args.save_dir}:",
-            f"  {files.INIT}",
-            "  args.json",
-            tickets,
-        ]
+    return RunPlan(
+        task="imp",
+        settings=f"IMP, {args.mode}: {args.arch} at {args.input_size} pixels, seed {args.seed}",
+        inputs=_inputs(
+            {
+                "DATA/train": str(Path(args.data) / "train"),
+                "DATA/val": str(Path(args.data) / "val"),
+                **_given(args, "init", "resume"),
+                "--classes": _class_file(args),
+            }
+        ),
+        states=_planned_states(states, args.rate),
+        epochs=states.total_epochs,
+        steps_per_epoch=-(-images // args.batch_size),
+        batch_size=args.batch_size,
+        save_dir=args.save_dir,
+        writes=_imp_files(states),
+        last_ticket=states.last + 1,
+        cost=_cost(args, passes, 1000, copies),
+        timed=_timed(args, states.total_epochs * images, classes=1000),
     )
 
 
-def plan_transfer(args: argparse.Namespace) -> str:
+def _planned_states(states: States, rate: float) -> tuple[PlannedState, ...]:
+    trained = range(0 if states.pretrain_epochs else 1, states.last + 1)
+    return tuple(
+        PlannedState(k, (1 - rate) ** k, states.first_epoch(k + 1) - states.first_epoch(k))
+        for k in trained
+    )
+
+
+def _imp_files(states: States) -> tuple[Written, ...]:
+    first = 0 if states.pretrain_epochs else 1
+    return (
+        *_files(names.INIT, names.ARGS, names.METRICS, f"{names.BOARD}/", names.ACCURACY_PLOT),
+        _numbered(0, states.last + 1, names.ticket),
+        _numbered(first, states.last, names.imp_checkpoint, names.imp_best),
+    )
+
+
+def _plan_one_shot(args: argparse.Namespace, states: States) -> RunPlan:
+    tickets = _numbered(0, states.last + 1, names.ticket)
+    return RunPlan(
+        task=args.ticket,
+        settings=f"{args.ticket}: {args.arch}, seed {args.seed}; no data, no training",
+        inputs=_inputs(_given(args, "init")),
+        save_dir=args.save_dir,
+        writes=(*_files(names.INIT, names.ARGS), tickets),
+        last_ticket=states.last + 1,
+    )
+
+
+def plan_transfer(args: argparse.Namespace) -> RunPlan:
     """The plan of a transfer run, or of testing one."""
     if args.evaluate:
         return _plan_evaluation(args)
     adversarial = args.mode == "adv"
-    stored = args.dataset.split("_")[0]
-    train, val, test = IMAGES.get(stored) or _folder_images(args.data)
+    train, val, test = IMAGES.get(args.dataset.split("_")[0]) or _folder_images(args.data)
     train = max(int(train * args.data_number), 1)
     evaluations = args.epochs - min(args.eval_from, args.epochs - 1)
-    lines = [
-        f"transfer, {args.mode}: {args.arch} to {args.dataset} at {args.input_size} pixels, "
-        f"seed {args.seed}",
-        *_inputs({"--data": args.data if args.dataset != "digits" else None, "--init": args.init}),
-        *_inputs({"--tickets_file": args.tickets_file, "--resume": args.resume}),
-        *_inputs({"--masking_source": args.masking_source, **_class_file(args)}),
-        f"  {args.epochs} epochs of {-(-train // args.batch_size)} steps of {args.batch_size}",
-        f"  {evaluations} evaluations on {val} validation images, a final test on {test}",
-    ]
-    names = ["args.json", "metrics.jsonl", "tb/", files.CHECKPOINT, files.SA_BEST]
-    names += [files.RA_BEST] if adversarial else []
-    names += [f"{{1..{args.epochs}}}-checkpoint.pth.tar"] if args.save_all else []
-    names += ["net_train.png", "results.json"]
-    lines += [f"writes into {args.save_dir}:", *(f"  {name}" for name in names)]
     train_passes = args.epochs * train * training_passes(args.train_step if adversarial else 0)
     each = 2 + attack_passes(args.test_step) if adversarial else 1
     passes = train_passes + each * (evaluations * (val if adversarial else val + test) + 3 * test)
     copies = 2 * 2.25 + 1.25 * (1 + adversarial) + 1.25 * args.epochs * args.save_all
-    lines += _cost(args, passes, 10, copies)
-    return "\n".join(lines + _timed(args, args.epochs * train, classes=10))
+    return RunPlan(
+        task="transfer",
+        settings=f"transfer, {args.mode}: {args.arch} to {args.dataset} at {args.input_size} "
+        f"pixels, seed {args.seed}",
+        inputs=_inputs(
+            {
+                "--data": args.data if args.dataset != "digits" else None,
+                **_given(args, "init", "tickets_file", "resume", "masking_source"),
+                "--classes": _class_file(args),
+            }
+        ),
+        epochs=args.epochs,
+        steps_per_epoch=-(-train // args.batch_size),
+        batch_size=args.batch_size,
+        evaluations=evaluations,
+        validation_images=val,
+        test_images=test,
+        save_dir=args.save_dir,
+        writes=_transfer_files(args, adversarial),
+        cost=_cost(args, passes, 10, copies),
+        timed=_timed(args, args.epochs * train, classes=10),
+    )
 
 
-def _plan_evaluation(args: argparse.Namespace) -> str:
+def _transfer_files(args: argparse.Namespace, adversarial: bool) -> tuple[Written, ...]:
+    first = (names.ARGS, names.METRICS, f"{names.BOARD}/", names.CHECKPOINT, names.SA_BEST)
+    every = _numbered(1, args.epochs, names.epoch_checkpoint)
+    return (
+        *_files(*first, *([names.RA_BEST] if adversarial else [])),
+        *([every] if args.save_all else []),
+        *_files(names.CURVES_PLOT, names.RESULTS),
+    )
+
+
+def _plan_evaluation(args: argparse.Namespace) -> RunPlan:
     kind, path = args.eval_set
     checkpoint = args.resume if args.resume not in (None, "auto") else None
-    asked = {"--eval_attack": args.eval_attack, "--check_masking": args.check_masking or None}
-    lines = [f"evaluation of a checkpoint on {kind}", *_inputs({"--eval_set": path})]
-    lines += _inputs({"--resume": checkpoint or Path(args.save_dir) / files.CHECKPOINT})
-    lines += _inputs({"--masking_source": args.masking_source})
-    lines += [f"  {name} {value}" for name, value in asked.items() if value]
-    lines += [f"writes into {args.save_dir}:", "  eval.json"]
-    return "\n".join(lines + ([f"and {args.save_adv}"] if args.save_adv else []))
+    tests = {"--eval_attack": args.eval_attack, "--check_masking": args.check_masking or None}
+    return RunPlan(
+        task="evaluation",
+        settings=f"evaluation of a checkpoint on {kind}",
+        inputs=_inputs(
+            {
+                "--eval_set": path,
+                "--resume": checkpoint or str(Path(args.save_dir) / names.CHECKPOINT),
+                "--masking_source": args.masking_source,
+            }
+        ),
+        tests={name: value for name, value in tests.items() if value},
+        save_dir=args.save_dir,
+        writes=_files(names.EVALUATION),
+        writes_elsewhere=args.save_adv or None,
+    )
 
 
-def _cost(args: argparse.Namespace, passes: int, classes: int, copies: float) -> list[str]:
-    """Lines of the estimates; `copies`: the run's files, in units of the network's weights."""
+# --- parts ----------------------------------------------------------------------------------------
+
+
+def _files(*found: str) -> tuple[Written, ...]:
+    return tuple(Written(name, (name,)) for name in found)
+
+
+def _numbered(first: int, last: int, *makers: Callable[[int], str]) -> Written:
+    """The files that `makers` name for every number; in the text `{first..last}` as in bash."""
+    suffixes = [make(0).removeprefix("0") for make in makers]
+    text = f"{{{first}..{last}}}" + ", …".join(suffixes)
+    return Written(text, tuple(make(k) for make in makers for k in range(first, last + 1)))
+
+
+def _inputs(paths: Mapping[str, str | None]) -> tuple[Input, ...]:
+    """Every path that is one: --init torchvision and --resume auto are words."""
+    return tuple(
+        Input(name, path, not Path(path).exists())
+        for name, path in paths.items()
+        if path and path not in ("torchvision", "auto")
+    )
+
+
+def _given(args: argparse.Namespace, *flags: str) -> dict[str, str | None]:
+    return {f"--{flag}": getattr(args, flag) for flag in flags}
+
+
+def _class_file(args: argparse.Namespace) -> str | None:
+    return None if args.classes is None or args.classes.isdigit() else args.classes
+
+
+def _cost(args: argparse.Namespace, passes: int, classes: int, copies: float) -> Cost:
+    """Estimates; `copies` is the size of the run's files in units of the network's weights."""
     model = build_model(args.arch, classes, (0.5,) * 3, (0.5,) * 3, args.stem, args.width)
-    flops = estimate_flops(model, args.input_size) * passes
+    flop = estimate_flops(model, args.input_size) * passes
     weights = 4 * sum(p.numel() for p in model.parameters())
     images = args.micro_batch or args.batch_size
-    activations = images * estimate_activations(model, args.input_size)
-    return [
-        f"cost (estimate from FLOPs): {passes:.3g} passes of one image, {flops:.2g} FLOP, "
-        f"{flops / ASSUMED_RATE / 3600:.2g} GPU-hours at {ASSUMED_RATE / 1e12:.0f} TFLOP/s",
-        f"memory (estimate): {3.25 * weights / 1e9:.2g} GB for weights, gradients, momentum and "
-        f"masks, {activations / 1e9:.2g} GB for {images} images per pass (--micro_batch N: fewer)",
-        f"disk (estimate): {copies * weights / 1e9:.2g} GB",
-    ]
+    return Cost(
+        passes=passes,
+        flop=flop,
+        gpu_hours=flop / ASSUMED_RATE / 3600,
+        network_bytes=3.25 * weights,
+        activation_bytes=images * estimate_activations(model, args.input_size),
+        images_per_pass=images,
+        disk_bytes=copies * weights,
+    )
 
 
-def _timed(args: argparse.Namespace, images: int, classes: int) -> list[str]:
-    """Hours of training `images` images in all, from a few steps on random ones."""
+def _timed(args: argparse.Namespace, images: int, classes: int) -> Timing | None:
+    """Time a few steps on random images, if asked to; `images` is their number in the whole run."""
     if not args.time_it:
-        return []
+        return None
     cuda = torch.cuda.is_available() and args.device != "cpu"
     execution = build.execution(args, torch.device("cuda" if cuda else "cpu"))
     model = build_model(args.arch, classes, (0.5,) * 3, (0.5,) * 3, args.stem, args.width)
@@ -166,23 +237,7 @@ def _timed(args: argparse.Namespace, images: int, classes: int) -> list[str]:
         loss.item()  # waits for the device
         seconds.append(time.perf_counter() - start)
     rate = count / min(seconds)
-    return [
-        f"timed here: {rate:.3g} images/s in steps of {count} random images on {execution.device}: "
-        f"{images / rate / 3600:.3g} hours of training on one such device, evaluation aside"
-    ]
-
-
-def _inputs(paths: dict[str, Any]) -> list[str]:
-    """A line for each path, if it is one: --init torchvision and --resume auto are words."""
-    return [
-        f"  {name} {path}" + ("" if Path(path).exists() else "   <- MISSING")
-        for name, path in paths.items()
-        if path and path not in ("torchvision", "auto")
-    ]
-
-
-def _class_file(args: argparse.Namespace) -> dict[str, str | None]:
-    return {"--classes": None if args.classes is None or args.classes.isdigit() else args.classes}
+    return Timing(str(execution.device), count, rate, images / rate / 3600)
 
 
 def _folder_images(root: str) -> tuple[int, int, int]:

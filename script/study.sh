@@ -3,6 +3,6 @@
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 source "$root/script/env.sh"
-usage="usage: bash script/study.sh CONFIG [--dry_run] [-J N] [--out DIR] [--only REGEX]"
+usage="usage: bash script/study.sh CONFIG [--dry_run | --slurm] [-J N] [--out DIR] [--only REGEX]"
 [ $# -ge 1 ] || { echo "$usage" >&2; exit 2; }
 run_package "$root" study "$@"

@@ -5,13 +5,14 @@ Order: pre-trainings with IMP, tickets that need no training (omp, random), tran
 
 from __future__ import annotations
 
-import re
-import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from errors import InputError
+from files import names
+from study.table import REQUIRED, Table, is_name
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -19,27 +20,36 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
+SEARCH, TRANSFER = "main_imp_pretrain.py", "main_downstream.py"
 MODES = ("std", "adv")
 TICKETS = ("imp", "omp", "random", "reinit")  # reinit: IMP's masks, weights drawn anew
 
 
-class ConfigError(ValueError):
-    """One line: what is wrong in which file, and what would be right."""
+@dataclass(frozen=True)
+class Needed:
+    """A ticket that another run of the study writes first; its initial weights are there then."""
+
+    folder: Path
+    state: int
+
+    @property
+    def path(self) -> Path:
+        return self.folder / names.ticket(self.state)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One call of a main. `needs` are files that other runs of the study write first."""
+    """One call of a main, and the tickets that it needs."""
 
     name: str
     main: str
     arguments: tuple[str, ...]  # without --save_dir and --resume
     folder: Path
-    needs: tuple[Path, ...] = ()
+    needs: tuple[Needed, ...] = ()
 
     @property
     def log(self) -> Path:
-        return self.folder / "log.txt"
+        return self.folder / names.LOG
 
     def command(self, python: str, *further: str) -> list[str]:
         return [python, str(ROOT / self.main), *self.arguments,
@@ -56,15 +66,15 @@ def read_study(path: Path, out: str | None = None) -> Study:
     """Read a study; `out` replaces the file's own.
 
     Raises:
-        ConfigError: no such file, no TOML, an unknown key or a wrong value.
+        InputError: no such file, no TOML, an unknown key or a wrong value.
     """
     try:
         with path.open("rb") as file:
             whole = Table(path, "", tomllib.load(file))
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; give a study's TOML file") from error
+        raise InputError(f"{path}: {error.strerror}; give a study's TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from error
+        raise InputError(f"{path}: not TOML: {error}") from error
     study, transfer = whole.table("study"), whole.table("transfer", {})
     pretrainings = [Table(path, "pretraining", table) for table in whole.tables("pretraining")]
     whole.end()
@@ -76,10 +86,10 @@ def read_study(path: Path, out: str | None = None) -> Study:
     runs, tags = [], []
     for table in pretrainings:
         table.texts.update(out=str(folder))
-        tags.append(table.text("tag", good=_is_name))
+        tags.append(table.text("tag", good=is_name))
         runs.append(_pretraining(table, tags[-1], flags, folder))
         if len(set(tags)) < len(tags):
-            raise ConfigError(f"{path}: [[pretraining]] tag {tags[-1]!r} is there twice")
+            raise InputError(f"{path}: [[pretraining]] tag {tags[-1]!r} is there twice")
     transfer.texts.update(out=str(folder))
     if transfer.values:
         grid = Grid(transfer, flags, folder)
@@ -89,7 +99,7 @@ def read_study(path: Path, out: str | None = None) -> Study:
         for tag in tags:
             runs += grid.runs(tag)
     if not runs:
-        raise ConfigError(f"{path}: no [[pretraining]], so nothing to run")
+        raise InputError(f"{path}: no [[pretraining]], so nothing to run")
     return Study(folder, tuple(runs))
 
 
@@ -100,7 +110,7 @@ def _pretraining(table: Table, tag: str, flags: list[str], out: Path) -> Run:
         arguments += ["--init", init]
     arguments += [*flags, *table.flags("flags")]
     table.end()
-    return Run(f"imp/{tag}", "main_imp_pretrain.py", tuple(arguments), out / "imp" / tag)
+    return Run(f"imp/{tag}", SEARCH, tuple(arguments), out / "imp" / tag)
 
 
 class Grid:
@@ -110,7 +120,7 @@ class Grid:
         self.out = out
         self.common = flags
         self.data = table.text("data")
-        self.datasets = table.several("datasets", str, _is_name)
+        self.datasets = table.several("datasets", str, is_name)
         self.modes = table.several("modes", str, MODES, [*MODES])
         self.states = table.several("states", int, lambda k: k >= 0)
         self.fractions = table.several("data_numbers", float, lambda f: 0 < f <= 1, [1.0])
@@ -126,8 +136,8 @@ class Grid:
     def untrained(self, kind: str, imp: Run) -> Run:
         """Tickets by one-shot magnitude or by chance, from the weights that IMP rewinds to."""
         folder = self.out / kind / imp.folder.name
-        init = ("--ticket", kind, "--init", str(imp.folder / "init.pth.tar"))
-        needs = (imp.folder / "0-ticket.safetensors",)
+        init = ("--ticket", kind, "--init", str(imp.folder / names.INIT))
+        needs = (Needed(imp.folder, 0),)
         return Run(
             f"{kind}/{folder.name}", imp.main, (*_without_init(imp.arguments), *init), folder, needs
         )
@@ -148,10 +158,10 @@ class Grid:
         self, tag: str, dataset: str, mode: str, fraction: float, state: int, kind: str, seed: int
     ) -> Run:
         source = self.out / (kind if kind in ("omp", "random") else "imp") / tag
-        ticket = source / f"{state}-ticket.safetensors"
+        ticket = Needed(source, state)
         arguments = ["--mode", mode, "--dataset", dataset, "--data", self.data, "--tag", tag,
-                     "--init", str(source / "init.pth.tar")]  # fmt: skip
-        arguments += ["--tickets_file", str(ticket)] if state else []
+                     "--init", str(source / names.INIT)]  # fmt: skip
+        arguments += ["--tickets_file", str(ticket.path)] if state else []
         arguments += ["--reinit"] if kind == "reinit" else []
         arguments += ["--data_number", f"{fraction:g}"] if fraction < 1 else []
         arguments += ["--seed", str(seed), *self.common]
@@ -159,8 +169,7 @@ class Grid:
             arguments += self.flags.get(key, [])
         at = f"state{state}" if kind == "imp" else f"state{state}-{kind}"
         name = f"transfer/{tag}/{dataset}/{mode}/f{fraction:g}/{at}/seed{seed}"
-        # The ticket is written after the initial weights: where it is, they are.
-        return Run(name, "main_downstream.py", tuple(arguments), self.out / name, (ticket,))
+        return Run(name, TRANSFER, tuple(arguments), self.out / name, (ticket,))
 
 
 def _without_init(arguments: tuple[str, ...]) -> tuple[str, ...]:
@@ -168,108 +177,3 @@ def _without_init(arguments: tuple[str, ...]) -> tuple[str, ...]:
         return arguments
     at = arguments.index("--init")
     return arguments[:at] + arguments[at + 2 :]
-
-
-# --- reading values -------------------------------------------------------------------------------
-
-
-def _is_name(text: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9][\w.+-]*", text) is not None
-
-
-Check = Callable[[Any], bool] | tuple[str, ...] | None
-REQUIRED = object()
-
-
-class Table:
-    """A TOML table that is read key by key; `end` complains of what was not asked for."""
-
-    def __init__(self, path: Path, name: str, values: Any) -> None:
-        self.path, self.name = path, name
-        if not isinstance(values, Mapping):
-            self.wrong(None, values, "a table")
-        self.values: dict[str, Any] = dict(values)
-        self.left = dict(values)
-        self.known: list[str] = []
-        self.texts: dict[str, str] = {}  # what {NAME} in a text stands for
-
-    def wrong(self, key: str | None, value: Any, wanted: str) -> None:
-        where = " ".join(part for part in (f"[{self.name}]" if self.name else "", key) if part)
-        raise ConfigError(f"{self.path}: {where} is {value!r}; it must be {wanted}")
-
-    def take(self, key: str, default: Any = REQUIRED) -> Any:
-        self.known.append(key)
-        if key not in self.left:
-            if default is REQUIRED and key not in self.values:
-                where = f"[{self.name}] needs" if self.name else "there must be"
-                raise ConfigError(f"{self.path}: {where} {key}")
-            return self.values.get(key, default)
-        return self.left.pop(key)
-
-    def end(self) -> None:
-        for key in self.left:
-            where = f"[{self.name}] " if self.name else ""
-            raise ConfigError(
-                f"{self.path}: {where}{key} is not known here; known: {', '.join(self.known)}"
-            )
-
-    def table(self, key: str, default: Any = REQUIRED) -> Table:
-        return Table(self.path, key, self.take(key, default))
-
-    def tables(self, key: str) -> list[Any]:
-        values = self.take(key, [])
-        if not isinstance(values, list):
-            self.wrong(key, values, f"written [[{key}]], once for each")
-        return values
-
-    def text(self, key: str, default: Any = REQUIRED, good: Check = None) -> str:
-        value = self.take(key, default)
-        self._check(key, value, str, good)
-        return self._filled(value)
-
-    def several(self, key: str, kind: type, good: Check = None, default: Any = REQUIRED) -> list:
-        values = self.take(key, default)
-        if not isinstance(values, list) or (not values and default is REQUIRED):
-            self.wrong(key, values, "a list with at least one value, like [1, 2]")
-        if len({str(value) for value in values}) < len(values):
-            self.wrong(key, values, "a list without repetitions")
-        for value in values:
-            self._check(key, value, kind, good)
-        return values
-
-    def flags(self, key: str) -> list[str]:
-        """Arguments of a command, written and split as in the shell."""
-        value = self.take(key, "")
-        self._check(key, value, str, None)
-        try:
-            return [self._filled(word) for word in shlex.split(value)]
-        except ValueError as error:
-            raise ConfigError(f"{self.path}: [{self.name}] {key}: {error}: {value!r}") from error
-
-    def flags_by(self, keys: list[str]) -> dict[str, list[str]]:
-        table = Table(self.path, f"{self.name}.flags", self.take("flags", {}))
-        table.texts = self.texts
-        flags = {key: table.flags(key) for key in keys}
-        table.end()
-        return flags
-
-    def _filled(self, text: str) -> str:
-        for name, value in self.texts.items():
-            text = text.replace("{" + name + "}", value)
-        return text
-
-    def _check(self, key: str, value: Any, kind: type, good: Check) -> None:
-        kinds = (int, float) if kind is float else (kind,)
-        wanted = {str: "text in quotes", int: "a whole number", float: "a number"}[kind]
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            self.wrong(key, value, wanted)
-        if isinstance(good, tuple):
-            if value not in good:
-                self.wrong(key, value, f"one of {', '.join(good)}")
-        elif good is not None and not good(value):
-            reasons = {
-                str: "a plain name (letters, digits, . _ + -)",
-                int: "a whole number of at least 0",
-                float: "a fraction above 0 and at most 1",
-            }
-            self.wrong(key, value, reasons[kind])

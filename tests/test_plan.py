@@ -1,5 +1,6 @@
 """--dry_run: what would be done, written and spent; nothing is touched."""
 
+import json
 import re
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import main_downstream
 import main_imp_pretrain
 from cli.plan import ASSUMED_RATE, attack_passes, training_passes
 from engine.schedules import States
+from errors import InputError
 from models import build_model, estimate_flops
 
 
@@ -36,13 +38,22 @@ def plan(main, argv, capsys):
     return printed.out
 
 
+def plan_as_json(main, argv, capsys):
+    text = plan(main, [*argv, "--json"], capsys)
+    assert text.count("\n") == 1
+    return json.loads(text)
+
+
 def plan_imp(capsys, data, *words):
     return plan(main_imp_pretrain.main, [str(data), *TINY, *HERE, *words], capsys)
 
 
+def transfer_flags(data, *words):
+    return ["--dataset", "folder", "--data", str(data), *TINY, *HERE, *words]
+
+
 def plan_transfer(capsys, data, *words):
-    argv = ["--dataset", "folder", "--data", str(data), *TINY, *HERE, *words]
-    return plan(main_downstream.main, argv, capsys)
+    return plan(main_downstream.main, transfer_flags(data, *words), capsys)
 
 
 def written(text):
@@ -114,6 +125,9 @@ def test_the_files_named_are_the_files_written(data, capsys, tmp_path, monkeypat
         assert f"writes into {folder}:" in text
         run_imp(data, folder, *words)
         assert written(text) == names(folder)
+        argv = [str(data), *TINY, *HERE, *words]
+        files = plan_as_json(main_imp_pretrain.main, argv, capsys)["writes"]
+        assert {file.rstrip("/") for file in files} == {name.rstrip("/") for name in names(folder)}
     init = ["--init", str(tmp_path / "plain" / "init.pth.tar")]
     for mode, more in (("std", ["--save_all"]), ("adv", [])):
         words = ["--mode", mode, "--epochs", "2", *init, *more]
@@ -143,6 +157,116 @@ def test_the_files_named_are_the_files_written(data, capsys, tmp_path, monkeypat
 def test_the_plan_of_a_transfer_names_steps_and_evaluations(data, capsys, data_words, line):
     text = plan_transfer(capsys, data, "--epochs", "3", "--eval_from", "1", *data_words)
     assert line in text
+
+
+IMP_TEXT = """\
+IMP, std: resnet20s at 16 pixels, seed 1
+  DATA/train {data}/train
+  DATA/val {data}/val
+  --init gone.pt   <- MISSING
+  state 0: density 100 %, 1 epochs of dense training
+  state 1: density 80.00 %, 2 epochs
+  state 2: density 64.00 %, 1 epochs
+  3 steps per epoch of 12 images
+writes into runs/imp:
+  init.pth.tar
+  args.json
+  metrics.jsonl
+  tb/
+  accuracy_vs_density.png
+  {{0..3}}-ticket.safetensors
+  {{0..2}}-checkpoint.pth.tar, …-model_best.pth.tar
+cost (estimate from FLOPs): 432 passes of one image, 5.8e+08 FLOP, 3.2e-09 GPU-hours at 50 TFLOP/s
+memory (estimate): 0.00044 GB for weights, gradients, momentum and masks, 0.0012 GB for 12 \
+images per pass (--micro_batch N: fewer)
+disk (estimate): 0.0014 GB
+"""
+TRANSFER_TEXT = """\
+transfer, adv: resnet20s to folder at 16 pixels, seed 1
+  --data {data}
+  --tickets_file gone.safetensors   <- MISSING
+  3 epochs of 3 steps of 12
+  2 evaluations on 12 validation images, a final test on 12
+writes into runs/transfer:
+  args.json
+  metrics.jsonl
+  tb/
+  checkpoint.pth.tar
+  model_SA_best.pth.tar
+  model_RA_best.pth.tar
+  {{1..3}}-checkpoint.pth.tar
+  net_train.png
+  results.json
+cost (estimate from FLOPs): 5e+03 passes of one image, 6.6e+09 FLOP, 3.6e-08 GPU-hours at 50 TFLOP/s
+memory (estimate): 0.00023 GB for weights, gradients, momentum and masks, 0.0012 GB for 12 \
+images per pass (--micro_batch N: fewer)
+disk (estimate): 0.00075 GB
+"""
+EVALUATION_TEXT = """\
+evaluation of a checkpoint on test
+  --resume gone   <- MISSING
+  --eval_attack pgd
+  --check_masking True
+writes into runs/transfer:
+  eval.json
+and seen.pt
+"""
+
+
+def test_the_whole_text_of_a_plan(data, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = plan_imp(
+        capsys, data, "--mode", "std", "--pretrain_epochs", "1", "--epochs", "3",
+        "--prune_epoch", "2", "--init", "gone.pt",
+    )  # fmt: skip
+    assert text == IMP_TEXT.format(data=data)
+    words = [
+        "--epochs",
+        "3",
+        "--eval_from",
+        "1",
+        "--save_all",
+        "--tickets_file",
+        "gone.safetensors",
+    ]
+    assert plan_transfer(capsys, data, *words) == TRANSFER_TEXT.format(data=data)
+    words = ["--evaluate", "--resume", "gone", "--eval_attack", "pgd", "--check_masking"]
+    assert plan_transfer(capsys, data, *words, "--save_adv", "seen.pt") == EVALUATION_TEXT
+
+
+def test_a_plan_as_json_says_what_its_text_says(data, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = [str(data), *TINY, *HERE, "--epochs", "3", "--prune_epoch", "2", "--init", "gone.pt"]
+    found = plan_as_json(main_imp_pretrain.main, flags, capsys)
+    assert found["inputs"] == [
+        {"name": "DATA/train", "path": f"{data}/train", "missing": False},
+        {"name": "DATA/val", "path": f"{data}/val", "missing": False},
+        {"name": "--init", "path": "gone.pt", "missing": True},
+    ]
+    assert found["states"] == [
+        {"state": 1, "density": pytest.approx(0.8), "epochs": 2},
+        {"state": 2, "density": pytest.approx(0.64), "epochs": 1},
+    ]
+    expected = {"task": "imp", "epochs": 3, "steps_per_epoch": 3, "last_ticket": 3, "timed": None}
+    assert {name: found[name] for name in expected} == expected
+    assert found["cost"]["passes"] == 3 * 36 * 9
+    assert found["cost"]["gpu_hours"] == found["cost"]["flop"] / ASSUMED_RATE / 3600
+    found = plan_as_json(main_downstream.main, transfer_flags(data, "--time_it"), capsys)
+    assert (found["task"], found["epochs"], found["last_ticket"]) == ("transfer", 100, None)
+    assert found["timed"]["images_per_second"] > 0
+    found = plan_as_json(main_imp_pretrain.main, ["--ticket", "omp", "--init", "gone"], capsys)
+    assert (found["task"], found["last_ticket"], found["cost"]) == ("omp", 20, None)
+
+
+def test_json_without_a_dry_run_is_refused(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for main, flags in (
+        (main_imp_pretrain.main, [str(data), *TINY, *HERE]),
+        (main_downstream.main, transfer_flags(data)),
+    ):
+        with pytest.raises(InputError, match="--json goes with --dry_run"):
+            main([*flags, "--json"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_split_that_is_not_there_is_made_of_another(data, tmp_path, capsys):

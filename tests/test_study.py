@@ -16,8 +16,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from study.config import Run
+from study.progress import Epochs, Pace
 
 ROOT = Path(__file__).resolve().parent.parent
 FAKE = Path(__file__).with_name("helpers") / "fake_main.py"
@@ -427,8 +431,8 @@ def test_without_a_gpu_the_jobs_share_the_cores(project):
 def test_without_a_terminal_every_epoch_and_run_has_a_line(project):
     text = project.run("--only", "imp/std").stdout
     assert "starting imp/std" in text
-    assert "[imp/std] epoch 1/2: train loss 0.5 acc 80.00 %" in text
-    assert "[imp/std] epoch 2/2: train loss 0.5 acc 80.00 %" in text
+    assert "[imp/std] epoch 1/2: train loss 0.5, val SA 80" in text
+    assert "[imp/std] epoch 2/2: train loss 0.5, val SA 80" in text
     assert re.search(r"done imp/std in 0:0\d:\d\d   \[1 of 1 done, 0 going on, ETA 0:00:00\]", text)
     assert "\x1b" not in text
 
@@ -456,6 +460,57 @@ def test_on_a_terminal_every_job_has_a_line_that_is_kept_up_to_date(project):
     assert "[imp/std] epoch" not in text
 
 
+def record(folder, *epochs, torn=""):
+    lines = [json.dumps({"epoch": epoch, "seconds": 1.0, "train_loss": 0.5}) for epoch in epochs]
+    (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines) + torn)
+
+
+def test_epochs_that_were_done_before_are_not_counted_to_the_pace_of_a_job(tmp_path):
+    assert Epochs(tmp_path, 8).share == 0
+    record(tmp_path, 0, 1, 2, 3)
+    epochs = Epochs(tmp_path, 8)
+    assert (epochs.share_before, epochs.share) == (0.5, 0.0)
+    record(tmp_path, 0, 1, 2)  # its checkpoint knows three of them
+    assert epochs.look(5.0) == []
+    assert (epochs.share_before, epochs.share) == (0.375, 0.0)
+    record(tmp_path, 0, 1, 2, 3, 4, torn='{"epo')
+    assert [line["epoch"] for line in epochs.look(9.0)] == [3, 4]
+    assert (epochs.share_before, epochs.share, epochs.reached) == (0.375, 0.25, 9.0)
+    assert epochs.look(10.0) == []
+    assert epochs.reached == 9.0
+
+
+def test_what_is_left_is_told_from_the_pace_of_the_same_sort_of_run(tmp_path):
+    def job(name, main, seconds, before, done):
+        epochs = Epochs(tmp_path / "none", 4)
+        epochs.before, epochs.done, epochs.reached = before, done, 10.0
+        run = Run(name, main, ("--mode", "std"), tmp_path)
+        return SimpleNamespace(run=run, seconds=seconds, epochs=epochs)
+
+    pace = Pace({"a": 2.0, "b": 2.0, "c": 4.0})
+    assert pace.seconds_left([], [job("a", "x", 5.0, 0, 0)], 1) is None
+    half = job("a", "x", 13.0, 0, 2)  # half of 2 units in 10 s, and 3 s into the next epoch
+    assert pace.seconds_left([], [half], 1) == pytest.approx(7.0)
+    waiting = [Run("c", "x", ("--mode", "std"), tmp_path)]
+    assert pace.seconds_left(waiting, [half], 1) == pytest.approx(47.0)
+    assert pace.seconds_left(waiting, [half], 2) == pytest.approx(40.0)  # the longest one
+    pace.finished(job("b", "x", 60.0, 2, 4))  # 1 unit in 60 s: with it, 2 units in 70
+    assert pace.seconds_left(waiting, [], 1) == pytest.approx(4 * 60.0)
+
+
+def test_the_study_starts_without_pytorch_and_from_what_it_may_import(project):
+    listing = "import sys, study.__main__; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", listing], capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    loaded = set(done.stdout.split())
+    assert "torch" not in loaded
+    own = {name for name in loaded if (ROOT / name.split(".")[0]).exists()}
+    own |= {name for name in loaded if (ROOT / f"{name}.py").exists()}
+    allowed = {"files", "files.names", "files.results", "engine", "engine.schedules", "errors"}
+    assert {name for name in own if name.split(".")[0] != "study"} <= allowed
+
+
 # --- one run at a time, as Slurm does it ----------------------------------------------------------
 
 
@@ -481,28 +536,44 @@ echo "srun $*"
 exec "$@"
 """
 SCONTROL = """#!/usr/bin/env bash
-if [ "$1" = show ]; then echo localhost; else echo "scontrol $*"; fi
+case "$1 $2" in
+  "show hostnames") echo localhost ;;
+  "show job") printf '   %s\\n' "Requeue=${REQUEUE:-1} Restarts=0" "Command=$BATCH_FILE a b" ;;
+  "show config") echo "MaxArraySize            = $MAX_ARRAY_SIZE" ;;
+  *) echo "scontrol $*" ;;
+esac
+"""
+SBATCH = """#!/usr/bin/env bash
+printf '%s\\n' "$*" >> "$SUBMITTED"
+echo "$((100 + $(wc -l < "$SUBMITTED")));cluster"
 """
 
 
 @pytest.fixture
-def slurm(project):
-    """Run a batch file as Slurm would, with stand-ins for srun and scontrol."""
-    tools = project.folder / "tools"
-    tools.mkdir()
-    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
-        (tools / name).write_text(text)
-        (tools / name).chmod(0o755)
+def tools(project):
+    """A folder with stand-ins for Slurm's commands."""
+    folder = project.folder / "tools"
+    folder.mkdir()
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("sbatch", SBATCH)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+def slurm(project, tools):
+    """Run a batch file as Slurm would, submitted from another folder than the project's."""
 
     def sbatch(name, *arguments, check=0, **variables):
         script = project.folder / "script/slurm" / name
         copy = shutil.copy(script, tools / "slurm_script")  # Slurm runs a copy, from its spool
         done = subprocess.run(
             ["bash", copy, *map(str, arguments)], capture_output=True, text=True, timeout=120,
-            cwd=project.folder,
+            cwd=tools,
             env={
                 **project.environment(), "PATH": f"{tools}:/usr/bin:/bin", "PYTHON": sys.executable,
-                "SLURM_SUBMIT_DIR": str(project.folder), **variables,
+                "SLURM_SUBMIT_DIR": str(tools), "SLURM_JOB_ID": "9", "BATCH_FILE": str(script),
+                **variables,
             },
         )  # fmt: skip
         assert done.returncode == check, done.stdout + done.stderr
@@ -543,6 +614,152 @@ def test_a_preempted_task_is_queued_again_and_then_goes_on(project, slurm):
     assert project.names("end") == ["imp/std"]
 
 
+def test_a_task_that_sigterm_ends_before_it_begins_is_queued_again(project, slurm):
+    array = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "8"}
+    project.write(**{'"--epochs 2"': '"--epochs 2 --killed"'})
+    done = slurm("study.sbatch", project.config, **array)
+    assert done.stdout.endswith("scontrol requeue 8_1\n")
+
+
+def test_a_task_that_is_not_to_be_queued_again_is_not(project, slurm):
+    array = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "8", "REQUEUE": "0"}
+    for flag, status in (("--ask_to_stop", 75), ("--killed", 143)):
+        project.write(**{'"--epochs 2"': f'"--epochs 2 {flag}"'})
+        done = slurm("study.sbatch", project.config, check=status, **array)
+        assert "scontrol" not in done.stdout
+        last = done.stderr.splitlines()[-1]
+        assert last == "stopped by a signal, and not queued again because of --no-requeue"
+        shutil.rmtree(project.out, ignore_errors=True)
+
+
+def test_a_job_that_is_no_array_is_one_line(project, slurm):
+    done = slurm("study.sbatch", project.config, check=2)
+    assert done.stderr == (
+        f"error: no --array; bash script/study.sh {project.config} --slurm prints the sbatch "
+        "commands\n"
+    )
+
+
+def test_a_job_finds_the_project_by_what_slurm_or_its_environment_says(project, slurm):
+    array = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "8"}
+    lost = slurm("study.sbatch", project.config, check=2, BATCH_FILE="/elsewhere/x.sbatch", **array)
+    assert lost.stderr == (
+        f"error: {project.folder}/tools is not the project's folder; name it: export "
+        "DOUBLE_WIN_ROOT=FOLDER\n"
+    )
+    for where in (
+        {"DOUBLE_WIN_ROOT": str(project.folder)},
+        {"SLURM_SUBMIT_DIR": str(project.folder)},
+    ):
+        slurm("study.sbatch", project.config, BATCH_FILE="", **where, **array)
+    assert project.names("end") == ["imp/std"]
+
+
+def submitted(project, tools, *flags, **variables):
+    """What the printed commands give to sbatch, as lists of words."""
+    record = project.folder / "submitted"
+    record.unlink(missing_ok=True)
+    environment = {"PATH": f"{tools}:/usr/bin:/bin", "SUBMITTED": str(record), **variables}
+    script = project.run("--slurm", *flags, **environment).stdout
+    subprocess.run(["bash"], input=script, text=True, check=True, cwd=tools,
+                   env={**project.environment(), **environment})  # fmt: skip
+    return [line.split() for line in record.read_text().splitlines()] if record.exists() else []
+
+
+def tasks(array):
+    """[run's number] of a job that was submitted."""
+    spec = next(word for word in array if word.startswith("--array=")).removeprefix("--array=")
+    offset = int(next(w for w in array if "OFFSET" in w).removeprefix("--export=ALL,OFFSET="))
+    ranges = [tuple(map(int, part.split("-"))) for part in spec.split("%")[0].split(",")]
+    return [n + offset for r in ranges for n in range(r[0], r[-1] + 1)]
+
+
+def test_the_sbatch_commands_do_a_study_stage_by_stage(project, tools, slurm):
+    project.write(**{'["std", "adv"]': '["std"]'})
+    project.append('tickets = ["imp", "omp"]')
+    arrays = submitted(project, tools)
+    assert [tasks(array) for array in arrays] == [[1, 2], [3, 4], [5, 6, 7, 8, 9, 10]]
+    batch_file = f"{project.folder}/script/slurm/study.sbatch"
+    assert arrays[0] == [
+        "--parsable", "--array=1-2", "--export=ALL,OFFSET=0", batch_file, str(project.config)
+    ]  # fmt: skip
+    for array, after in zip(arrays[1:], ("101", "101:102"), strict=True):
+        assert f"--dependency=afterok:{after}" in array
+        assert "--kill-on-invalid-dep=yes" in array
+    for array in arrays:
+        for number in tasks(array):
+            task = {"SLURM_ARRAY_TASK_ID": str(number), "SLURM_ARRAY_JOB_ID": "8"}
+            slurm("study.sbatch", array[-1], **task)
+    assert len(project.names("end")) == 10
+    assert submitted(project, tools) == []
+
+
+def test_the_sbatch_commands_of_what_is_left_and_within_slurms_limits(project, tools):
+    project.run("--run", "1")
+    project.run("--run", "3")
+    arrays = submitted(project, tools, "-J", "2", "--out", str(project.out), MAX_ARRAY_SIZE="5")
+    assert [tasks(array) for array in arrays] == [[2], [4], [5, 6, 7, 8], [9, 10]]
+    assert [array[1] for array in arrays] == ["--array=2%2", "--array=4%2", "--array=1-4%2",
+                                              "--array=1-2%2"]  # fmt: skip
+    assert all("--dependency=afterok:101" in array for array in arrays[1:])
+    assert all(array[-2:] == ["--out", str(project.out)] for array in arrays)
+    (array,) = submitted(project, tools, "--only", "transfer/std")
+    assert tasks(array) == [4, 5, 6]
+    assert not any("--dependency" in word for word in array)
+    done = project.run("--slurm", "--only", "transfer/adv", check=2)
+    ticket = project.out / "imp/adv/0-ticket.safetensors"
+    assert done.stderr == (
+        f"error: {transfer('adv')} needs {ticket}, which is not there and which no run writes that "
+        "--only takes\n"
+    )
+
+
+def test_the_papers_data_limited_study_needs_a_second_array(project):
+    project.config = ROOT / "script/study/data_limited.toml"
+    lines = project.run("--slurm").stdout.splitlines()
+    assert [line.split("=")[0] for line in lines if "sbatch" in line] == [
+        "searches", "transfers", "transfers_2",
+    ]  # fmt: skip
+    assert "--array=4-1000 --dependency=afterok:$searches " in lines[-3]
+    assert "--array=1-443 --dependency=afterok:$searches " in lines[-2]
+    assert "OFFSET=1000 " in lines[-2]
+
+
+def test_a_list_may_be_cut_short_by_its_reader(project):
+    project.config = ROOT / "script/study/data_limited.toml"
+    done = subprocess.run(
+        ["bash", "-c", f"{shlex.join(project.command('--list'))} | head -n 1"],
+        capture_output=True, text=True, env=project.environment(), timeout=60,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.stdout.startswith("1\t")
+
+
+def test_a_study_that_is_stopped_before_it_runs_anything_says_so(project):
+    project.write(**{'"--epochs 2"': '"--epochs 2 --slow_plan"'})
+    study = project.start("--dry_run")
+    assert "asking for costs" in study.stdout.readline()
+    study.send_signal(signal.SIGTERM)
+    text, _ = study.communicate(timeout=20)
+    assert (study.returncode, text) == (128 + signal.SIGTERM, "stopped; nothing was run\n")
+
+
+def test_a_study_can_be_started_from_a_folder_full_of_names_that_it_imports(project, tmp_path):
+    decoys = tmp_path / "decoys"
+    for name in ("study", "files", "engine", "report", "errors", "json", "runpy", "argparse"):
+        (decoys / name).mkdir(parents=True)
+        (decoys / name / "__init__.py").write_text("raise SystemExit('the decoy')")
+        (decoys / f"{name}.py").write_text("raise SystemExit('the decoy')")
+    (decoys / "own.toml").write_text(project.config.read_text().replace(str(project.out), "runs"))
+    done = subprocess.run(
+        ["bash", str(project.folder / "script/study.sh"), "own.toml", "--only", "imp/std"],
+        capture_output=True, text=True, env=project.environment(), cwd=decoys, timeout=60,
+    )  # fmt: skip
+    assert "decoy" not in done.stdout + done.stderr
+    assert done.returncode == 0, done.stderr
+    assert (decoys / "runs/imp/std/3-ticket.safetensors").is_file()
+
+
 def test_a_failed_task_fails(project, slurm):
     array = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "8"}
     project.write(CONFIG.replace('"--epochs 2"', '"--epochs 2 --fail None"'))
@@ -561,12 +778,18 @@ def test_the_multinode_job_starts_the_main_under_torchrun_on_every_node(project,
     )  # fmt: skip
     assert "--nnodes 1 --nproc_per_node 1 --rdzv_id 123456" in done.stdout
     assert "--rdzv_endpoint localhost:23456" in done.stdout
+    assert "torchrun waits 270 seconds" in done.stdout
     flags = json.loads((save / "args.json").read_text())
     assert (flags["data"], flags["mode"], flags["init"], flags["epochs"], flags["resume"]) == (
         "data", "adv", "in it", 1, True,
     )  # fmt: skip
     assert (save / "2-ticket.safetensors").exists()
     again = slurm("imp_multinode.sbatch", "adv", "", save, "data", "--ask_to_stop", **job)
+    assert again.stdout.endswith("scontrol requeue 123456\n")
+    # Slurm signals every process of a step; torchrun's own status would be 1.
+    again = slurm(
+        "imp_multinode.sbatch", "adv", "", project.out / "new", "data", "--step_killed", **job
+    )
     assert again.stdout.endswith("scontrol requeue 123456\n")
     slurm("imp_multinode.sbatch", "adv", "i", "s", check=2)
 

@@ -2,7 +2,8 @@
 
 Every start appends a line to CALLS; `--seconds S` is the time of an epoch, `--fail STATE` fails
 where the ticket of that state is asked for, `--ask_to_stop` ends like a run that got a signal,
-`--deaf` does not heed one.
+`--deaf` does not heed one, `--killed` ends by SIGTERM as if it came early, `--step_killed` sends it
+to torchrun and its shell too; `--slow_plan` takes its time to answer --dry_run.
 """
 
 import argparse
@@ -32,7 +33,8 @@ def read_flags():
     add("--seconds", type=float, default=0.0)
     add("--fail")
     add("--resume", action="store_true")
-    for name in ("reinit", "ask_to_stop", "dry_run", "deaf"):
+    signals = ("ask_to_stop", "deaf", "killed", "step_killed")
+    for name in ("reinit", "dry_run", "json", "slow_plan", *signals):
         add(f"--{name}", action="store_true")
     return parser.parse_args()
 
@@ -42,12 +44,15 @@ def main():
     searches = Path(sys.argv[0]).name == "main_imp_pretrain.py"
     last = -(-args.epochs // args.prune_epoch) + 1
     if args.dry_run:
-        print(
-            f"  DATA {args.data}   <- MISSING" if searches else f"  --init {args.init}   <- MISSING"
-        )
-        print(f"  {{0..{last}}}-ticket.safetensors" if searches else "  results.json")
-        print("cost: 4 passes of one image, 2e+12 FLOP, 0.25 GPU-hours at 50 TFLOP/s")
+        time.sleep(5 * args.slow_plan)
+        print(json.dumps(plan(args, last if searches else None)))
         return
+    if "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" in os.environ:
+        print(f"torchrun waits {os.environ['TORCH_ELASTIC_SHUTDOWN_TIMEOUT']} seconds", flush=True)
+    if args.killed:
+        os.kill(os.getpid(), signal.SIGTERM)
+    if args.step_killed:
+        kill_step()
     if args.deaf:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     folder = Path(args.save_dir)
@@ -69,15 +74,38 @@ def main():
         calls.write(f"{time.time():.3f} end {folder}\n")
 
 
+def kill_step():
+    """SIGTERM to torchrun and the shell above it: Slurm signals every process of a step."""
+    torchrun = os.getppid()
+    shell = int(Path(f"/proc/{torchrun}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    for process in (shell, torchrun):
+        os.kill(process, signal.SIGTERM)
+    time.sleep(30)
+
+
+def plan(args, last_ticket):
+    """What the study reads of a real main's plan."""
+    assert args.json, "the study reads JSON"
+    path, name = (args.init, "--init") if last_ticket is None else (args.data, "DATA")
+    return {
+        "epochs": args.epochs,
+        "last_ticket": last_ticket,
+        "inputs": [{"name": name, "path": path, "missing": True}],
+        "cost": {"flop": 2e12, "gpu_hours": 0.25},
+    }
+
+
 def train(args, folder, tickets):
-    progress = folder / "progress"
-    first = int(progress.read_text()) if progress.exists() else 0
+    metrics = folder / "metrics.jsonl"
+    first = len(metrics.read_text().splitlines()) if metrics.exists() else 0
     if tickets is not None:
         (folder / "init.pth.tar").write_text("weights")
         (folder / "0-ticket.safetensors").write_text("mask")
     for epoch in range(first, args.epochs):
         time.sleep(args.seconds)
-        progress.write_text(str(epoch + 1))
+        with metrics.open("a") as file:
+            line = {"epoch": epoch, "seconds": args.seconds, "train_loss": 0.5, "val_sa": 80.0}
+            file.write(json.dumps(line) + "\n")
         print(f"[label] epoch {epoch + 1}/{args.epochs}: train loss 0.5 acc 80.00 %", flush=True)
         if tickets is not None:
             (folder / f"{epoch // args.prune_epoch + 1}-ticket.safetensors").write_text("mask")

@@ -1,0 +1,98 @@
+"""What the runs that are left will cost and need, as the mains' `--dry_run --json` tells it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from errors import InputError
+from study.config import TICKETS, Needed, Run, Study
+from study.state import has_last_ticket
+
+SPECIFIC = ("--init", "--tickets_file", "--tag", "--seed")  # no matter for the cost
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a study asks of a run's plan; None where the run has no such thing."""
+
+    epochs: int | None
+    last_ticket: int | None
+    flop: float | None
+    gpu_hours: float | None
+    missing: tuple[str, ...]  # inputs that are not there and that no run of the study writes
+
+
+def make_forecasts(
+    study: Study, runs: Iterable[Run], python: str, jobs: int
+) -> dict[str, Forecast]:
+    """The forecast of every run by name. Runs that cost the same share one call of the main.
+
+    Raises:
+        InputError: a main refuses its flags; or a transfer wants a ticket that will not exist.
+    """
+    runs = list(runs)
+    groups: dict[tuple[str, ...], Run] = {}
+    for run in runs:
+        groups.setdefault(_kind(run), run)
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        made = pool.map(lambda run: _forecast(run, python, study.out), groups.values())
+        forecasts = dict(zip(groups, made, strict=True))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    by_name = {run.name: forecasts[_kind(run)] for run in runs}
+    for run in runs:
+        for needed in run.needs:
+            _check(run, needed, study, by_name)
+    return by_name
+
+
+def _kind(run: Run) -> tuple[str, ...]:
+    """What the cost depends on: the main and its arguments, without those of one run only."""
+    kept, skip = [run.main], False
+    for word in run.arguments:
+        if not skip and word not in SPECIFIC:
+            kept.append(word)
+        skip = not skip and word in SPECIFIC
+    return tuple(kept)
+
+
+def _forecast(run: Run, python: str, out: Path) -> Forecast:
+    command = run.command(python, "--dry_run", "--json")
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        lines = answer.stderr.strip().splitlines() or ["no message"]
+        raise InputError(f"{run.name}: {lines[-1].removeprefix('error: ')}")
+    return read_plan(json.loads(answer.stdout), out)
+
+
+def read_plan(plan: Mapping[str, Any], out: Path) -> Forecast:
+    """What matters here of a plan; `out` is the study's folder."""
+    cost = plan["cost"] or {}
+    own = [out / kind for kind in TICKETS]
+    return Forecast(
+        epochs=plan["epochs"],
+        last_ticket=plan["last_ticket"],
+        flop=cost.get("flop"),
+        gpu_hours=cost.get("gpu_hours"),
+        missing=tuple(
+            f"{needed['name']} {needed['path']}"
+            for needed in plan["inputs"]
+            if needed["missing"] and not any(Path(needed["path"]).is_relative_to(f) for f in own)
+        ),
+    )
+
+
+def _check(run: Run, needed: Needed, study: Study, forecasts: Mapping[str, Forecast]) -> None:
+    name = needed.folder.relative_to(study.out).as_posix()
+    last = forecasts[name].last_ticket if name in forecasts else None
+    if last is not None and needed.state > last:
+        raise InputError(f"{run.name}: {name} ends with the ticket of state {last}")
+    if has_last_ticket(needed.folder) and not needed.path.is_file():
+        raise InputError(f"{run.name}: {name} is done and has no {needed.path.name}")

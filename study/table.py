@@ -1,0 +1,113 @@
+"""Reading a TOML table key by key, with one line for whatever is wrong in it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from errors import InputError
+
+
+def is_name(text: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9][\w.+-]*", text) is not None
+
+
+Check = Callable[[Any], bool] | tuple[str, ...] | None
+REQUIRED = object()
+
+
+class Table:
+    """A TOML table that is read key by key; `end` complains of what was not asked for."""
+
+    def __init__(self, path: Path, name: str, values: Any) -> None:
+        self.path, self.name = path, name
+        if not isinstance(values, Mapping):
+            self.wrong(None, values, "a table")
+        self.values: dict[str, Any] = dict(values)
+        self.left = dict(values)
+        self.known: list[str] = []
+        self.texts: dict[str, str] = {}  # what {NAME} in a text stands for
+
+    def wrong(self, key: str | None, value: Any, wanted: str) -> None:
+        where = " ".join(part for part in (f"[{self.name}]" if self.name else "", key) if part)
+        raise InputError(f"{self.path}: {where} is {value!r}; it must be {wanted}")
+
+    def take(self, key: str, default: Any = REQUIRED) -> Any:
+        self.known.append(key)
+        if key not in self.left:
+            if default is REQUIRED and key not in self.values:
+                where = f"[{self.name}] needs" if self.name else "there must be"
+                raise InputError(f"{self.path}: {where} {key}")
+            return self.values.get(key, default)
+        return self.left.pop(key)
+
+    def end(self) -> None:
+        for key in self.left:
+            where = f"[{self.name}] " if self.name else ""
+            raise InputError(
+                f"{self.path}: {where}{key} is not known here; known: {', '.join(self.known)}"
+            )
+
+    def table(self, key: str, default: Any = REQUIRED) -> Table:
+        return Table(self.path, key, self.take(key, default))
+
+    def tables(self, key: str) -> list[Any]:
+        values = self.take(key, [])
+        if not isinstance(values, list):
+            self.wrong(key, values, f"written [[{key}]], once for each")
+        return values
+
+    def text(self, key: str, default: Any = REQUIRED, good: Check = None) -> str:
+        value = self.take(key, default)
+        self._check(key, value, str, good)
+        return self._filled(value)
+
+    def several(self, key: str, kind: type, good: Check = None, default: Any = REQUIRED) -> list:
+        values = self.take(key, default)
+        if not isinstance(values, list) or (not values and default is REQUIRED):
+            self.wrong(key, values, "a list with at least one value, like [1, 2]")
+        if len({str(value) for value in values}) < len(values):
+            self.wrong(key, values, "a list without repetitions")
+        for value in values:
+            self._check(key, value, kind, good)
+        return values
+
+    def flags(self, key: str) -> list[str]:
+        """Arguments of a command, written and split as in the shell."""
+        value = self.take(key, "")
+        self._check(key, value, str, None)
+        try:
+            return [self._filled(word) for word in shlex.split(value)]
+        except ValueError as error:
+            raise InputError(f"{self.path}: [{self.name}] {key}: {error}: {value!r}") from error
+
+    def flags_by(self, keys: list[str]) -> dict[str, list[str]]:
+        table = Table(self.path, f"{self.name}.flags", self.take("flags", {}))
+        table.texts = self.texts
+        flags = {key: table.flags(key) for key in keys}
+        table.end()
+        return flags
+
+    def _filled(self, text: str) -> str:
+        for name, value in self.texts.items():
+            text = text.replace("{" + name + "}", value)
+        return text
+
+    def _check(self, key: str, value: Any, kind: type, good: Check) -> None:
+        kinds = (int, float) if kind is float else (kind,)
+        wanted = {str: "text in quotes", int: "a whole number", float: "a number"}[kind]
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            self.wrong(key, value, wanted)
+        if isinstance(good, tuple):
+            if value not in good:
+                self.wrong(key, value, f"one of {', '.join(good)}")
+        elif good is not None and not good(value):
+            reasons = {
+                str: "a plain name (letters, digits, . _ + -)",
+                int: "a whole number of at least 0",
+                float: "a fraction above 0 and at most 1",
+            }
+            self.wrong(key, value, reasons[kind])

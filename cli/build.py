@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 import pruning_utils as pruning
 from attack_utils import CHECKED_EVERY, Perturb, PGDConfig, checked, make_pgd
 from cli.flags import FREE_FLAGS
+from dataset import DataSpec, build_loaders, mean_std
 from engine.distributed import (
     Launch,
     Runtime,

@@ -1,5 +1,5 @@
 """What happens around and inside an epoch: steps, schedules, processes, logs, a run's folder.
 
-May import files, input_pipeline, models.prepared and errors. This file imports nothing, so that
-`engine.schedules` can be had without PyTorch.
+May import files, input_pipeline.loader, models.prepared, errors, and of attack_utils one type.
+This file imports nothing, so that `engine.schedules` can be had without PyTorch.
 """

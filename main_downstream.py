@@ -19,7 +19,8 @@ from cli.flags import build_transfer_parser
 from cli.plan import plan_transfer
 from cli.recipes import apply_recipe
 from dataset import DATASETS
-from engine.distributed import Runtime, launch, on_main
+from engine.distributed import Runtime, on_main
+from engine.launching import launch
 from engine.log import RunLog, plot_curves, provenance, say, warn
 from engine.run_folder import supervise
 from engine.steps import Metrics

@@ -18,7 +18,8 @@ from cli import build
 from cli.flags import build_imp_parser
 from cli.plan import plan_imp
 from cli.recipes import apply_recipe
-from engine.distributed import Runtime, broadcast_from_main, launch, on_main
+from engine.distributed import Runtime, broadcast_from_main, on_main
+from engine.launching import launch
 from engine.log import RunLog, plot_curves, say, warn
 from engine.run_folder import supervise, taking_up
 from engine.schedules import Schedule

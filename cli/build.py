@@ -15,7 +15,6 @@ from attack_utils import CHECKED_EVERY, Perturb, PGDConfig, checked, make_pgd
 from cli.flags import FREE_FLAGS
 from dataset import DataSpec, build_loaders, mean_std
 from engine.distributed import (
-    Launch,
     Runtime,
     configure_torch,
     main_first,
@@ -23,6 +22,7 @@ from engine.distributed import (
     seed_everything,
     synchronised,
 )
+from engine.launching import Launch
 from engine.log import say, warn
 from engine.run_folder import RunFolder
 from engine.schedules import Schedule, States
@@ -53,6 +53,7 @@ def launch_options(args: argparse.Namespace) -> Launch:
         dist_url=args.dist_url,
         dist_backend=args.dist_backend,
         nproc=args.nproc,
+        timeout=args.dist_timeout,
     )
 
 

@@ -29,6 +29,7 @@ FREE_FLAGS = frozenset(
         *("resume", "dry_run", "time_it", "evaluate", "export_released", "keep", "tag", "save_dir"),
         *("workers", "print_freq", "save_every_steps", "eval_batch_size", "compile", "threads"),
         *("device", "gpu", "nproc", "world_size", "rank", "dist_url", "dist_backend"),
+        "dist_timeout",
         # Without --skip_bad a run ends at the first bad image; where files lie is free, not what
         # is in them: see `build.contents`.
         *("multiprocessing_distributed", "skip_bad", "data", *FILES),
@@ -323,6 +324,7 @@ def _add_runtime_flags(parser: Parser) -> None:
     add("--rank", type=natural, default=0, help="this node's number (0)")
     add("--dist_url", default="tcp://127.0.0.1:23456", help="where the nodes meet")
     add("--dist_backend", choices=("nccl", "gloo"), help="(nccl with CUDA, else gloo)")
+    add("--dist_timeout", type=positive_int, default=600, help="seconds to wait for others (600)")
 
 
 def _add_output_flags(parser: Parser, save_dir: str):

@@ -21,10 +21,9 @@ from engine.log import Progress, warn
 from engine.steps import Execution, Meter, Metrics, Report, train_one_epoch
 from errors import InputError, RunFailed
 from files.checkpoints import to_cpu
-from input_pipeline.loader import Loader
+from input_pipeline.loader import STOP_SIGNALS, Loader
 
 LOOKED_AT_EVERY = 100  # steps: a look at the loss waits for the GPU
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class Preempted(Exception):
@@ -46,7 +45,7 @@ class StopSignals:
         self.received: int | None = None
 
     def __enter__(self) -> StopSignals:
-        self.before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self.before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -13,12 +13,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from errors import InputError
 from input_pipeline.decoding import read_image
 from input_pipeline.splits import Split, fingerprint, short_fingerprint
 from input_pipeline.transforms import DRAWS, Transform, uniforms
+from input_pipeline.workers import STOP_SIGNALS as STOP_SIGNALS  # for those who run a loader
+from input_pipeline.workers import loaded
 
 # A folder of equal images up to this side and size is decoded once and kept.
 KEPT_SIDE, KEPT_BYTES = 64, 512 * 2**20
@@ -197,15 +199,8 @@ class Loader:
                     )
                 yield batch
             return
-        # Its own generator: a DataLoader would draw from the global one for its workers' seeds.
-        yield from DataLoader(
-            self._batches,
-            batch_size=None,
-            sampler=plans,  # type: ignore[arg-type]
-            num_workers=min(self.workers, len(plans)),
-            generator=torch.Generator(),
-            pin_memory=self.pin_memory,
-        )
+        processes = min(self.workers, len(plans))
+        yield from loaded(self._batches, plans, processes, self.pin_memory)
 
     def _plans(self, epoch: int, start_step: int, rank: int, world: int) -> list[Plan]:
         steps = range(start_step, self.num_batches(world))

@@ -13,16 +13,15 @@ from torch.optim import SGD
 
 from attack_utils import PGDConfig, make_pgd
 from engine.distributed import (
-    Launch,
     Runtime,
     average_gradients,
     barrier,
     broadcast_from_main,
     is_main,
-    launch,
     seed_everything,
     sum_over_ranks,
 )
+from engine.launching import Launch, launch
 from engine.steps import Execution, evaluate, train_one_epoch, training_step
 from errors import InputError
 from files.checkpoints import load_checkpoint, save_checkpoint

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import shutil
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,6 +68,7 @@ def transfer(root: Path, save: Path, *flags: str) -> list[str]:
     return [*data, *TINY, *HERE, *EPOCHS, *ATTACK, *init, *ticket, *flags]
 
 
+GROUP_SIGNALS = 6
 TASKS = {"imp": imp, "transfer": transfer}
 FILES = {"imp": imp_run, "transfer": transfer_run}
 
@@ -120,8 +123,8 @@ def test_a_run_killed_at_random_moments_ends_as_the_undisturbed_one(whole, tmp_p
 # --- signals --------------------------------------------------------------------------------------
 
 
-def stopped(process: Process, folder: Path, number: int) -> None:
-    process.signal(number)
+def stopped(process: Process, folder: Path, number: int, group: bool = False) -> None:
+    (process.signal_group if group else process.signal)(number)
     assert process.end() == 75, process.output
     name = signal.Signals(number).name
     assert (folder / "PREEMPTED").read_text() == f"{name}; go on with --resume\n"
@@ -148,6 +151,60 @@ def test_signals_stop_a_run_after_its_step_and_it_goes_on_to_the_same_bits(whole
     assert process.end() == 0, process.output
     assert not (folder / "PREEMPTED").exists()
     assert_same_run(folder, whole.root / task)
+
+
+@pytest.mark.parametrize("task", ["imp", "transfer"])
+def test_a_signal_to_the_whole_group_leaves_loader_processes_to_their_run(whole, tmp_path, task):
+    """At random moments of a run that mostly waits for its loader processes."""
+    folder, moments = tmp_path / "run", random.Random(task)
+    short = ["-b", "3", "--epochs", "2", "--save_every_steps", "1000"]
+    undisturbed = Process(task, [*TASKS[task](whole.root, tmp_path / "whole"), *short])
+    share = undisturbed.wait() / GROUP_SIGNALS
+    assert undisturbed.end() == 0, undisturbed.output
+    argv = [*TASKS[task](whole.root, folder), *short, "--resume", "-j", "2"]
+    for call in range(GROUP_SIGNALS):
+        process = Process(task, argv, before=slow_workers)
+        batches = 1 + int(moments.random() * share / 2)
+        assert process.wait(batches) == batches, process.output
+        time.sleep(moments.random() * 0.2)
+        stopped(process, folder, loader.STOP_SIGNALS[call % 3], group=True)
+    process = Process(task, argv)
+    assert process.end() == 0, process.output
+    assert_same_run(folder, tmp_path / "whole")
+
+
+def slow_workers() -> None:
+    """A batch takes a loader process a fifth of a second."""
+    make = loader._Batches._make
+
+    def slow(batches, plan):
+        time.sleep(0.2)
+        return make(batches, plan)
+
+    loader._Batches._make = slow  # type: ignore[method-assign]
+
+
+def signal_group_at_every_start() -> None:
+    """Send SIGTERM to the group right after a loader process has been forked."""
+    start = multiprocessing.process.BaseProcess.start
+
+    def starting(process):
+        start(process)
+        # by a stranger: a loader process does end by a SIGTERM of the run itself
+        subprocess.run(["sh", "-c", f"kill -TERM -{os.getpgrp()}"], check=False)
+
+    multiprocessing.process.BaseProcess.start = starting  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("task", ["imp", "transfer"])
+def test_a_signal_while_loader_processes_start_stops_the_run_after_its_step(whole, tmp_path, task):
+    argv = [*TASKS[task](whole.root, tmp_path / "run"), "--resume", "-j", "2"]
+    process = Process(task, argv, before=signal_group_at_every_start)
+    assert process.end() == 75, process.output
+    assert load(newest(tmp_path / "run", task))["resume"]["step"] == 1
+    process = Process(task, argv)
+    assert process.end() == 0, process.output
+    assert_same_run(tmp_path / "run", whole.root / task)
 
 
 def stopped_in(monkeypatch, function, task: str, argv: list[str]) -> None:
@@ -498,26 +555,50 @@ def test_an_attack_that_leaves_its_ball_stops_the_run(whole, tmp_path, monkeypat
     assert "more than eps 0.0313725" in line
 
 
-def lose_worker() -> None:
-    """The loader process that makes the second batch of an epoch ends at once."""
+def lose_workers() -> None:
+    """The loader processes that make later batches of an epoch end at once, one after the other."""
     make = loader._Batches._make
 
     def dying(batches, plan):
-        if batches.train and plan.first == 12:
+        if batches.train and plan.first >= 12:
+            time.sleep(plan.first / 100)
             os._exit(7)
         return make(batches, plan)
 
     loader._Batches._make = dying  # type: ignore[method-assign]
 
 
-def test_a_dead_loader_process_ends_the_run_within_seconds(whole, tmp_path):
+def test_dead_loader_processes_end_the_run_within_seconds_by_one_line(whole, tmp_path):
     argv = [*imp(whole.root, tmp_path / "run"), "-j", "2"]
     start = time.monotonic()
-    process = Process("imp", argv, before=lose_worker)
+    process = Process("imp", argv, before=lose_workers)
     assert process.end() == 1, process.output
     assert time.monotonic() - start < 60
-    assert process.output.splitlines()[-1].startswith("error: a loader process died (DataLoader")
+    told = "error: a loader process died (exit status 7); if memory ran out, lower --workers"
+    assert process.output.splitlines()[-1] == told
     assert "Traceback" not in process.output
+
+
+def hang_in_worker() -> None:
+    """A loader process is stuck, as one that reads from a network that is gone."""
+    make = loader._Batches._make
+
+    def stuck(batches, plan):
+        while batches.train and plan.first >= 12:
+            time.sleep(1)
+        return make(batches, plan)
+
+    loader._Batches._make = stuck  # type: ignore[method-assign]
+
+
+def test_a_stuck_loader_process_does_not_keep_a_stopped_run_alive(whole, tmp_path):
+    argv = [*imp(whole.root, tmp_path / "run"), "-j", "2", "--resume"]
+    process = Process("imp", argv, before=hang_in_worker, batches=1)
+    assert process.wait() == 1
+    start = time.monotonic()
+    process.signal_group(signal.SIGTERM)
+    assert process.end() == 75, process.output
+    assert time.monotonic() - start < 60
 
 
 def free_port() -> int:

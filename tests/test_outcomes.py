@@ -22,7 +22,8 @@ from PIL import Image
 
 from attack_utils import PGDConfig
 from dataset import Loader
-from engine.distributed import Launch, Runtime, launch, seed_everything
+from engine.distributed import Runtime, seed_everything
+from engine.launching import Launch, launch
 from evaluation.autoattack import run_autoattack
 from evaluation.evaluator import Evaluator, percent
 from files.checkpoints import load_checkpoint, save_checkpoint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from engine.distributed import Launch
+from engine.launching import Launch
 
 WORLD = 2
 

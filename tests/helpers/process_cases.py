@@ -60,10 +60,13 @@ class Process:
         self.process.start()
         theirs.close()
 
-    def wait(self) -> int:
-        """Let it train on or evaluate its `batches`; give those it did, fewer if it ended."""
+    def wait(self, batches: int | None = None) -> int:
+        """Let it train on or evaluate its `batches`; give those it did, fewer if it ended.
+
+        With `batches` given here it does not stop after so many, but goes on.
+        """
         done, deadline = 0, time.monotonic() + PATIENCE
-        while done != self.batches:
+        while done != (batches or self.batches):
             ready, _, _ = select.select([self.pipe.fileno()], [], [], deadline - time.monotonic())
             assert ready, f"no batch for {PATIENCE} seconds"
             told = os.read(self.pipe.fileno(), 1)
@@ -76,6 +79,12 @@ class Process:
         assert self.process.pid is not None
         with suppress(ProcessLookupError):
             os.kill(self.process.pid, number)
+
+    def signal_group(self, number: int) -> None:
+        """Signal the run and all that it has started, as Slurm, torchrun and `timeout` do."""
+        assert self.process.pid is not None
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
 
     def kill(self) -> bool:
         """kill -9; False if it had ended before."""
@@ -110,7 +119,7 @@ def _work(
     os.dup2(file, 2)
     sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
     torch.set_num_threads(1)
-    multiprocessing.set_start_method("fork", force=True)  # of loaders, as in a run of its own
+    os.setpgid(0, 0)  # a group of its own, so that a test can signal all of a run
     signalled, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)

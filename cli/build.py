@@ -24,7 +24,7 @@ from engine.distributed import (
 )
 from engine.launching import Launch
 from engine.log import say, warn
-from engine.run_folder import RunFolder
+from engine.run_folder import RunFolder, recorded_batch
 from engine.schedules import Schedule, States
 from engine.steps import Execution, make_sgd
 from engine.training import StopSignals, Training
@@ -150,12 +150,25 @@ def _loaders(
     with main_first():
         return build_loaders(
             data_spec(args),
-            batch_size=args.batch_size * runtime.nodes,
+            batch_size=_global_batch(args, runtime),
             eval_batch_size=eval_batch_size,
             workers=args.workers,
             seed=args.seed,
             pin_memory=runtime.device.type == "cuda",
         )
+
+
+def _global_batch(args: argparse.Namespace, runtime: Runtime) -> int:
+    """The images of a step over all nodes; a run that is resumed keeps the number it began with."""
+    asked = args.batch_size * runtime.nodes
+    kept = recorded_batch(Path(args.save_dir)) if args.resume and not args.evaluate else None
+    if kept is None or kept == asked:
+        return asked
+    warn(
+        f"the run began with steps of {kept} images over all nodes and keeps them: "
+        f"{kept / runtime.world_size:g} for each of now {runtime.world_size} processes"
+    )
+    return kept
 
 
 # --- networks -------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from errors import InputError, RunFailed, memory_advice
 from files import names
 from files.atomic import write_json
 
+GLOBAL_BATCH = "global_batch"
 CONTENT = "_content"  # ends the name under which the fingerprint of an input is recorded
 
 
@@ -33,7 +34,7 @@ class RunFolder:
     free: the flags that may differ. resume: what --resume says: None, auto or a checkpoint.
     newest: finds the checkpoint to resume from. last_file: the file that a finished run has.
     contents: fingerprints of input files, as `{flag: text}`; on resume paths may change, contents
-    may not.
+    may not. processes: how many the run began with, and their global batch; for the record.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class RunFolder:
     newest: Callable[[Path], Path | None]
     last_file: str
     contents: Mapping[str, str] = field(default_factory=dict)
+    processes: Mapping[str, int] = field(default_factory=dict)
 
     def is_finished(self) -> bool:
         """Whether there is nothing left to resume; then it says so."""
@@ -70,7 +72,8 @@ class RunFolder:
 
     def recorded(self) -> dict[str, Any]:
         """What `args.json` says, beside the provenance."""
-        return {**self.flags, **{f"{name}{CONTENT}": v for name, v in self.contents.items()}}
+        contents = {f"{name}{CONTENT}": value for name, value in self.contents.items()}
+        return {**self.flags, **self.processes, **contents}
 
     def check(self) -> None:
         """Raise InputError if the folder holds a run and `resume` is off, or one of other flags."""
@@ -83,8 +86,9 @@ class RunFolder:
                 "another"
             )
         before = read_args(path)
+        free = {*self.free, *self.processes}
         for name, value in json.loads(json.dumps(self.recorded())).items():
-            if name not in self.free and name in before and before[name] != value:
+            if name not in free and name in before and before[name] != value:
                 flag = name.replace(CONTENT, " that holds") if CONTENT in name else name
                 raise InputError(
                     f"--save_dir {self.path}: holds a run with --{flag} {before[name]}, not "
@@ -115,6 +119,17 @@ def read_args(path: Path) -> dict[str, Any]:
     if not isinstance(before, dict):
         raise InputError(f"{path}: damaged, no flags in it; move it away to resume")
     return before
+
+
+def recorded_batch(folder: Path) -> int | None:
+    """The images per step over all processes of the run that a folder holds, if that is known."""
+    path = folder / names.ARGS
+    found = read_args(path).get(GLOBAL_BATCH) if path.exists() else None
+    if found is not None and (type(found) is not int or found < 2):
+        raise InputError(
+            f"{path}: damaged, its {GLOBAL_BATCH} is {found!r}; move it away to resume"
+        )
+    return found
 
 
 @contextlib.contextmanager
@@ -197,9 +212,19 @@ def supervise(make: Callable[[StopSignals], Run], folder: RunFolder, images: int
         if checkpoint:
             with taking_up(checkpoint):
                 run.resume(checkpoint)  # before the folder is claimed: it may be refused
-        folder = replace(folder, contents=run.contents())
+        folder = replace(folder, contents=run.contents(), processes=_processes(run.training))
         with holding(folder), _ending(folder, run.training), memory_advice(images):
             run.run()
+
+
+def _processes(training: Training) -> dict[str, int]:
+    """How a run is shared out; under torchrun the flags do not say it."""
+    runtime = training.runtime
+    return {
+        "world_size": runtime.nodes,  # as the flag means it
+        "processes": runtime.world_size,
+        GLOBAL_BATCH: training.loader.batch_size,
+    }
 
 
 @contextlib.contextmanager

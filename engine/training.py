@@ -203,7 +203,10 @@ class Training:
                 raise InputError(
                     f"saved in mid-epoch by {len(ranks)} processes; resume with as many"
                 )
-            warn(f"saved by {len(ranks)} processes: random starts go on differently")
+            warn(
+                f"saved by {len(ranks)} processes, not {self.runtime.world_size}: random starts go "
+                "on differently, and BatchNorm sees other parts of a batch"
+            )
             return
         own = ranks[self.runtime.rank]
         self.meter = Meter(self.execution.device, own["sums"], self.step)

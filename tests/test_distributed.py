@@ -1,6 +1,10 @@
 """Two processes give what one gives; only rank 0 decides; how a run is started."""
 
 import copy
+import json
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +12,24 @@ import pytest
 import torch
 import torch.distributed as dist
 from helpers.gloo_cases import WORLD, free_port, two_gloo_processes
+from helpers.main_cases import (
+    HERE,
+    TINY,
+    Interrupted,
+    assert_same_bits,
+    assert_same_run,
+    die,
+    load,
+    read_json,
+    run_imp,
+)
+from helpers.main_cases import write_images as write_classes
+from helpers.process_cases import Process
 from PIL import Image
 from torch.optim import SGD
 
 from attack_utils import PGDConfig, make_pgd
+from engine import launching
 from engine.distributed import (
     Runtime,
     average_gradients,
@@ -22,6 +40,7 @@ from engine.distributed import (
     sum_over_ranks,
 )
 from engine.launching import Launch, launch
+from engine.run_folder import recorded_batch
 from engine.steps import Execution, evaluate, train_one_epoch, training_step
 from errors import InputError
 from files.checkpoints import load_checkpoint, save_checkpoint
@@ -241,6 +260,111 @@ def test_wrong_input_in_spawned_processes_ends_the_run_with_its_line_and_status_
     told = capfd.readouterr().err
     assert "error: /data: no such folder; expected one\n" in told
     assert "Traceback" not in told
+
+
+# --- two nodes, and the loaders of several processes ----------------------------------------------
+
+SPAWN = ["--multiprocessing_distributed", "--dist_backend", "gloo", "--mode", "std"]
+
+
+def start_nodes(root: Path, folder: Path, *flags: str, port: int) -> list[Process]:
+    """Two processes that stand for two nodes, each with one process of the run."""
+    shared = [str(root), *TINY, *HERE, *SPAWN, "--nproc", "1", "--world_size", "2", *flags]
+    shared += ["--save_dir", str(folder), "--dist_url", f"tcp://127.0.0.1:{port}"]
+    return [
+        Process("imp", [*shared, "--rank", str(rank)], log=f"{folder.name}-node{rank}.txt")
+        for rank in (0, 1)
+    ]
+
+
+def wait_until(happened: Callable[[], bool], process: Process) -> None:
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert time.monotonic() < deadline, process.output
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_two_nodes_record_what_they_share_and_a_cut_network_ends_them_in_time(tmp_path):
+    root = write_classes(tmp_path / "data")
+    flags = ["--epochs", "400", "--prune_epoch", "400", "-b", "6", "--dist_timeout", "5"]
+    first, second = start_nodes(root, tmp_path / "run", *flags, port=free_port())
+    wait_until((tmp_path / "run" / "1-checkpoint.pth.tar").exists, first)
+    recorded = read_json(tmp_path / "run" / "args.json")
+    assert (recorded["world_size"], recorded["processes"], recorded["global_batch"]) == (2, 2, 12)
+    second.signal_group(signal.SIGSTOP)  # what a cut network looks like from the other side
+    start = time.monotonic()
+    assert first.end() == 1, first.output
+    assert time.monotonic() - start < 60
+    assert "error: another process of the run died or is out of reach" in first.output
+    assert "Traceback" not in first.output
+    second.signal_group(signal.SIGKILL)
+    second.end()
+
+
+@pytest.mark.slow
+def test_a_run_resumed_on_fewer_nodes_keeps_its_global_batch_and_says_so(tmp_path, capsys):
+    data = write_classes(tmp_path / "data")
+    flags = ["--mode", "std", "--epochs", "3", "--prune_epoch", "3"]
+    run_imp(data, tmp_path / "whole", *flags)
+    with pytest.MonkeyPatch.context() as patch:
+        die(patch, train_one_epoch, 2)
+        with pytest.raises(Interrupted):
+            run_imp(data, tmp_path / "run", *flags)
+    path = tmp_path / "run" / "args.json"
+    recorded = read_json(path)
+    assert (recorded["batch_size"], recorded["global_batch"]) == (12, 12)
+    path.write_text(json.dumps({**recorded, "batch_size": 6, "world_size": 2}))  # as of two nodes
+    run_imp(data, tmp_path / "run", *flags, "-b", "6", "--resume")
+    told = capsys.readouterr().err
+    assert "warning: the run began with steps of 12 images over all nodes and keeps them" in told
+    resumed, whole = (load(tmp_path / name / "1-checkpoint.pth.tar") for name in ("run", "whole"))
+    assert_same_bits(resumed["state_dict"], whole["state_dict"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", ["12", 1, [12], 12.5])
+def test_a_damaged_global_batch_is_named(tmp_path, batch):
+    (tmp_path / "args.json").write_text(json.dumps({"global_batch": batch}))
+    with pytest.raises(InputError, match=r"args.json: damaged, its global_batch is"):
+        recorded_batch(tmp_path)
+
+
+@pytest.mark.slow
+def test_spawned_processes_with_loaders_stop_by_a_signal_to_all_and_go_on_to_the_bit(tmp_path):
+    data = write_classes(tmp_path / "data")
+    shared = [str(data), *TINY, *HERE, *SPAWN, "--nproc", "2", "--epochs", "6", "-b", "4"]
+    shared += ["--prune_epoch", "3", "-j", "2"]
+
+    def start(name: str, *flags: str) -> Process:
+        url = f"tcp://127.0.0.1:{free_port()}"
+        return Process(
+            "imp", [*shared, "--save_dir", str(tmp_path / name), "--dist_url", url, *flags]
+        )
+
+    whole = start("whole")
+    assert whole.end() == 0, whole.output
+    stopped = start("run")
+    wait_until((tmp_path / "run" / "1-checkpoint.pth.tar").exists, stopped)
+    stopped.signal_group(signal.SIGTERM)
+    assert stopped.end() == 75, stopped.output
+    resumed = start("run", "--resume")
+    assert resumed.end() == 0, resumed.output
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_an_absent_node_is_waited_for_with_a_line_and_not_for_ever(monkeypatch, capfd):
+    monkeypatch.setattr(launching, "PATIENCE", 0.2)
+    values = {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "RANK": "0",
+        "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1",
+    }  # fmt: skip
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="cannot join the process group at env://"):
+        launch(note, [], Launch("cpu", timeout=2))
+    told = capfd.readouterr().out
+    assert f"waiting for all processes of the run, 2 at 127.0.0.1:{values['MASTER_PORT']}" in told
 
 
 # --- one process ----------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ from errors import InputError, RunFailed
 from files import checkpoints, imp_run, transfer_run
 from files.checkpoints import save_checkpoint
 from files.names import previous
-from input_pipeline import loader
+from input_pipeline import loader, workers
 from models import build_model
 
 pytestmark = pytest.mark.slow
@@ -555,28 +555,45 @@ def test_an_attack_that_leaves_its_ball_stops_the_run(whole, tmp_path, monkeypat
     assert "more than eps 0.0313725" in line
 
 
-def lose_workers() -> None:
-    """The loader processes that make later batches of an epoch end at once, one after the other."""
+def lose_worker() -> None:
+    """The loader process that makes the second batch of an epoch ends at once."""
     make = loader._Batches._make
 
     def dying(batches, plan):
-        if batches.train and plan.first >= 12:
-            time.sleep(plan.first / 100)
+        if batches.train and plan.first == 12:
             os._exit(7)
         return make(batches, plan)
 
     loader._Batches._make = dying  # type: ignore[method-assign]
 
 
-def test_dead_loader_processes_end_the_run_within_seconds_by_one_line(whole, tmp_path):
+def test_a_dead_loader_process_ends_the_run_within_seconds(whole, tmp_path):
     argv = [*imp(whole.root, tmp_path / "run"), "-j", "2"]
     start = time.monotonic()
-    process = Process("imp", argv, before=lose_workers)
+    process = Process("imp", argv, before=lose_worker)
     assert process.end() == 1, process.output
     assert time.monotonic() - start < 60
     told = "error: a loader process died (exit status 7); if memory ran out, lower --workers"
     assert process.output.splitlines()[-1] == told
     assert "Traceback" not in process.output
+
+
+class DyingAtOne:
+    """The loader process that makes batch 1 ends a while after it was asked to."""
+
+    def __getitem__(self, plan: int) -> int:
+        if plan == 1:
+            time.sleep(0.5)
+            os._exit(7)
+        return plan
+
+
+def test_the_death_of_a_loader_process_is_told_where_a_batch_is_waited_for():
+    batches = workers.loaded(DyingAtOne(), [0, 1, 2, 3], 2, pin_memory=False)
+    assert next(batches) == 0
+    time.sleep(1.5)  # it dies now; an error must not come out of here
+    with pytest.raises(RunFailed, match="exit status 7"):
+        list(batches)
 
 
 def hang_in_worker() -> None:
@@ -619,7 +636,8 @@ def children(process: Process) -> list[int]:
 def two_ranks(whole, folder: Path) -> list[str]:
     spawn = ["--multiprocessing_distributed", "--nproc", "2", "--dist_backend", "gloo"]
     url = f"tcp://127.0.0.1:{free_port()}"
-    return imp(whole.root, folder, *spawn, "--dist_url", url, "--epochs", "200", "--resume")
+    argv = imp(whole.root, folder, *spawn, "--dist_url", url, "--epochs", "200", "--resume")
+    return [*argv, "-j", "2"]
 
 
 def wait_for_file(path: Path, process: Process) -> None:

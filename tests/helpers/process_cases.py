@@ -48,13 +48,14 @@ class Process:
         limit: int | None = None,
         before: Callable[[], None] | None = None,
         batches: int | None = None,
+        log: str = "output.txt",
     ) -> None:
         context = multiprocessing.get_context("forkserver")
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
         context.set_forkserver_preload(["helpers.process_cases"])
         self.batches = batches
         self.pipe, theirs = context.Pipe(duplex=False)
-        self.log = Path(argv[list(argv).index("--save_dir") + 1]).parent / "output.txt"
+        self.log = Path(argv[list(argv).index("--save_dir") + 1]).parent / log
         arguments = (main, list(argv), theirs, str(self.log), limit, before, batches)
         self.process = context.Process(target=_work, args=arguments)
         self.process.start()

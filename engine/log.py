@@ -5,6 +5,7 @@ Only rank 0 prints and writes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -12,7 +13,8 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +25,7 @@ from tqdm import tqdm
 
 from engine.distributed import is_main
 from files.atomic import replacing
+from files.features import LacksFeature, flush
 
 PACKAGES = ("torch", "torchvision", "numpy", "advertorch", "scikit-learn", "safetensors")
 METRICS_FILE = "metrics.jsonl"
@@ -40,6 +43,25 @@ def warn(text: str) -> None:
     """Print a line that deserves attention (rank 0), on standard error."""
     if is_main():
         tqdm.write(f"warning: {text}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def lacks_told_once() -> Iterator[None]:
+    """Print what a file system lacks as a line, and the same one only once, in the block."""
+    told, show = set[str](), warnings.showwarning
+
+    def show_line(message: Warning | str, category: type[Warning], *where: Any, **at: Any) -> None:
+        if not issubclass(category, LacksFeature):
+            show(message, category, *where, **at)
+        elif str(message) not in told:
+            told.add(str(message))
+            warn(str(message))
+
+    warnings.showwarning = show_line  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
 
 
 def clock(seconds: float) -> str:
@@ -142,7 +164,8 @@ class RunLog:
         line = {"epoch": epoch, "seconds": round(self.seconds, 3), **measured}
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()
-        os.fsync(self.file.fileno())  # the checkpoint that counts this epoch comes after it
+        # The checkpoint that counts this epoch comes after it.
+        flush(self.file.fileno(), self.save_dir / METRICS_FILE)
         for name, value in measured.items():
             self.board.add_scalar(name, value, epoch)
         self.board.flush()

@@ -7,6 +7,7 @@ status 75.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import shutil
@@ -17,12 +18,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engine.distributed import barrier, is_main
-from engine.log import provenance, say
+from engine.log import lacks_told_once, provenance, say, warn
 from engine.training import NotFinite, Preempted, StopSignals, Training
 from errors import InputError, RunFailed, memory_advice
 from files import names
 from files.atomic import write_json
+from files.features import discard, tell_lack
 
+HELD = (errno.EAGAIN, errno.EACCES)  # what lockf answers where another process has the lock
 GLOBAL_BATCH = "global_batch"
 CONTENT = "_content"  # ends the name under which the fingerprint of an input is recorded
 
@@ -99,10 +102,18 @@ class RunFolder:
         self.check()
         if not (self.path / names.ARGS).exists():
             write_json(self.path / names.ARGS, {**self.recorded(), **provenance()})
-        (self.path / names.PREEMPTED).unlink(missing_ok=True)
+        self._forget_the_stop()
         for torn in self.path.glob(".*.tmp"):  # of a run that was killed while it wrote
             if not torn.name.startswith(f".{names.EVALUATION}"):
-                torn.unlink(missing_ok=True)
+                discard(torn)
+
+    def _forget_the_stop(self) -> None:
+        """Remove PREEMPTED: a job script that finds it queues the job again, for ever."""
+        path = self.path / names.PREEMPTED
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be removed ({error.strerror}); remove it") from error
 
     def last_checkpoint(self) -> Path | None:
         """The checkpoint that was written last, if there is any."""
@@ -148,19 +159,20 @@ def holding(folder: RunFolder) -> Iterator[None]:
         yield
         return
     new = not folder.path.exists()
-    with _locked(folder.path):
+    with lacks_told_once(), _locked(folder.path):
         try:
             folder.claim()
             barrier()
             yield
         except InputError:
             if new and folder.last_checkpoint() is None:
-                shutil.rmtree(folder.path)
+                shutil.rmtree(folder.path, ignore_errors=True)  # NFS keeps the lock, which is open
             raise
 
 
 @contextlib.contextmanager
 def _locked(save_dir: Path) -> Iterator[None]:
+    """Lock a folder, as far as its file system knows locks."""
     try:
         save_dir.mkdir(parents=True, exist_ok=True)
         lock = open(save_dir / names.LOCK, "a")  # noqa: SIM115
@@ -172,10 +184,13 @@ def _locked(save_dir: Path) -> Iterator[None]:
         try:
             # Not flock: loader processes would inherit it and outlive a killed run by seconds.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise InputError(
-                f"--save_dir {save_dir}: another run is working in it; wait, or name another folder"
-            ) from error
+        except OSError as error:
+            if error.errno in HELD:
+                raise InputError(
+                    f"--save_dir {save_dir}: another run is working in it; wait, or name another "
+                    "folder"
+                ) from error
+            tell_lack(save_dir, "locks no file: see to it that no other run writes here", error)
         yield
 
 
@@ -239,7 +254,10 @@ def _ending(folder: RunFolder, training: Training) -> Iterator[None]:
     except Preempted:
         if is_main():
             name = signal.Signals(training.stop.received or signal.SIGTERM).name
-            (folder.path / names.PREEMPTED).write_text(f"{name}; go on with --resume\n")
+            try:
+                (folder.path / names.PREEMPTED).write_text(f"{name}; go on with --resume\n")
+            except OSError as error:  # it has saved all the same
+                warn(f"{folder.path}: no {names.PREEMPTED} could be left ({error.strerror})")
             say(f"stopped by {name} after saving; go on with --resume")
         raise SystemExit(names.PREEMPTED_STATUS) from None
 

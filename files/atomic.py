@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from errors import InputError, RunFailed
+from files.features import discard, flush, flush_directory, move, same_contents, set_mode
 from files.names import previous
 
 
@@ -21,19 +22,20 @@ def replacing(path: str | os.PathLike[str], keep_previous: bool = False) -> Iter
     """Give a temporary path in the same directory; move it to `path` when the block succeeds.
 
     The file and its directory are flushed to disk, so that after a crash `path` is the old file or
-    the new one, never a part of one. Raises RunFailed for a full disk and the like.
+    the new one, never a part of one, as far as the file system can do that: see files.features.
+    Raises RunFailed for a full disk and the like.
     """
     path = Path(path)
     try:
         with _temporary(path) as temporary:
             yield temporary
-            with open(temporary, "rb") as written:
-                os.fsync(written.fileno())
-            temporary.chmod(0o666 & ~_umask())
+            with open(temporary, "r+b") as written:
+                flush(written.fileno(), path)
+            set_mode(temporary, 0o666 & ~_umask())
             if keep_previous and path.exists():
                 _keep(path)
-            os.replace(temporary, path)
-        _flush_directory(path.parent)
+            move(temporary, path)
+        flush_directory(path.parent)
     except (OSError, RuntimeError) as error:
         fault = _fault_of_disk(error)
         if fault is None:
@@ -57,29 +59,21 @@ def _temporary(path: Path) -> Iterator[Path]:
     try:
         yield Path(name)
     finally:
-        Path(name).unlink(missing_ok=True)
+        discard(Path(name))
 
 
 def _keep(path: Path) -> None:
     """Name a file's contents `previous(path)` too; `path` itself is there all the time."""
     with _temporary(previous(path)) as name:
         name.unlink()
-        os.link(path, name)
-        os.replace(name, previous(path))
+        same_contents(path, name)
+        move(name, previous(path))
 
 
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _flush_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -13,6 +13,7 @@ from errors import InputError
 from files import names
 from files.atomic import sha256_of
 from files.checkpoints import load_checkpoint, load_first_good, save_checkpoint
+from files.features import discard
 from pruning_utils import MASK_SUFFIX
 
 
@@ -88,7 +89,7 @@ def save_state(
     save_checkpoint(path, {**network, **training, "history": record.history}, keep_previous=True)
     if names.previous(path).exists():  # now there are two to resume from
         before = record.state - 1
-        names.previous(save_dir / names.imp_checkpoint(before)).unlink(missing_ok=True)
+        discard(names.previous(save_dir / names.imp_checkpoint(before)))
         if keep != "all":
             drop_checkpoints(save_dir, before)
 
@@ -107,8 +108,8 @@ def drop_checkpoints(save_dir: Path, last: int) -> None:
     """Remove the checkpoints of the states up to `last`; tickets stay."""
     for state in range(last + 1):
         for name in (names.imp_checkpoint(state), names.imp_best(state)):
-            (save_dir / name).unlink(missing_ok=True)
-            names.previous(save_dir / name).unlink(missing_ok=True)
+            discard(save_dir / name)
+            discard(names.previous(save_dir / name))
 
 
 def newest_checkpoint(save_dir: Path) -> Path | None:

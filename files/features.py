@@ -1,0 +1,98 @@
+"""What some file systems cannot do, and how files are written without it.
+
+Network, FUSE and memory-stick file systems know no hard links, permissions or locks, or do not
+flush a folder. What only makes a run safer is left out there, and a LacksFeature warning says what
+is lost. A fault of the disk (full, broken, read-only) is no missing feature and stays an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+# What file systems answer to a call that they do not know or do not allow to anybody.
+UNKNOWN_CALL = frozenset(
+    (
+        *(errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY),
+        *(errno.EPERM, errno.EACCES, errno.EBADF, errno.EISDIR, errno.ENOLCK),
+        *(errno.EXDEV, errno.EMLINK),
+    )
+)
+
+
+class LacksFeature(UserWarning):
+    """A file system cannot do what would make a run safer; the message says what is lost."""
+
+
+def tell_lack(folder: str | os.PathLike[str], lost: str, error: OSError) -> None:
+    """Warn that a folder's file system cannot do something, and what is lost by it."""
+    text = f"{folder}: the file system {lost} ({error.strerror or error})"
+    warnings.warn(text, LacksFeature, stacklevel=2)
+
+
+@contextlib.contextmanager
+def optional(folder: str | os.PathLike[str], lost: str) -> Iterator[None]:
+    """Go on with a warning where the block makes a call that the file system does not know."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNKNOWN_CALL:
+            raise
+        tell_lack(folder, lost, error)
+
+
+def flush(descriptor: int, path: Path) -> None:
+    """Have an open file's contents on the disk."""
+    with optional(path.parent, "flushes no file: a power cut may cost the newest ones"):
+        os.fsync(descriptor)
+
+
+def flush_directory(directory: Path) -> None:
+    """Have the names in a directory on the disk."""
+    with optional(directory, "flushes no folder: a power cut may cost the newest file"):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def set_mode(path: Path, mode: int) -> None:
+    """Set a file's permissions."""
+    with optional(path.parent, "sets no permissions: others may not be able to read the files"):
+        path.chmod(mode)
+
+
+def same_contents(path: Path, other: Path) -> None:
+    """Give a file's contents another name, by a hard link or, where there is none, by a copy."""
+    try:
+        os.link(path, other)
+    except OSError as error:
+        if error.errno not in UNKNOWN_CALL:
+            raise
+        shutil.copyfile(path, other)
+        with open(other, "r+b") as written:
+            flush(written.fileno(), other)
+
+
+def move(temporary: Path, path: Path) -> None:
+    """Rename a file, over another one if there is one."""
+    try:
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in UNKNOWN_CALL | {errno.EEXIST}:
+            raise
+        shutil.copyfile(temporary, path)
+        tell_lack(path.parent, "renames no file: a crash while one is written may tear it", error)
+        discard(temporary)
+
+
+def discard(path: Path) -> None:
+    """Remove a file that nothing needs; if that fails, it stays."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)

@@ -130,6 +130,7 @@ def contrast(a: Compared[BoolArray], b: Compared[BoolArray]) -> Difference | Non
 def _arms(compared: Compared[BoolArray]) -> list[NDArray[np.float64]]:
     """Independent sets of runs, each (seeds, images) in points, whose means add up to the mean."""
     dense, ticket = (_matrix(runs) for runs in compared)
+    _check_images(dense, ticket)
     return [ticket - dense] if compared.dense.keys() == compared.ticket.keys() else [ticket, -dense]
 
 
@@ -140,6 +141,12 @@ def _matrix(runs: Mapping[int, BoolArray]) -> NDArray[np.float64]:
     return 100.0 * np.stack(rows)
 
 
+def _check_images(*arms: NDArray[np.float64]) -> None:
+    counts = sorted({arm.shape[1] for arm in arms})
+    if len(counts) > 1 or 0 in counts:
+        raise ValueError(f"outcomes of different images: {' and '.join(map(str, counts))} of them")
+
+
 def _kind(sides: Sequence[Compared[T]]) -> Kind:
     paired = all(side.dense.keys() == side.ticket.keys() for side in sides)
     return "paired" if paired else "unpaired"
@@ -147,12 +154,10 @@ def _kind(sides: Sequence[Compared[T]]) -> Kind:
 
 def _crossed(arms: Sequence[NDArray[np.float64]], kind: Kind) -> Difference:
     """The mean of the arms' sum and the terms of its variance: A - E of images, B of seeds."""
-    images = {arm.shape[1] for arm in arms}
-    if len(images) > 1 or 0 in images:
-        raise ValueError(f"outcomes of different images: {sorted(images)} of them")
-    count, seeds = images.pop(), min(len(arm) for arm in arms)
+    _check_images(*arms)
+    count, seeds = arms[0].shape[1], min(len(arm) for arm in arms)
     image_means = sum(arm.mean(axis=0) for arm in arms)
-    mean = float(np.mean(image_means))
+    mean = sum(float(arm.mean()) for arm in arms)  # of whole numbers: exact
     if count == 1:  # no spread to be seen
         return Difference(mean, seeds, count, "none")
     by_images = float(np.var(image_means, ddof=1)) / count  # A

@@ -77,9 +77,10 @@ def draw(
 
 
 def draws(
-    count: int, networks: Sequence[Network], seeds: int, images: int, seed: int = 0
+    count: int, networks: Sequence[Network], seeds: int, images: int, seed: Sequence[int] = ()
 ) -> Iterator[list[dict[int, np.ndarray]]]:
-    rng = np.random.default_rng(seed)
+    """`draw` again and again; other numbers in `seed`, or other images, give other samples."""
+    rng = np.random.default_rng([images, *seed])
     for _ in range(count):
         yield draw(rng, networks, seeds, images)
 
@@ -101,6 +102,14 @@ def satterthwaite_interval(
     by_images, by_seeds = columns.var(ddof=1) / images, rows.var(ddof=1) / seeds
     square = float(np.sum((change - rows - columns + mean) ** 2))
     residual = square / ((seeds - 1) * (images - 1)) / change.size
+    half = satterthwaite_half_width(by_images, by_seeds, residual, images, seeds)
+    return mean - half, mean + half
+
+
+def satterthwaite_half_width(
+    by_images: float, by_seeds: float, residual: float, images: int, seeds: int
+) -> float:
+    """From A, B and E."""
     both = by_images + by_seeds - residual
     variance = max(both, by_images, by_seeds)
     if variance == both:
@@ -108,5 +117,4 @@ def satterthwaite_interval(
         df = both**2 / sum((*parts, residual**2 / ((seeds - 1) * (images - 1))))
     else:
         df = images - 1 if variance == by_images else seeds - 1
-    half = -stdtrit(max(df, seeds - 1), 0.025) * math.sqrt(variance)
-    return mean - half, mean + half
+    return float(-stdtrit(max(df, seeds - 1), 0.025)) * math.sqrt(variance)

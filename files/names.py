@@ -23,6 +23,7 @@ CHECKPOINT = "checkpoint.pth.tar"
 SA_BEST = "model_SA_best.pth.tar"
 RA_BEST = "model_RA_best.pth.tar"
 CURVES_PLOT = "net_train.png"
+OUTCOMES = "outcomes.safetensors"  # which test images each network got right
 RESULTS = "results.json"  # written last: the run is done
 
 # Of a study and a report.

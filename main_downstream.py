@@ -27,7 +27,7 @@ from engine.training import StopSignals
 from errors import run_main
 from evaluation.autoattack import forget_progress
 from evaluation.checkpoint import evaluate_checkpoint
-from evaluation.request import further_tests, sa_and_ra
+from evaluation.split_test import SplitTest
 from files import names, transfer_run
 from files.checkpoints import to_cpu
 from files.results import Accuracy, build_results, write_results
@@ -35,7 +35,7 @@ from files.tickets import read_ticket
 from files.transfer_run import CURVES, KEPT, TransferRecord
 from models import ARCHS
 
-SHOWN_AS = {"ta": "val SA", "ra": "val RA", "test_ta": "test SA"}
+SHOWN_AS = {"ta": "val SA", "ra": "val RA", "test_ta": "test SA", "test_ra": "test RA"}
 TRANSFER_DATASETS = tuple(name for name in DATASETS if name != "imagenet")
 
 
@@ -72,7 +72,7 @@ class Transfer:
                 trained = training.one_epoch(self.learning_rate(epoch), self.label(epoch))
                 scores = self.validate() if self.is_evaluated(epoch) else {}
                 self.finish_epoch(epoch, trained, scores)
-        self.finish(self.final_test(), self.further_tests())
+        self.finish(*self.final_test())
 
     def is_evaluated(self, epoch: int) -> bool:
         # Deviation: before `eval_from` the released code makes an accuracy of 1 % up.
@@ -121,27 +121,28 @@ class Transfer:
         self.plot()
         self.save([name for name, is_best in best.items() if is_best])
 
-    def final_test(self) -> dict[str, Accuracy]:
-        """Test SA and RA, in percent, of the networks kept: best by SA, best by RA, last."""
-        scores: dict[str, Accuracy] = {}
-        by_epoch: dict[int, Accuracy] = {}
-        for role in KEPT if self.adversarial else ("sa_best", "last"):
-            epoch, weights = transfer_run.load_kept(self.save_dir, role)
-            if epoch not in by_epoch:
-                self.load_weights(weights)
-                by_epoch[epoch] = sa_and_ra(
-                    self.evaluator, self.model, self.test, role, self.request
-                )
-            scores[role] = by_epoch[epoch]
-        return scores
+    def final_test(self) -> tuple[dict[str, Accuracy], dict[str, Any]]:
+        """Test the networks kept: best by SA, best by RA, last; then what else was asked for.
 
-    def further_tests(self) -> dict[str, Any]:
-        """The tests beyond SA and RA, if any, of the network that this regime is judged by."""
-        role = "ra_best" if self.adversarial else "sa_best"
-        self.load_weights(transfer_run.load_kept(self.save_dir, role)[1])
-        return further_tests(
-            self.evaluator, self.model, self.test, role, self.request, self.save_dir
-        )
+        Returns SA and RA of each in percent, and the tests beyond them of the network that this
+        regime is judged by.
+        """
+        test = SplitTest(self.evaluator, self.test, self.request, self.save_dir)
+        roles = tuple(KEPT) if self.adversarial else ("sa_best", "last")
+        tested: dict[int, str] = {}  # the network of an epoch has a role already
+        for role in roles:
+            epoch, weights = transfer_run.load_kept(self.save_dir, role)
+            if epoch in tested:
+                test.same_network(role, tested[epoch])
+            else:
+                self.load_weights(weights)
+                test.sa_and_ra(self.model, role)
+                tested[epoch] = role
+        judged_by = "ra_best" if self.adversarial else "sa_best"
+        self.load_weights(transfer_run.load_kept(self.save_dir, judged_by)[1])
+        further = test.further(self.model, judged_by)
+        test.save(names.OUTCOMES)
+        return {role: test.accuracy(role) for role in roles}, further
 
     def finish(self, scores: Mapping[str, Accuracy], further: Mapping[str, Any]) -> None:
         """Print the lines that people's scripts read, and write results.json, the last file."""

@@ -143,7 +143,7 @@ def _transfer_files(args: argparse.Namespace, adversarial: bool) -> tuple[Writte
     return (
         *_files(*first, *([names.RA_BEST] if adversarial else [])),
         *([every] if args.save_all else []),
-        *_files(names.CURVES_PLOT, names.RESULTS),
+        *_files(names.CURVES_PLOT, names.OUTCOMES, names.RESULTS),
     )
 
 
@@ -151,6 +151,7 @@ def _plan_evaluation(args: argparse.Namespace) -> RunPlan:
     kind, path = args.eval_set
     checkpoint = args.resume if args.resume not in (None, "auto") else None
     tests = {"--eval_attack": args.eval_attack, "--check_masking": args.check_masking or None}
+    written = (names.EVALUATION, *((names.EVALUATION_OUTCOMES,) if kind == "test" else ()))
     return RunPlan(
         task="evaluation",
         settings=f"evaluation of a checkpoint on {kind}",
@@ -163,7 +164,7 @@ def _plan_evaluation(args: argparse.Namespace) -> RunPlan:
         ),
         tests={name: value for name, value in tests.items() if value},
         save_dir=args.save_dir,
-        writes=_files(names.EVALUATION),
+        writes=_files(*written),
         writes_elsewhere=args.save_adv or None,
     )
 

@@ -22,11 +22,13 @@ from engine.log import provenance, say, warn
 from errors import InputError
 from evaluation.autoattack import forget_progress
 from evaluation.evaluator import Evaluator, count_images
-from evaluation.request import Request, check_classes, count_classes, further_tests, sa_and_ra
+from evaluation.request import Request
 from evaluation.sets import SEVERITIES, adversarial_loader, cifar10_c_loader, corruptions
+from evaluation.split_test import SplitTest, check_classes, count_classes
 from files import checkpoints as files
 from files.atomic import write_json
-from files.names import EVALUATION
+from files.names import EVALUATION, EVALUATION_OUTCOMES
+from files.transfer_run import role_of
 from models.export import load_network
 
 CIFAR10_C_FOLDER = "CIFAR-10-C"  # as the archive unpacks
@@ -65,7 +67,7 @@ def evaluate_checkpoint(
     elif kind == "adv":
         found = _on_adversarial(evaluator, model, request, spec)
     else:
-        found = _on_test_split(evaluator, model, path.name, request, spec, save_dir)
+        found = _on_test_split(evaluator, model, role_of(path), request, spec, save_dir)
     about = {
         "checkpoint": str(path),
         "eval_set": f"{kind}:{where}" if where else kind,
@@ -103,16 +105,19 @@ def _on_test_split(
     check_classes(model, loader, "--resume")
     crafted: list[tuple[Tensor, Tensor]] = []
     keep = crafted if request.save_adv else None
-    scores = sa_and_ra(evaluator, model, loader, role, request, keep)
+    test = SplitTest(evaluator, loader, request, save_dir)
+    test.sa_and_ra(model, role, keep)
     if request.save_adv:
         data, label = (torch.cat(parts) for parts in zip(*crafted, strict=True))
         files.save_checkpoint(request.save_adv, {"data": data, "label": label})
         say(f"{request.save_adv}: {len(label)} adversarial images")
+    further = test.further(model, role)
+    test.save(EVALUATION_OUTCOMES)
     return {
-        **scores._asdict(),
+        **test.accuracy(role)._asdict(),
         "images": count_images(loader, request.images),
         "attack": str(evaluator.attack) if request.attacked else None,
-        **further_tests(evaluator, model, loader, role, request, save_dir),
+        **further,
     }
 
 

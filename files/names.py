@@ -12,6 +12,7 @@ LOCK = ".lock"
 PREEMPTED = "PREEMPTED"  # a signal asked the run to stop, and it has saved
 PREEMPTED_STATUS = 75  # its exit status: EX_TEMPFAIL of sysexits.h, try again later
 EVALUATION = "eval.json"  # of --evaluate
+EVALUATION_OUTCOMES = "eval.outcomes.safetensors"
 AUTOATTACK_PROGRESS = "autoattack_progress.json"
 
 # Of a ticket search, beside the names below that have a state in them.

@@ -22,7 +22,7 @@ from errors import InputError
 from files.atomic import replacing
 
 FORMAT = "double-win-outcomes-1"
-MEASURES = ("clean", "pgd", "restarts", "autoattack")
+CLEAN, PGD, RESTARTS, AUTOATTACK = MEASURES = ("clean", "pgd", "restarts", "autoattack")
 HASH = "sha256"
 
 AnyPath = str | os.PathLike[str]

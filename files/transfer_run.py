@@ -92,6 +92,12 @@ def load_kept(save_dir: Path, role: str) -> tuple[int, dict[str, Tensor]]:
     return checkpoint["epoch"], read_weights(checkpoint)
 
 
+def role_of(path: Path) -> str:
+    """The name of a checkpoint's network in outcomes: its role, or what the file is called."""
+    roles = {name: role for role, name in KEPT.items()}
+    return roles.get(path.name, path.name.partition(".")[0] or "network")
+
+
 def newest_checkpoint(save_dir: Path) -> Path | None:
     path = save_dir / names.CHECKPOINT
     return path if path.is_file() else None

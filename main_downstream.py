@@ -35,7 +35,10 @@ from files.tickets import read_ticket
 from files.transfer_run import CURVES, KEPT, TransferRecord
 from models import ARCHS
 
-SHOWN_AS = {"ta": "val SA", "ra": "val RA", "test_ta": "test SA", "test_ra": "test RA"}
+SHOWN_AS = {
+    "train_acc": "train", "val_sa": "val SA", "val_ra": "val RA",
+    "test_sa": "test SA", "test_ra": "test RA",
+}  # fmt: skip
 TRANSFER_DATASETS = tuple(name for name in DATASETS if name != "imagenet")
 
 
@@ -79,45 +82,43 @@ class Transfer:
         return epoch >= self.args.eval_from or epoch == self.args.epochs - 1
 
     def validate(self) -> dict[str, float]:
-        """Accuracies after an epoch, in percent, by the released code's names (TA is SA)."""
+        """Accuracies after an epoch, in percent: val_sa, val_ra, test_sa."""
         network = self.evaluator.network(self.model)
-        scores = {"ta": self.evaluator.accuracy(network, self.val, "validation SA")}
+        scores = {"val_sa": self.evaluator.accuracy(network, self.val, "validation SA")}
         if self.adversarial:
             attack = self.evaluator.pgd(network)
-            scores["ra"] = self.evaluator.accuracy(network, self.val, "validation RA", attack)
+            scores["val_ra"] = self.evaluator.accuracy(network, self.val, "validation RA", attack)
         elif self.test is self.val:
-            scores["test_ta"] = scores["ta"]
+            scores["test_sa"] = scores["val_sa"]
         else:
-            scores["test_ta"] = self.evaluator.accuracy(network, self.test, "test SA")
+            scores["test_sa"] = self.evaluator.accuracy(network, self.test, "test SA")
         return scores
 
     def finish_epoch(self, epoch: int, trained: Metrics, scores: Mapping[str, float]) -> None:
         """Record what an epoch gave, and save."""
         record = self.record
         best = {
-            names.SA_BEST: _improved(scores.get("ta"), record.best_sa),
-            names.RA_BEST: _improved(scores.get("ra"), record.best_ra),
+            names.SA_BEST: _improved(scores.get("val_sa"), record.best_sa),
+            names.RA_BEST: _improved(scores.get("val_ra"), record.best_ra),
         }
-        record.best_sa = scores["ta"] if best[names.SA_BEST] else record.best_sa
-        record.best_ra = scores["ra"] if best[names.RA_BEST] else record.best_ra
+        record.best_sa = scores["val_sa"] if best[names.SA_BEST] else record.best_sa
+        record.best_ra = scores["val_ra"] if best[names.RA_BEST] else record.best_ra
+        measured = {"train_acc": trained.top1, **scores}
         for name in CURVES:
-            record.curves[name].append(trained.top1 if name == "train" else scores.get(name))
+            record.curves[name].append(measured.get(name))
         self.training.end_epoch()
         self.log.metrics(
             epoch,
             {
                 "lr": self.training.optimizer.param_groups[0]["lr"],
                 "train_loss": trained.loss,
-                "train_acc": trained.top1,
-                "val_sa": scores.get("ta"),
-                "val_ra": scores.get("ra"),
-                "test_sa": scores.get("test_ta"),
+                **{name: measured.get(name) for name in CURVES},
             },
         )
-        measured = [f"{SHOWN_AS[name]} {value:.2f} %" for name, value in scores.items()]
+        shown = [f"{SHOWN_AS[name]} {value:.2f} %" for name, value in scores.items()]
         line = f"train loss {trained.loss:.3f} acc {trained.top1:.2f} %"
         pace = self.log.pace(epoch + 1, self.args.epochs)
-        say(f"{self.label(epoch)}: {', '.join([line, *measured, pace])}")
+        say(f"{self.label(epoch)}: {', '.join([line, *shown, pace])}")
         self.plot()
         self.save([name for name, is_best in best.items() if is_best])
 
@@ -174,8 +175,8 @@ class Transfer:
         curves = self.record.curves
         plot_curves(
             self.save_dir / names.CURVES_PLOT,
-            range(1, len(curves["train"]) + 1),
-            {SHOWN_AS.get(name, name): values for name, values in curves.items()},
+            range(1, len(curves["train_acc"]) + 1),
+            {SHOWN_AS[name]: values for name, values in curves.items()},
             "epoch",
             f"{self.args.dataset}, {self.args.mode}, density {100 * self.density:.2f} %",
         )

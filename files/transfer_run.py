@@ -18,8 +18,11 @@ from files.checkpoints import (
     transfer_keys,
 )
 
-# The released code's names of the curves; TA is its word for SA.
-CURVES = ("train", "ta", "ra", "test_ta", "test_ra")
+# The curves, and the released code's names of them in a checkpoint; TA is its word for SA.
+CURVES = {
+    "train_acc": "train", "val_sa": "ta", "val_ra": "ra",
+    "test_sa": "test_ta", "test_ra": "test_ra",
+}  # fmt: skip
 # The networks that are tested at the end, by the file that holds each.
 KEPT = {"sa_best": names.SA_BEST, "ra_best": names.RA_BEST, "last": names.CHECKPOINT}
 
@@ -62,7 +65,7 @@ def save_transfer(
     network: dict[str, Any] = {
         "best_sa": record.best_sa,
         "best_ra": record.best_ra,
-        "result": record.curves,
+        "result": {CURVES[name]: curve for name, curve in record.curves.items()},
         "epoch": epoch,
         "arch": arch,
         "state_dict": transfer_keys(weights),
@@ -78,7 +81,8 @@ def save_transfer(
 
 def read_record(checkpoint: Mapping[str, Any]) -> TransferRecord:
     """The record in a checkpoint of `save_transfer`; KeyError names what it lacks."""
-    return TransferRecord(checkpoint["best_sa"], checkpoint["best_ra"], checkpoint["result"])
+    curves = {name: checkpoint["result"][released] for name, released in CURVES.items()}
+    return TransferRecord(checkpoint["best_sa"], checkpoint["best_ra"], curves)
 
 
 def read_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from errors import InputError, RunFailed
 
-Perturb = Callable[[Tensor, Tensor], Tensor]
+Perturb = Callable[[Tensor, Tensor], Tensor]  # (images, labels) -> images, as `make_pgd` says
 CHECKED_EVERY = 100  # steps of training: a check waits for the GPU
 
 
@@ -172,28 +172,28 @@ def check_perturbation(adversarial: Tensor, images: Tensor, eps: float) -> None:
 
 
 @dataclass(frozen=True)
-class AutoAttackPlan:
-    """Which attacks of AutoAttack run on a network of so many classes, in order."""
+class AutoAttackSuite:
+    """The attacks of AutoAttack, in order, that a number of classes allows."""
 
     attacks: tuple[str, ...]
     targets: int  # classes that each targeted attack aims at
     note: str | None  # what differs from AutoAttack standard
 
 
-def plan_autoattack(classes: int) -> AutoAttackPlan:
-    """AutoAttack standard, as far as the classes allow (Croce & Hein 2020 have 10 or more).
+def choose_attacks(classes: int) -> AutoAttackSuite:
+    """Choose AutoAttack standard, as far as the classes allow (Croce & Hein 2020: 10 or more).
 
     The targeted attacks aim at nine classes; their DLR loss needs at least four.
     """
     if classes < 4:
         left_out = f"{classes} classes: the targeted attacks (apgd-t, fab-t) are left out"
-        return AutoAttackPlan(("apgd-ce", "square"), 0, left_out)
+        return AutoAttackSuite(("apgd-ce", "square"), 0, left_out)
     targets = min(9, classes - 1)
     note = f"{classes} classes: {targets} targets, not 9" if targets < 9 else None
-    return AutoAttackPlan(("apgd-ce", "apgd-t", "fab-t", "square"), targets, note)
+    return AutoAttackSuite(("apgd-ce", "apgd-t", "fab-t", "square"), targets, note)
 
 
-def make_autoattack(model: nn.Module, eps: float, plan: AutoAttackPlan, seed: int) -> Perturb:
+def make_autoattack(model: nn.Module, eps: float, suite: AutoAttackSuite, seed: int) -> Perturb:
     """AutoAttack standard, L-infinity, on `model` in eval mode; where it fails images stay clean.
 
     Call it outside of autocast: the attacks need float32. Every batch starts from `seed`, so its
@@ -203,8 +203,8 @@ def make_autoattack(model: nn.Module, eps: float, plan: AutoAttackPlan, seed: in
 
     def perturb(images: Tensor, labels: Tensor) -> Tensor:
         attack = package.AutoAttack(model, eps=eps, seed=seed, device=images.device)
-        attack.attacks_to_run = list(plan.attacks)
-        attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = plan.targets
+        attack.attacks_to_run = list(suite.attacks)
+        attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = suite.targets
         contiguous = images.contiguous()  # it takes views that channels_last does not allow
         devices = [images.device] if images.is_cuda else []
         with torch.random.fork_rng(devices), frozen(model):

@@ -1,9 +1,9 @@
-"""The exceptions whose message is for the user: one line, no traceback; for every room."""
+"""One-line user errors that any module may raise, and how a program ends with one."""
 
 import contextlib
 import errno
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 # What a disk or its quota answers, and what an RLIMIT_FSIZE does.
 FULL_OR_BROKEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
@@ -21,7 +21,7 @@ class InputError(ValueError):
 
 
 class RunFailed(RuntimeError):
-    """A run that cannot go on, its input being good: a full disk, a loss that is no number.
+    """A run cannot go on although its input is good: a full disk, a non-finite loss.
 
     The message is one line. Exit status 1.
     """
@@ -57,3 +57,29 @@ def exit_with(error: InputError | RunFailed) -> None:
     line = " ".join(str(error).splitlines())  # a path may hold a line break
     print(f"error: {line}", file=sys.stderr, flush=True)
     sys.exit(2 if isinstance(error, InputError) else 1)
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """Call `main`; an error that is not a bug becomes one line on standard error and a status."""
+    try:
+        with failures_named():
+            main()
+    except (InputError, RunFailed) as error:
+        exit_with(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+@contextlib.contextmanager
+def memory_advice(images: int) -> Iterator[None]:
+    """Turn running out of memory with `images` per pass into a line with a value to try."""
+    try:
+        yield
+    except RuntimeError as error:
+        # by name: this module is for rooms that do without PyTorch, too
+        if type(error).__name__ != "OutOfMemoryError" and "allocate memory" not in str(error):
+            raise
+        raise InputError(
+            f"out of memory with {images} images per pass: try --micro_batch {max(1, images // 2)}"
+        ) from error

@@ -7,123 +7,61 @@ keep the best networks by validation, and test them: SA, and under adversarial t
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 import pruning_utils as pruning
-from attack_utils import CHECKED_EVERY, Perturb, PGDConfig, checked, make_pgd
-from cli import parsing, plan
+from cli import build
 from cli.flags import build_transfer_parser
-from dataset import DATASETS, DataSpec, Loader, build_loaders, mean_std
-from engine.distributed import (
-    Launch,
-    Runtime,
-    barrier,
-    is_main,
-    launch,
-    main_first,
-    seed_everything,
-    synchronised,
-)
+from cli.plan import plan_transfer
+from cli.recipes import apply_recipe
+from dataset import DATASETS
+from engine.distributed import Runtime, launch, on_main
 from engine.log import RunLog, plot_curves, provenance, say, warn
-from engine.run_folder import StopSignals, Training, check_same_run, load_init, running, taking_up
-from engine.schedules import Schedule
-from engine.steps import Execution, Metrics, make_sgd
-from errors import InputError
-from evaluation.checkpoint import Request, evaluate_checkpoint, further_tests, sa_and_ra
-from evaluation.evaluator import Bench, Watch, forget_progress
-from files import checkpoints as files
-from files.atomic import write_json
-from models import ARCHS, build_model
+from engine.run_folder import supervise
+from engine.steps import Metrics
+from engine.training import StopSignals
+from errors import run_main
+from evaluation.autoattack import forget_progress
+from evaluation.checkpoint import evaluate_checkpoint
+from evaluation.request import further_tests, sa_and_ra
+from files import names, transfer_run
+from files.checkpoints import to_cpu
+from files.results import Accuracy, build_results, write_results
+from files.tickets import read_ticket
+from files.transfer_run import CURVES, KEPT, TransferRecord
+from models import ARCHS
 
-RESULTS_FILE = "results.json"
-KEPT = {"sa_best": files.SA_BEST_FILE, "ra_best": files.RA_BEST_FILE, "last": files.TRANSFER_FILE}
-CURVES = ("train", "ta", "ra", "test_ta", "test_ra")  # the released code's names
-SHOWN_AS = {"ta": "val SA", "ra": "val RA", "test_ta": "test SA", "test_ra": "test RA"}
+SHOWN_AS = {"ta": "val SA", "ra": "val RA", "test_ta": "test SA"}
 TRANSFER_DATASETS = tuple(name for name in DATASETS if name != "imagenet")
-Scores = dict[str, dict[str, float | None]]
 
 
 class Transfer:
     """One transfer run: the network, what it scored, and how far it is."""
 
     def __init__(self, args: argparse.Namespace, runtime: Runtime, stop: StopSignals) -> None:
-        self.args, self.runtime = args, runtime
+        self.args, self.save_dir = args, Path(args.save_dir)
         self.adversarial = args.mode == "adv"
-        self.save_dir = Path(args.save_dir)
-        self.execution = Execution(runtime.device, **parsing.execution_options(args))
-        self.train, self.val, self.test = self._loaders()
-        self.model = self._network()
+        # Read once: what becomes of the file while the run trains does not matter.
+        self.ticket = read_ticket(args.tickets_file) if args.tickets_file else None
+        self.execution = build.execution(args, runtime.device)
+        self.train, self.val, self.test = build.target_loaders(args, runtime)
+        self.model = build.target_network(args, self.train.num_classes, self.execution, self.ticket)
         self.density = pruning.check_sparsity(self.model) / 100
-        if is_main():
-            pruning.print_remaining(self.model)
-        attack = PGDConfig(args.train_eps, args.train_step, args.train_gamma, args.train_randinit)
-        self.training = Training(
-            self.model,
-            make_sgd(self.model, args.lr, args.momentum, args.weight_decay),
-            self.train,
-            self.execution,
-            runtime,
-            self._attack(attack) if self.adversarial else None,
-            stop=stop,
-            save=self.save,
-            save_every=args.save_every_steps,
-            print_freq=args.print_freq,
+        say(pruning.remain_line(self.model))
+        self.training = build.training(
+            args, runtime, self.execution, self.model, self.train, stop=stop, save=self.save
         )
-        self.bench = build_bench(args, runtime, self.training.watch)
-        self.request = Request(**parsing.evaluation_options(args))
+        self.evaluator = build.target_evaluator(args, runtime, self.training.watch)
+        self.request = build.request(args)
         if self.adversarial:
-            say(f"training attack: {attack}; test attack: {self.bench.attack}")
-        self.schedule = Schedule(
-            args.lr_schedule, args.lr, args.epochs, args.decreasing_lr, args.warmup
-        )
-        self.best_sa: float | None = None
-        self.best_ra: float | None = None
-        self.result: dict[str, list[float | None]] = {name: [] for name in CURVES}
-
-    def _loaders(self) -> tuple[Loader, Loader, Loader]:
-        args = self.args
-        with main_first():
-            train, val, test = build_loaders(
-                data_spec(args),
-                batch_size=args.batch_size * self.runtime.nodes,
-                eval_batch_size=args.eval_batch_size,
-                workers=args.workers,
-                seed=args.seed,
-                pin_memory=self.runtime.device.type == "cuda",
-            )
-        assert test is not None  # only an ImageNet layout has none
-        say(
-            f"data: {args.dataset}, {train.num_images} training, {val.num_images} validation and "
-            f"{test.num_images} test images, {train.num_classes} classes"
-        )
-        return train, val, test
-
-    def _network(self) -> nn.Module:
-        """The pre-trained network with a fresh classifier, under the ticket's masks."""
-        args = self.args
-        mean, std = (args.mean, args.std) if args.mean else mean_std(args.dataset)
-        model = build_model(args.arch, self.train.num_classes, mean, std, args.stem, args.width)
-        if args.reinit:
-            say(f"re-initialised weights (seed {args.seed}); --init is not used")
-        elif args.init:
-            load_init(model, args.init, args.arch, fc="drop", stem="fresh", normalization="keep")
-        else:
-            warn(f"no --init: starting from random weights (seed {args.seed})")
-        if args.tickets_file:
-            for note in pruning.prune_model_custom(model, files.load_ticket(args.tickets_file)):
-                warn(f"ticket: {note}")
-        self.execution.place(synchronised(model) if args.sync_bn else model)
-        if args.compile:
-            model.compile()
-        return model
-
-    def _attack(self, config: PGDConfig) -> Perturb:
-        perturb = make_pgd(self.model, config, self.execution.loss_scale)
-        return checked(perturb, config.eps, every=CHECKED_EVERY)
+            attack = build.train_attack_config(args)
+            say(f"training attack: {attack}; test attack: {self.evaluator.attack}")
+        self.schedule = build.schedule(args, args.epochs)
+        self.record = TransferRecord()
 
     # --- the algorithm ---
 
@@ -132,7 +70,7 @@ class Transfer:
         with RunLog(self.save_dir, training.epoch) as self.log:
             for epoch in range(training.epoch, self.args.epochs):
                 trained = training.one_epoch(self.learning_rate(epoch), self.label(epoch))
-                scores = self.validate(epoch) if self.is_evaluated(epoch) else {}
+                scores = self.validate() if self.is_evaluated(epoch) else {}
                 self.finish_epoch(epoch, trained, scores)
         self.finish(self.final_test(), self.further_tests())
 
@@ -140,37 +78,86 @@ class Transfer:
         # Deviation: before `eval_from` the released code makes an accuracy of 1 % up.
         return epoch >= self.args.eval_from or epoch == self.args.epochs - 1
 
-    def validate(self, epoch: int) -> dict[str, float]:
-        """Accuracies after an epoch, in percent, by the released code's names."""
-        network = self.bench.network(self.model)
-        scores = {"ta": self.bench.accuracy(network, self.val, "validation SA")}
+    def validate(self) -> dict[str, float]:
+        """Accuracies after an epoch, in percent, by the released code's names (TA is SA)."""
+        network = self.evaluator.network(self.model)
+        scores = {"ta": self.evaluator.accuracy(network, self.val, "validation SA")}
         if self.adversarial:
-            attack = self.bench.pgd(network)
-            scores["ra"] = self.bench.accuracy(network, self.val, "validation RA", attack)
+            attack = self.evaluator.pgd(network)
+            scores["ra"] = self.evaluator.accuracy(network, self.val, "validation RA", attack)
         elif self.test is self.val:
             scores["test_ta"] = scores["ta"]
         else:
-            scores["test_ta"] = self.bench.accuracy(network, self.test, "test SA")
+            scores["test_ta"] = self.evaluator.accuracy(network, self.test, "test SA")
         return scores
 
-    def final_test(self) -> Scores:
+    def finish_epoch(self, epoch: int, trained: Metrics, scores: Mapping[str, float]) -> None:
+        """Record what an epoch gave, and save."""
+        record = self.record
+        best = {
+            names.SA_BEST: _improved(scores.get("ta"), record.best_sa),
+            names.RA_BEST: _improved(scores.get("ra"), record.best_ra),
+        }
+        record.best_sa = scores["ta"] if best[names.SA_BEST] else record.best_sa
+        record.best_ra = scores["ra"] if best[names.RA_BEST] else record.best_ra
+        for name in CURVES:
+            record.curves[name].append(trained.top1 if name == "train" else scores.get(name))
+        self.training.end_epoch()
+        self.log.metrics(
+            epoch,
+            {
+                "lr": self.training.optimizer.param_groups[0]["lr"],
+                "train_loss": trained.loss,
+                "train_acc": trained.top1,
+                "val_sa": scores.get("ta"),
+                "val_ra": scores.get("ra"),
+                "test_sa": scores.get("test_ta"),
+            },
+        )
+        measured = [f"{SHOWN_AS[name]} {value:.2f} %" for name, value in scores.items()]
+        line = f"train loss {trained.loss:.3f} acc {trained.top1:.2f} %"
+        pace = self.log.pace(epoch + 1, self.args.epochs)
+        say(f"{self.label(epoch)}: {', '.join([line, *measured, pace])}")
+        self.plot()
+        self.save([name for name, is_best in best.items() if is_best])
+
+    def final_test(self) -> dict[str, Accuracy]:
         """Test SA and RA, in percent, of the networks kept: best by SA, best by RA, last."""
-        scores: Scores = {"ra_best": {"sa": None, "ra": None}}
-        by_epoch: dict[int, dict[str, float | None]] = {}
+        scores: dict[str, Accuracy] = {}
+        by_epoch: dict[int, Accuracy] = {}
         for role in KEPT if self.adversarial else ("sa_best", "last"):
-            checkpoint = files.load_checkpoint(self.save_dir / KEPT[role])
-            epoch = checkpoint["epoch"]
+            epoch, weights = transfer_run.load_kept(self.save_dir, role)
             if epoch not in by_epoch:
-                self.load_weights(checkpoint["state_dict"])
-                by_epoch[epoch] = sa_and_ra(self.bench, self.model, self.test, role, self.request)
+                self.load_weights(weights)
+                by_epoch[epoch] = sa_and_ra(
+                    self.evaluator, self.model, self.test, role, self.request
+                )
             scores[role] = by_epoch[epoch]
         return scores
 
     def further_tests(self) -> dict[str, Any]:
         """The tests beyond SA and RA, if any, of the network that this regime is judged by."""
         role = "ra_best" if self.adversarial else "sa_best"
-        self.load_weights(files.load_checkpoint(self.save_dir / KEPT[role])["state_dict"])
-        return further_tests(self.bench, self.model, self.test, role, self.request, self.save_dir)
+        self.load_weights(transfer_run.load_kept(self.save_dir, role)[1])
+        return further_tests(
+            self.evaluator, self.model, self.test, role, self.request, self.save_dir
+        )
+
+    def finish(self, scores: Mapping[str, Accuracy], further: Mapping[str, Any]) -> None:
+        """Print the lines that people's scripts read, and write results.json, the last file."""
+        if self.adversarial:
+            for word, role in (("TA", "sa_best"), ("RA", "ra_best")):
+                say(f"* {word} best SA={scores[role].sa:.2f}")
+                say(f"* {word} best RA={scores[role].ra:.2f}")
+        else:
+            say(f"* last SA={scores['last'].sa:.2f}")
+            say(f"* best SA={scores['sa_best'].sa:.2f}")
+        say(pruning.remain_line(self.model))
+        on_main(lambda: self.write_results(scores, further))
+        forget_progress(self.save_dir)
+        say(f"done: {names.RESULTS} and {names.CURVES_PLOT} in {self.save_dir}")
+
+    # --- what the algorithm stands on ---
 
     def learning_rate(self, epoch: int) -> Callable[[int], float]:
         return lambda step: self.schedule.at(epoch, step, len(self.train))
@@ -182,173 +169,105 @@ class Transfer:
             f"epoch {epoch + 1}/{args.epochs}"
         )
 
-    # --- files ---
-
-    def finish_epoch(self, epoch: int, trained: Metrics, scores: dict[str, float]) -> None:
-        self.training.end_epoch()
-        best_sa = _improved(scores.get("ta"), self.best_sa)
-        best_ra = _improved(scores.get("ra"), self.best_ra)
-        self.best_sa = scores["ta"] if best_sa else self.best_sa
-        self.best_ra = scores["ra"] if best_ra else self.best_ra
-        for name in CURVES:
-            self.result[name].append(trained.top1 if name == "train" else scores.get(name))
-        values = {
-            "lr": self.training.optimizer.param_groups[0]["lr"],
-            "train_loss": trained.loss,
-            "train_acc": trained.top1,
-            "val_sa": scores.get("ta"),
-            "val_ra": scores.get("ra"),
-            "test_sa": scores.get("test_ta"),
-        }
-        self.log.metrics(epoch, values)
-        measured = ", ".join(
-            f"{SHOWN_AS.get(name, name)} {value:.2f} %" for name, value in scores.items()
-        )
-        say(
-            f"{self.label(epoch)}: train loss {trained.loss:.3f} acc {trained.top1:.2f} %, "
-            f"{measured + ', ' if measured else ''}{self.log.pace(epoch + 1, self.args.epochs)}"
-        )
-        if is_main():
-            self.plot()
-        best = {files.SA_BEST_FILE: best_sa, files.RA_BEST_FILE: best_ra}
-        self.save([name for name, is_best in best.items() if is_best])
-
-    def save(self, best_files: Sequence[str] = ()) -> None:
-        """Write the run's checkpoint; every process takes part, rank 0 writes."""
-        training, epoch = self.training.state(), self.training.epoch
-        if is_main():
-            network = {
-                "best_sa": self.best_sa,
-                "best_ra": self.best_ra,
-                "result": self.result,
-                "epoch": epoch,
-                "arch": self.args.arch,
-                "state_dict": files.transfer_keys(files.to_cpu(self.model.state_dict())),
-            }
-            for name in best_files:
-                files.save_checkpoint(self.save_dir / name, network)
-            if self.args.save_all and self.training.step == 0:
-                path = self.save_dir / files.epoch_checkpoint_name(epoch)
-                files.save_checkpoint(path, network["state_dict"])
-            schedule = {"kind": self.args.lr_schedule, "last_epoch": epoch}
-            path = self.save_dir / files.TRANSFER_FILE
-            payload = {**network, "scheduler": schedule, **training}
-            files.save_checkpoint(path, payload, keep_previous=True)
-        barrier()
-
     def plot(self) -> None:
+        curves = self.record.curves
         plot_curves(
-            self.save_dir / "net_train.png",
-            range(1, len(self.result["train"]) + 1),
-            {SHOWN_AS.get(name, name): values for name, values in self.result.items()},
+            self.save_dir / names.CURVES_PLOT,
+            range(1, len(curves["train"]) + 1),
+            {SHOWN_AS.get(name, name): values for name, values in curves.items()},
             "epoch",
             f"{self.args.dataset}, {self.args.mode}, density {100 * self.density:.2f} %",
         )
 
-    def load_weights(self, state_dict: dict[str, Tensor]) -> None:
-        weights = files.bare_keys(state_dict)
+    # --- files ---
+
+    def contents(self) -> dict[str, str]:
+        return build.contents(self.args, self.train, self.ticket)
+
+    def save(self, best: Sequence[str] = ()) -> None:
+        """Write the run's checkpoint; every process takes part, rank 0 writes."""
+        training = self.training.state()
+        on_main(
+            lambda: transfer_run.save_transfer(
+                self.save_dir,
+                self.record,
+                epoch=self.training.epoch,
+                arch=self.args.arch,
+                weights=to_cpu(self.model.state_dict()),
+                training=training,
+                lr_schedule=self.args.lr_schedule,
+                best=best,
+                keep_epoch=self.args.save_all and self.training.step == 0,
+            )
+        )
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         pruning.prune_model_custom(self.model, pruning.extract_mask(weights))
         self.model.load_state_dict(weights)
 
     def resume(self, path: Path) -> None:
         """Take up a checkpoint; the run goes on as if it had been left alone."""
-        checkpoint = files.load_newest(path)
-        with taking_up(path):
-            self.load_weights(checkpoint["state_dict"])
-            self.best_sa, self.best_ra = checkpoint["best_sa"], checkpoint["best_ra"]
-            self.result = checkpoint["result"]
-            self.training.restore(checkpoint)
+        checkpoint = transfer_run.load_newest(path, warn)
+        self.load_weights(transfer_run.read_weights(checkpoint))
+        self.record = transfer_run.read_record(checkpoint)
+        self.training.restore(checkpoint)
         say(f"resumed {path}: {checkpoint['epoch']} of {self.args.epochs} epochs done")
 
-    def finish(self, scores: Scores, further: dict[str, Any]) -> None:
-        """Print the lines that people's scripts read, and write results.json, the last file."""
-        args = self.args
-        if self.adversarial:
-            say(f"* TA best SA={scores['sa_best']['sa']:.2f}")
-            say(f"* TA best RA={scores['sa_best']['ra']:.2f}")
-            say(f"* RA best SA={scores['ra_best']['sa']:.2f}")
-            say(f"* RA best RA={scores['ra_best']['ra']:.2f}")
-        else:
-            say(f"* last SA={scores['last']['sa']:.2f}")
-            say(f"* best SA={scores['sa_best']['sa']:.2f}")
-        if is_main():
-            pruning.print_remaining(self.model)
-            results = {
-                "pretraining": args.tag or "unnamed",
-                **files.ticket_origin(args.tickets_file, self.density),
-                **({"ticket": "reinit"} if args.reinit else {}),
-                "dataset": args.dataset,
-                "mode": args.mode,
-                "data_number": args.data_number,
-                "seed": args.seed,
-                "arch": args.arch,
-                **scores,
-                **further,
-                **provenance(),
-            }
-            write_json(self.save_dir / RESULTS_FILE, results)
-        forget_progress(self.save_dir)
-        say(f"done: {RESULTS_FILE} and net_train.png in {self.save_dir}")
+    def write_results(self, scores: Mapping[str, Accuracy], further: Mapping[str, Any]) -> None:
+        args, ticket = self.args, self.ticket
+        found = ticket.kind if ticket else "imp"  # the dense network is IMP's state 0
+        results = build_results(
+            pretraining=args.tag,
+            ticket="reinit" if args.reinit else found,
+            state=ticket.state_at(self.density) if ticket else 0,
+            density=self.density,
+            ticket_sha256=ticket.sha256 if ticket else None,
+            dataset=args.dataset,
+            mode=args.mode,
+            data_number=args.data_number,
+            seed=args.seed,
+            arch=args.arch,
+            scores=scores,
+            further=further,
+            provenance=provenance(),
+        )
+        write_results(self.save_dir, results)
 
 
 def _improved(score: float | None, best: float | None) -> bool:
     return score is not None and (best is None or score > best)
 
 
-def data_spec(args: argparse.Namespace) -> DataSpec:
-    return DataSpec(
-        args.dataset, args.data, args.input_size, args.augment, args.hflip,
-        args.data_number, args.classes, skip_bad=args.skip_bad,
-    )  # fmt: skip
-
-
-def build_bench(args: argparse.Namespace, runtime: Runtime, watch: Watch | None = None) -> Bench:
-    execution = Execution(runtime.device, **parsing.execution_options(args))
-    attack = PGDConfig(args.test_eps, args.test_step, args.test_gamma, args.test_randinit)
-    loading = (args.eval_batch_size, args.workers)
-    return Bench(runtime, execution, attack, args.seed, *loading, args.print_freq, watch)
-
-
 def work(runtime: Runtime, args: argparse.Namespace) -> None:
     """What every process of the run does."""
-    parsing.configure_torch(args)
-    seed_everything(args.seed)
-    save_dir = Path(args.save_dir)
-    wanted = "auto" if args.evaluate and args.resume is None else args.resume
-    checkpoint = files.find_checkpoint(save_dir, wanted, files.newest_transfer_checkpoint)
-    if args.resume and not args.evaluate and (save_dir / RESULTS_FILE).is_file():
-        return say(f"{save_dir}: this run is finished; nothing to do")
+    build.set_up_process(args)
+    folder = build.transfer_folder(args)
     if args.evaluate:
-        if checkpoint is None:
-            raise InputError(f"--evaluate: no checkpoint in {save_dir}; name one by --resume PATH")
-        bench, request = build_bench(args, runtime), Request(**parsing.evaluation_options(args))
-        return evaluate_checkpoint(
-            checkpoint, bench, request, data_spec(args), save_dir, args.mean, args.std
+        evaluate_checkpoint(
+            folder.checkpoint_to_test(),
+            build.target_evaluator(args, runtime),
+            build.request(args),
+            build.data_spec(args),
+            folder.path,
+            args.mean,
+            args.std,
         )
-    check_same_run(save_dir, vars(args), resume=args.resume is not None)
-    with StopSignals() as stop:
-        transfer = Transfer(args, runtime, stop)
-        if checkpoint:
-            transfer.resume(checkpoint)  # before the folder is claimed: it may be refused
-        with (
-            running(transfer.training, save_dir, vars(args), resume=args.resume is not None),
-            parsing.memory_advice(args.micro_batch or args.batch_size),
-        ):
-            transfer.run()
-    return None
+    else:
+        images = build.images_per_pass(args)
+        supervise(lambda stop: Transfer(args, runtime, stop), folder, images)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_transfer_parser(ARCHS, TRANSFER_DATASETS).parse_args(argv)
-    parsing.apply_recipe(args, "transfer")
-    request = Request(**parsing.evaluation_options(args))
+    apply_recipe(args, "transfer")
+    request = build.request(args)
     request.check_flags()
     if args.dry_run:
-        say(plan.plan_transfer(args))
+        say(plan_transfer(args))
     else:
         request.check_inputs()
-        launch(work, args, Launch(**parsing.launch_options(args)))
+        launch(work, args, build.launch_options(args))
 
 
 if __name__ == "__main__":
-    parsing.run_main(main)
+    run_main(main)

@@ -263,7 +263,7 @@ def pruning_with_rewind(model: nn.Module, px: float, init: Mapping[str, Tensor])
     """One round of IMP: prune the trained weights by magnitude, rewind, print what remains."""
     pruning_model(model, px)
     rewind(model, init)
-    print_remaining(model)
+    print(remain_line(model), flush=True)
 
 
 # --- counting -----------------------------------------------------------------------------------
@@ -285,6 +285,6 @@ def check_sparsity_mask(mask_dict: Mapping[str, Tensor]) -> float:
     return 100.0 * kept / sum(mask.numel() for mask in mask_dict.values())
 
 
-def print_remaining(model: nn.Module) -> None:
+def remain_line(model: nn.Module) -> str:
     """The line that people's scripts read from the logs (released code)."""
-    print(f"* remain weight =  {check_sparsity(model)} %", flush=True)
+    return f"* remain weight =  {check_sparsity(model)} %"

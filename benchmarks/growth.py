@@ -23,7 +23,7 @@ import torch.distributed as dist
 from timing import own_process, seconds
 from workloads import BF16, PGD3, RESNET50, Recipe, our_training, training
 
-from cli.parsing import keep_freed_memory
+from engine.distributed import keep_freed_memory
 
 STEPS = 5
 USUAL = Recipe("resnet18", 96, 32, 100, PGD3)

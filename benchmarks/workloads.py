@@ -24,10 +24,10 @@ from timing import DEVICE, Make, Measured, Work, interleaved, own_process
 from torch import nn
 
 from attack_utils import PGDConfig, make_pgd
-from cli.parsing import keep_freed_memory
 from dataset import DataSpec, Loader, build_loaders, train_transform
+from engine.distributed import keep_freed_memory
 from engine.steps import Execution, Metrics, evaluate, make_sgd, training_step
-from input_pipeline.sources import Split
+from input_pipeline.splits import Split
 from models import build_model, fold_for_evaluation
 from models.flops import estimate_flops
 from pruning_utils import pruning_model, rewind

@@ -22,6 +22,19 @@ from cli.parsing import (
     share,
 )
 
+FILES = ("init", "tickets_file", "masking_source")  # flags that name a file
+# Flags that may differ when a run is resumed: they change neither its results nor its files' names.
+FREE_FLAGS = frozenset(
+    (
+        *("resume", "dry_run", "time_it", "evaluate", "export_released", "keep", "tag", "save_dir"),
+        *("workers", "print_freq", "save_every_steps", "eval_batch_size", "compile", "threads"),
+        *("device", "gpu", "nproc", "world_size", "rank", "dist_url", "dist_backend"),
+        # Without --skip_bad a run ends at the first bad image; where files lie is free, not what
+        # is in them: see `build.contents`.
+        *("multiprocessing_distributed", "skip_bad", "data", *FILES),
+    )
+)
+
 
 def build_imp_parser(archs: Sequence[str]) -> Parser:
     """Flags of main_imp_pretrain.py."""

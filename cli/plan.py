@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from attack_utils import PGDConfig, make_pgd
-from cli import parsing
+from cli import build
 from engine.schedules import States
-from engine.steps import Execution, training_step
+from engine.steps import training_step
 from errors import InputError
-from files import checkpoints as files
+from files import names as files
 from models import build_model, estimate_activations, estimate_flops
 
 ASSUMED_RATE = 50e12  # FLOP/s that one data-centre GPU is taken to sustain, for GPU-hours
@@ -29,10 +29,6 @@ IMAGES = {
     "svhn": (68_257, 5_000, 26_032),
     "digits": (1_290, 144, 363),
 }
-
-
-def states_of(args: argparse.Namespace) -> States:
-    return States(args.pretrain_epochs, args.epochs, args.prune_epoch)
 
 
 def attack_passes(steps: int) -> int:
@@ -47,7 +43,7 @@ def training_passes(steps: int) -> int:
 
 def plan_imp(args: argparse.Namespace) -> str:
     """The plan of an IMP run."""
-    states = states_of(args)
+    states = build.states(args)
     if args.ticket != "imp":
         return _plan_one_shot(args, states)
     lines = [f"IMP, {args.mode}: {args.arch} at {args.input_size} pixels, seed {args.seed}"]
@@ -63,7 +59,7 @@ def plan_imp(args: argparse.Namespace) -> str:
             f"  state {state}: density {100 * (1 - args.rate) ** state:.2f} %, {epochs} epochs"
         )
     lines.append(f"  {-(-images // args.batch_size)} steps per epoch of {args.batch_size} images")
-    names = [files.INIT_FILE, "args.json", "metrics.jsonl", "tb/", "accuracy_vs_density.png"]
+    names = [files.INIT, "args.json", "metrics.jsonl", "tb/", "accuracy_vs_density.png"]
     names += [f"{{0..{states.last + 1}}}-ticket.safetensors"]
     first = 0 if states.pretrain_epochs else 1
     names += [f"{{{first}..{states.last}}}-checkpoint.pth.tar, …-model_best.pth.tar"]
@@ -83,7 +79,7 @@ def _plan_one_shot(args: argparse.Namespace, states: States) -> str:
             f"{args.ticket}: {args.arch}, seed {args.seed}; no data, no training",
             *_inputs({"--init": args.init}),
             f"writes into {args.save_dir}:",
-            f"  {files.INIT_FILE}",
+            f"  {files.INIT}",
             "  args.json",
             tickets,
         ]
@@ -108,8 +104,8 @@ def plan_transfer(args: argparse.Namespace) -> str:
         f"  {args.epochs} epochs of {-(-train // args.batch_size)} steps of {args.batch_size}",
         f"  {evaluations} evaluations on {val} validation images, a final test on {test}",
     ]
-    names = ["args.json", "metrics.jsonl", "tb/", files.TRANSFER_FILE, files.SA_BEST_FILE]
-    names += [files.RA_BEST_FILE] if adversarial else []
+    names = ["args.json", "metrics.jsonl", "tb/", files.CHECKPOINT, files.SA_BEST]
+    names += [files.RA_BEST] if adversarial else []
     names += [f"{{1..{args.epochs}}}-checkpoint.pth.tar"] if args.save_all else []
     names += ["net_train.png", "results.json"]
     lines += [f"writes into {args.save_dir}:", *(f"  {name}" for name in names)]
@@ -126,7 +122,7 @@ def _plan_evaluation(args: argparse.Namespace) -> str:
     checkpoint = args.resume if args.resume not in (None, "auto") else None
     asked = {"--eval_attack": args.eval_attack, "--check_masking": args.check_masking or None}
     lines = [f"evaluation of a checkpoint on {kind}", *_inputs({"--eval_set": path})]
-    lines += _inputs({"--resume": checkpoint or Path(args.save_dir) / files.TRANSFER_FILE})
+    lines += _inputs({"--resume": checkpoint or Path(args.save_dir) / files.CHECKPOINT})
     lines += _inputs({"--masking_source": args.masking_source})
     lines += [f"  {name} {value}" for name, value in asked.items() if value]
     lines += [f"writes into {args.save_dir}:", "  eval.json"]
@@ -153,10 +149,8 @@ def _timed(args: argparse.Namespace, images: int, classes: int) -> list[str]:
     """Hours of training `images` images in all, from a few steps on random ones."""
     if not args.time_it:
         return []
-    execution = Execution(
-        torch.device("cuda" if torch.cuda.is_available() and args.device != "cpu" else "cpu"),
-        **parsing.execution_options(args),
-    )
+    cuda = torch.cuda.is_available() and args.device != "cpu"
+    execution = build.execution(args, torch.device("cuda" if cuda else "cpu"))
     model = build_model(args.arch, classes, (0.5,) * 3, (0.5,) * 3, args.stem, args.width)
     execution.place(model).train()
     optimizer = torch.optim.SGD(model.parameters(), args.lr, args.momentum)

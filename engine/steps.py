@@ -7,23 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.nn.utils.prune import BasePruningMethod
 from torch.optim import SGD, Optimizer
 
+from attack_utils import Perturb  # the type alone: nothing here knows an attack
 from engine.distributed import average_gradients, sum_over_ranks
+from models.prepared import prepared
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-Perturb = Callable[[Tensor, Tensor], Tensor]
-Hooks = Any  # torch keeps them in an ordered dictionary, by handle
 
 
 @dataclass(frozen=True)
@@ -72,43 +69,10 @@ class Execution:
         return torch.autocast(self.device.type, dtype=self.amp)
 
     @contextlib.contextmanager
-    def prepared(self, model: nn.Module) -> Iterator[None]:
-        """Inside the block weights are computed once for all passes, to the bits of every pass.
-
-        That is what the hooks of `torch.nn.utils.prune` compute, cast as autocast would cast it.
-        Gradients reach the parameters. No parameter may change before the block ends.
-        """
-        # a compiled network would be compiled anew, and does all of this itself
-        compiled = getattr(model, "_compiled_call_impl", None) is not None
-        layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-        before = [] if compiled else [_prepare(layer, self.amp) for layer in layers]
-        try:
+    def passes(self, model: nn.Module) -> Iterator[None]:
+        """Inside the block `model` runs in `amp`, on weights that are computed once."""
+        with self.autocast(), prepared(model, self.amp):
             yield
-        finally:
-            for layer, (hooks, weight) in zip(layers, before, strict=False):
-                layer._forward_pre_hooks = hooks
-                del layer.__dict__["weight"]
-                if weight is not None:
-                    layer.__dict__["weight"] = weight
-
-
-def _prepare(layer: nn.Module, dtype: torch.dtype | None) -> tuple[Hooks, Tensor | None]:
-    """Give a layer its weight as a plain attribute, which hides the parameter of that name.
-
-    Returns:
-        Its forward pre-hooks before, and the attribute as the hooks alone leave it, if at all.
-    """
-    hooks = layer._forward_pre_hooks
-    for hook in hooks.values():
-        if isinstance(hook, BasePruningMethod):
-            hook(layer, ())
-    others = [(key, hook) for key, hook in hooks.items() if not isinstance(hook, BasePruningMethod)]
-    layer._forward_pre_hooks = OrderedDict(others)
-    hooked = layer.__dict__.get("weight")
-    weight = layer.get_parameter("weight") if hooked is None else hooked
-    cast = dtype is not None and weight.dtype == torch.float32
-    layer.__dict__["weight"] = weight.to(dtype) if cast else weight
-    return hooks, hooked
 
 
 @dataclass(frozen=True)
@@ -129,21 +93,20 @@ class Meter:
     ) -> None:
         # images, loss, top1, top5
         self.sums = torch.tensor(sums, dtype=torch.float64, device=device)
-        self._finite = torch.tensor(steps, device=device)  # steps until the loss was no number
+        self._finite = torch.tensor(steps, device=device)  # steps before the first non-finite loss
 
     @torch.no_grad()
     def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
         """Args: logits (N, classes), labels (N,), loss () the mean over the N images."""
         count = len(labels)
-        best = logits.topk(min(5, logits.shape[1])).indices
-        hits = (best == labels[:, None]).sum(0)
-        top1, top5 = hits[0].double(), hits.sum().double()
+        right = hits(logits, labels).sum(0)
+        top1, top5 = right[0].double(), right.sum().double()
         images = torch.full_like(top1, count)
         self.sums += torch.stack([images, loss.double() * count, top1, top5])
-        self._finite += self.sums[1].isfinite()  # a sum that once was none stays none
+        self._finite += self.sums[1].isfinite()  # once NaN, the sum stays NaN
 
     def finite_steps(self) -> int:
-        """How many steps had a loss that is a number, until the first had none; waits for a GPU."""
+        """How many steps came before the first non-finite loss; the call waits for a GPU."""
         return int(self._finite)
 
     def read(self) -> Metrics:
@@ -155,10 +118,18 @@ class Meter:
         return _means(sum_over_ranks(self.sums.clone()))
 
 
+def hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """(N, 5 or all classes) bool: whether the label is an image's first choice, its second, …"""
+    return logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+
+
 def _means(sums: Tensor) -> Metrics:
     images, loss, top1, top5 = sums.tolist()
     count = max(images, 1)
     return Metrics(int(images), loss / count, 100 * top1 / count, 100 * top5 / count)
+
+
+Report = Callable[[int, Meter], None]  # images of the batch that is done, sums so far
 
 
 # --- training -----------------------------------------------------------------------------------
@@ -193,7 +164,7 @@ def training_step(
     for some_images, some_labels in zip(
         images.tensor_split(pieces), labels.tensor_split(pieces), strict=True
     ):
-        with execution.autocast(), execution.prepared(model):
+        with execution.passes(model):
             if perturb is not None:
                 some_images = perturb(some_images, some_labels)
             output = model(some_images)
@@ -221,11 +192,11 @@ def train_one_epoch(
     learning_rate: Callable[[int], float],
     perturb: Perturb | None = None,
     global_batch: Callable[[int], int] | None = None,
-    report: Callable[[int, Meter], None] | None = None,
+    report: Report | None = None,
     scaler: GradScaler | None = None,
     first_step: int = 0,
     meter: Meter | None = None,
-    after_step: Callable[[int, Meter], None] | None = None,
+    after_step: Callable[[int], None] | None = None,
 ) -> Metrics:
     """Train on every batch once, in train mode.
 
@@ -233,10 +204,10 @@ def train_one_epoch(
         batches: uint8 images (N, 3, H, W) and labels (N,).
         learning_rate: of the step in this epoch, counted from 0.
         global_batch: images of that step on all processes; only needed where there are several.
-        report: called after every step with its number of images and the meter.
+        report: called after every step with the number of its images and the meter.
         first_step, meter: of an epoch that goes on: the number of its first batch here, and the
             sums so far.
-        after_step: called after every step with the number of steps done and the meter.
+        after_step: called after every step with the number of steps done in this epoch.
 
     Returns:
         Loss and accuracy on the images as trained on: perturbed ones, under an attack.
@@ -260,7 +231,7 @@ def train_one_epoch(
         if report:
             report(len(labels), meter)
         if after_step:
-            after_step(step + 1, meter)
+            after_step(step + 1)
     return meter.read_all()
 
 
@@ -270,14 +241,18 @@ def evaluate(
     *,
     execution: Execution,
     perturb: Perturb | None = None,
-    report: Callable[[int, Meter], None] | None = None,
+    report: Report | None = None,
+    meter: Meter | None = None,
 ) -> Metrics:
-    """Loss and accuracy in eval mode, on clean images or on `perturb`ed ones."""
+    """Loss and accuracy in eval mode, on clean images or on `perturb`ed ones.
+
+    meter: a fresh one, from a caller that wants more of it than the means.
+    """
     model.eval()
-    meter = Meter(execution.device)
+    meter = meter or Meter(execution.device)
     for images, labels in batches:
         images, labels = execution.images(images), labels.to(execution.device, non_blocking=True)
-        with execution.autocast(), execution.prepared(model):
+        with execution.passes(model):
             if perturb is not None:
                 images = perturb(images, labels)
             with torch.no_grad():

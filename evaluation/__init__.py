@@ -1,4 +1,4 @@
-"""How a network is measured: SA, RA, AutoAttack, gradient masking, `--evaluate`.
+"""How networks are measured: SA, RA, AutoAttack, gradient masking, `--evaluate`.
 
 May import engine, models, files, dataset, input_pipeline, attack_utils, pruning_utils and errors.
 """

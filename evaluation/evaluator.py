@@ -1,73 +1,67 @@
-"""One network on one split: SA, RA with restarts, AutoAttack, and whether its gradients are masked.
+"""SA, RA and the outcome of each image: one network on one split, by one process or by several.
 
-All accuracies are percent. Every test starts from the run's seed, so that it repeats to the bit.
+Accuracies are percent. Several processes take turns with the batches. They find what one would
+find, but for an attack's random starts, which each process draws for its own batches.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from importlib import metadata
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attack_utils import (
-    AutoAttackPlan,
-    Perturb,
-    PGDConfig,
-    checked,
-    make_autoattack,
-    make_pgd,
-    plan_autoattack,
-    with_restarts,
-)
-from dataset import Loader
-from engine.distributed import Runtime, is_main, seed_everything, sum_over_ranks
-from engine.log import Progress, say, warn
-from engine.steps import Execution, Meter, evaluate
-from files.atomic import write_json
+from attack_utils import Perturb, PGDConfig, checked, make_pgd, with_restarts
+from engine.distributed import Runtime, sum_over_ranks
+from engine.log import Progress
+from engine.steps import Execution, Meter, Metrics, evaluate, hits
+from input_pipeline.loader import Loader
 from models import fold_for_evaluation
 
-PROGRESS_FILE = "autoattack_progress.json"
-MASKING_IMAGES = 512
-MASKING_STEPS = (1, 2, 5)  # times the attack's own
-LARGE_EPS, LARGE_EPS_STEPS = 0.5, 20  # within 0.5 every image can be made plain grey
-Report = Callable[[int, Meter], None]
+Report = Callable[[int, Meter], None]  # called after a batch, with its number of images
 Watch = Callable[[Progress], Report]
+WRONG, RIGHT = 1, 2  # codes of an image's outcome; 0 is an image that no process has tested
+
+
+class OutcomeMeter(Meter):
+    """A meter that also keeps whether the network is right, image by image, of each batch."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self.correct: list[Tensor] = []
+
+    @torch.no_grad()
+    def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+        super().add(logits, labels, loss)
+        self.correct.append(hits(logits, labels)[:, 0])
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Where networks are tested, and by which attack.
+class Evaluator:
+    """How networks are measured: device, precision, attack, loader settings.
 
-    batch_size, workers: of the loaders made for a test. watch: makes of a progress bar what is
-    called after every batch, if that is more than the bar's own; it may talk to other processes.
+    test_attack: the attack by which RA is measured; a run that measures SA alone has none.
+    batch_size, workers: settings of the loaders that a test makes for itself.
+    watch: given a progress bar, returns what is called after every batch in the bar's place; since
+    it may talk to the other processes, each of them calls it equally often.
     """
 
     runtime: Runtime
     execution: Execution
-    attack: PGDConfig
+    test_attack: PGDConfig | None = None
     seed: int = 1
     batch_size: int = 128
     workers: int = 0
     print_freq: int | None = None
     watch: Watch | None = None
 
-    def report(self, bar: Progress, rounds: int) -> Report:
-        """`watch`, in the first `rounds` batches: those that every process has one of."""
-        watched = self.watch(bar) if self.watch else bar.step
-
-        def report(images: int, meter: Meter) -> None:
-            (watched if bar.done < rounds else bar.step)(images, meter)
-
-        return report
+    @property
+    def attack(self) -> PGDConfig:
+        """The test attack, which only a run that measures RA has."""
+        assert self.test_attack is not None, "this evaluator measures SA alone"
+        return self.test_attack
 
     def network(self, model: nn.Module) -> nn.Module:
         """The network that passes run on: a copy in eval mode, masks and BatchNorm baked in."""
@@ -83,20 +77,6 @@ class Bench:
             perturb = with_restarts(network, perturb, restarts, self.seed)
         return checked(perturb, config.eps)
 
-    def steps(self, loader: Loader, images: int | None = None, first: int = 0) -> range:
-        """This process's batches among those of the first `images` images, from `first` on."""
-        rank, world = self.runtime.rank, self.runtime.world_size
-        return range(first + (rank - first) % world, count_batches(loader, images), world)
-
-    def batches(
-        self, loader: Loader, images: int | None = None, first: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Those batches, images (B, 3, S, S) and labels (B,); the last ends with the last image."""
-        epoch = loader.epoch(0, first, self.runtime.rank, self.runtime.world_size)
-        for step, (some, labels) in zip(self.steps(loader, images, first), epoch, strict=False):
-            left = count_images(loader, images) - step * loader.batch_size
-            yield some[:left], labels[:left]
-
     def accuracy(
         self,
         network: nn.Module,
@@ -106,16 +86,109 @@ class Bench:
         images: int | None = None,
     ) -> float:
         """SA of a `network` on a split (or on its first images), or RA under an attack."""
+        return self.measure(network, loader, label, perturb, images).top1
+
+    def measure(
+        self,
+        network: nn.Module,
+        loader: Loader,
+        label: str,
+        perturb: Perturb | None = None,
+        images: int | None = None,
+    ) -> Metrics:
+        """Loss, top-1 and top-5 accuracy of a `network`, over all processes.
+
+        Args:
+            network: a network that `network()` returned.
+            label: the text before the progress bar.
+            perturb: the attack; none if left out.
+            images: measure only the first so many images of the split; all if left out.
+        """
+        meter = Meter(self.execution.device)
+        return self._pass(network, loader, label, perturb, images, meter, [])
+
+    def outcomes(
+        self,
+        network: nn.Module,
+        loader: Loader,
+        label: str,
+        perturb: Perturb | None = None,
+        images: int | None = None,
+    ) -> Tensor:
+        """Which images a `network` gets right; arguments as in `measure`.
+
+        Returns:
+            (N,) bool on the CPU, in the order of the split, on every process. `percent` of it is
+            the accuracy. Images that could not be read (--skip_bad) are not among the N.
+        """
+        meter, places = OutcomeMeter(self.execution.device), list[int]()
+        self._pass(network, loader, label, perturb, images, meter, places)
+        parts = [
+            (place, torch.where(correct, RIGHT, WRONG))
+            for place, correct in zip(places, meter.correct, strict=True)
+        ]
+        codes = gather_in_order(parts, count_images(loader, images), self.execution.device)
+        return codes[codes > 0] == RIGHT
+
+    def _pass(
+        self,
+        network: nn.Module,
+        loader: Loader,
+        label: str,
+        perturb: Perturb | None,
+        images: int | None,
+        meter: Meter,
+        places: list[int],
+    ) -> Metrics:
+        """Evaluate on this process's batches; `places` takes the first image's place of each."""
         rounds = count_batches(loader, images) // self.runtime.world_size
         with Progress(len(self.steps(loader, images)), label, self.print_freq) as bar:
-            metrics = evaluate(
+            report = self.report(bar, rounds)
+
+            def batches() -> Iterator[tuple[Tensor, Tensor]]:
+                for place, some, labels in self.batches(loader, images):
+                    if len(labels):
+                        places.append(place)
+                        yield some, labels
+                    else:  # no image of it could be read, but the other processes count on it
+                        report(0, meter)
+
+            return evaluate(
                 network,
-                self.batches(loader, images),
+                batches(),
                 execution=self.execution,
                 perturb=perturb,
-                report=self.report(bar, rounds),
+                report=report,
+                meter=meter,
             )
-        return metrics.top1
+
+    def report(self, bar: Progress, rounds: int) -> Report:
+        """`watch` in the first `rounds` batches, those that every process has one of."""
+        watched = self.watch(bar) if self.watch else bar.step
+
+        def report(images: int, meter: Meter) -> None:
+            (watched if bar.done < rounds else bar.step)(images, meter)
+
+        return report
+
+    def steps(self, loader: Loader, images: int | None = None, first: int = 0) -> range:
+        """This process's batches among those of the first `images` images, from `first` on."""
+        rank, world = self.runtime.rank, self.runtime.world_size
+        return range(first + (rank - first) % world, count_batches(loader, images), world)
+
+    def batches(
+        self, loader: Loader, images: int | None = None, first: int = 0
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield those batches: the first image's place, images (B, 3, S, S) and labels (B,).
+
+        The last batch ends with the last image. B is 0 if no image of a batch could be read.
+        """
+        rank, world = self.runtime.rank, self.runtime.world_size
+        epoch = loader.epoch(0, first, rank, world, keep_empty=True)
+        for step, (some, labels) in zip(self.steps(loader, images, first), epoch, strict=False):
+            place = step * loader.batch_size
+            left = count_images(loader, images) - place
+            yield place, some[:left], labels[:left]
 
 
 def count_images(loader: Loader, images: int | None) -> int:
@@ -124,194 +197,29 @@ def count_images(loader: Loader, images: int | None) -> int:
 
 
 def count_batches(loader: Loader, images: int | None) -> int:
-    """How many batches, of all processes together, hold them."""
+    """How many batches, of all processes together, hold the first `images` images."""
     return math.ceil(count_images(loader, images) / loader.batch_size)
 
 
-# --- AutoAttack -----------------------------------------------------------------------------------
+def percent(correct: Tensor) -> float:
+    """The accuracy, in percent, that outcomes (N,) bool amount to; the bits of `accuracy`."""
+    return 100 * int(correct.sum()) / max(len(correct), 1)
 
 
-def autoattack(
-    bench: Bench, network: nn.Module, loader: Loader, folder: Path, images: int | None = None
-) -> dict[str, Any]:
-    """SA, and RA by AutoAttack standard, on the first images of a split.
-
-    Progress is kept in a file in `folder` after every batch, and taken up by the next call for the
-    same network, images and attack; `forget_progress` removes it.
-    """
-    plan, total = plan_autoattack(loader.num_classes), count_images(loader, images)
-    eps, world = bench.attack.eps, bench.runtime.world_size
-    perturb = checked(make_autoattack(network, eps, plan, bench.seed), eps)
-    steps = count_batches(loader, images)
-    task = _task(bench, network, loader, plan, total)
-    done, sums = _progress(bench, folder, task)
-    if done:
-        say(f"AutoAttack: resumed, {done} of {steps} batches done")
-    batches = bench.batches(loader, images, done)
-    with Progress(math.ceil((steps - done) / world), "AutoAttack", bench.print_freq) as bar:
-        report = bench.report(bar, steps)
-        while done < steps:  # every process takes part in every round, with or without a batch
-            new = sum_over_ranks(_sums(bench, network, perturb, next(batches, None)))
-            sums, done = sums + new, min(done + world, steps)
-            if is_main():
-                progress = {**task, "done": done, "sums": sums.tolist()}
-                write_json(folder / PROGRESS_FILE, progress)
-            report(int(new[0]), Meter(sums.device, sums.tolist()))
-    seen, _, robust, clean = sums.tolist()
-    return {
-        "sa": 100 * clean / seen,
-        "ra": 100 * robust / seen,
-        "images": int(seen),
-        "eps": eps,
-        "attacks": list(plan.attacks),
-        "targets": plan.targets,
-        "note": plan.note,
-        "package": f"pyautoattack {metadata.version('pyautoattack')}",
-    }
-
-
-def forget_progress(folder: Path) -> None:
-    """Remove AutoAttack's progress: its result is in a file of its own now."""
-    if is_main():
-        (folder / PROGRESS_FILE).unlink(missing_ok=True)
-
-
-def _sums(
-    bench: Bench, network: nn.Module, perturb: Perturb, batch: tuple[Tensor, Tensor] | None
+def gather_in_order(
+    parts: Iterable[tuple[int, Tensor]], count: int, device: torch.device
 ) -> Tensor:
-    """Images, loss under attack, right under attack, right when clean: (4,), as a Meter's."""
-    if batch is None:
-        return torch.zeros(4, dtype=torch.float64, device=bench.execution.device)
-    images, labels = bench.execution.images(batch[0]), batch[1].to(bench.execution.device)
-    adversarial = perturb(images, labels)
-    with torch.no_grad():
-        logits = network(adversarial)
-        clean = network(images).argmax(1) == labels
-        robust = clean & (logits.argmax(1) == labels)
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-    return torch.stack([torch.ones_like(clean).sum(), loss, robust.sum(), clean.sum()]).double()
-
-
-def _task(
-    bench: Bench, network: nn.Module, loader: Loader, plan: AutoAttackPlan, total: int
-) -> dict[str, Any]:
-    """What must be the same for progress to be taken up."""
-    first = next(iter(loader.epoch(0)))
-    return {
-        "network": _fingerprint(network.state_dict().values()),
-        "images": _fingerprint(first),
-        "count": total,
-        "batch": loader.batch_size,
-        "eps": bench.attack.eps,
-        "seed": bench.seed,
-        "attacks": list(plan.attacks),
-        "targets": plan.targets,
-    }
-
-
-def _fingerprint(tensors: Iterable[Tensor]) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _progress(bench: Bench, folder: Path, task: dict[str, Any]) -> tuple[int, Tensor]:
-    """Batches done and their `_sums`: rank 0's file, if it is about this task."""
-    state = torch.zeros(5, dtype=torch.float64, device=bench.execution.device)
-    path = folder / PROGRESS_FILE
-    if is_main() and path.is_file():
-        try:
-            found = json.loads(path.read_text())
-            if found == {**task, "done": found["done"], "sums": found["sums"]}:
-                state += state.new_tensor([found["done"], *found["sums"]])
-            else:
-                say(f"AutoAttack: {path} is of another test; starting anew")
-        except (ValueError, KeyError, TypeError, RuntimeError):
-            warn(f"{path}: unreadable; AutoAttack starts anew")
-    state = sum_over_ranks(state)
-    return int(state[0]), state[1:]
-
-
-# --- gradient masking -----------------------------------------------------------------------------
-
-
-def masking_checks(
-    bench: Bench,
-    network: nn.Module,
-    loader: Loader,
-    source: nn.Module | None = None,
-    images: int | None = None,
-) -> list[dict[str, Any]]:
-    """Whether RA can be trusted, by three checks of Carlini et al. (2019).
-
-    A network whose gradients mislead PGD looks more robust than it is. Then more steps need not
-    help, images that may become grey stay right, or another network's attack does more harm.
+    """Join the codes of images from all processes, in the order of the split.
 
     Args:
-        source: the network that the transfer attack is crafted on; without it that check is left
-            out.
-        images: how many of the split, 512 if left out.
+        parts: for each batch of this process, the first image's place and codes (B,), 1 to 255.
+        count: how many images all processes share.
+        device: where the processes exchange tensors.
 
     Returns:
-        `{"name", "passed", "detail"}` of each check.
+        (count,) uint8 on the CPU, on every process: 0 for an image that has no code.
     """
-    total = count_images(loader, images or MASKING_IMAGES)
-
-    def robust(attack: PGDConfig, crafted_on: nn.Module = network) -> float:
-        seed_everything(bench.seed)
-        label = f"masking checks, {attack}"
-        return bench.accuracy(network, loader, label, bench.pgd(crafted_on, attack), total)
-
-    own = bench.attack
-    steps = [factor * max(own.steps, 1) for factor in MASKING_STEPS]
-    by_steps = [robust(replace(own, steps=count)) for count in steps]
-    checks = [
-        _more_steps(steps, by_steps, total),
-        _large_eps(robust(_large_attack(own)), loader.num_classes),
-    ]
-    if source is None:
-        say("masking check transfer: left out; --masking_source names the network to attack from")
-    else:
-        checks.append(_transfer(robust(own, source), by_steps[0], total))
-    for check in checks:
-        line = f"masking check {check['name']}: {check['detail']}"
-        say(f"{line}: passed") if check["passed"] else warn(f"{line}: FAILED")
-    return checks
-
-
-def _large_attack(attack: PGDConfig) -> PGDConfig:
-    steps = max(attack.steps, LARGE_EPS_STEPS)
-    return replace(attack, eps=LARGE_EPS, steps=steps, step_size=2.5 * LARGE_EPS / steps)
-
-
-def _noise(first: float, second: float, images: int) -> float:
-    """Two binomial standard errors of the less certain of two accuracies, in points."""
-    variance = max(p / 100 * (1 - p / 100) for p in (first, second))
-    return 200 * math.sqrt(variance / images)
-
-
-def _more_steps(steps: list[int], accuracies: list[float], images: int) -> dict[str, Any]:
-    passed = all(
-        later - earlier <= _noise(later, earlier, images)
-        for place, later in enumerate(accuracies)
-        for earlier in accuracies[:place]
-    )
-    found = ", ".join(f"{ra:.2f} % by {n}" for n, ra in zip(steps, accuracies, strict=True))
-    detail = f"more steps never raise RA by more than noise; RA {found} steps"
-    return {"name": "more_steps", "passed": passed, "detail": f"{detail}, {images} images"}
-
-
-def _large_eps(accuracy: float, classes: int) -> dict[str, Any]:
-    chance = 100 / classes
-    detail = f"RA at eps {LARGE_EPS} is below chance ({chance:.2f} %); RA {accuracy:.2f} %"
-    return {"name": "large_eps", "passed": accuracy < chance, "detail": detail}
-
-
-def _transfer(transferred: float, white_box: float, images: int) -> dict[str, Any]:
-    passed = white_box - transferred <= _noise(white_box, transferred, images)
-    detail = (
-        "an attack crafted on another network is not stronger than one crafted on this; "
-        f"RA {transferred:.2f} % by transfer, {white_box:.2f} % white-box, {images} images"
-    )
-    return {"name": "transfer", "passed": passed, "detail": detail}
+    codes = torch.zeros(count, dtype=torch.uint8, device=device)
+    for place, some in parts:
+        codes[place : place + len(some)] = some
+    return sum_over_ranks(codes).cpu()

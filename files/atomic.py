@@ -10,15 +10,10 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from errors import InputError, RunFailed
-
-
-def previous(path: str | os.PathLike[str]) -> Path:
-    """Where the copy of a file before its last replacement is kept."""
-    path = Path(path)
-    return path.with_name(f"{path.name}.previous")
+from files.names import previous
 
 
 @contextlib.contextmanager
@@ -93,16 +88,17 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def check_archive(path: str | os.PathLike[str]) -> None:
+def check_archive(path: str | os.PathLike[str], source: IO[bytes] | None = None) -> None:
     """Compare every record of a PyTorch archive with its CRC-32; a torn or changed one is refused.
 
     PyTorch stores records uncompressed, so a compressed one (a zip bomb) is refused too. Files in
-    PyTorch's format before 1.6 are no archives and are left to its own reader.
+    PyTorch's format before 1.6 are no archives and are left to its own reader. `source` is the open
+    file, where it is not to be opened anew.
     """
-    if not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(source or path):
         return
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(source or path) as archive:
             for record in archive.infolist():
                 if record.compress_type != zipfile.ZIP_STORED:
                     raise InputError(f"{path}: refused, its record {record.filename} is compressed")

@@ -33,6 +33,7 @@ TABLE = "results.csv"
 VERDICT = "verdict.json"
 
 CHECKPOINT_SUFFIX = "-checkpoint.pth.tar"
+TICKET_SUFFIX = "-ticket.safetensors"
 
 
 def imp_checkpoint(state: int) -> str:
@@ -44,7 +45,7 @@ def imp_best(state: int) -> str:
 
 
 def ticket(state: int) -> str:
-    return f"{state}-ticket.safetensors"
+    return f"{state}{TICKET_SUFFIX}"
 
 
 def released(state: int) -> str:

@@ -159,12 +159,19 @@ class Loader:
         return min(self.batch_size, self.num_images - step * self.batch_size)
 
     def epoch(
-        self, epoch: int, start_step: int = 0, rank: int = 0, world: int = 1
+        self,
+        epoch: int,
+        start_step: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        *,
+        keep_empty: bool = False,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images uint8 (B, 3, S, S), labels int64 (B,)) from global batch start_step on.
 
         Training: `rank` gets its contiguous share of every batch. Evaluation: it gets the batches
         rank, rank + world, …; the epoch makes no difference. (Images saved as floats stay floats.)
+        keep_empty: yield a batch even if none of its images can be read (skip_bad).
         """
         self._keep_small_images()
         plans = self._plans(epoch, start_step, rank, world)
@@ -175,10 +182,10 @@ class Loader:
                 if message not in self.skipped:
                     self.skipped.add(message)
                     warnings.warn(f"skipped {message}", stacklevel=2)
-            if len(batch.labels):
-                yield batch.images, batch.labels
-            elif len(self.skipped) == self.num_images:
+            if batch.skipped and len(self.skipped) == self.num_images:
                 raise InputError(f"no image can be read; the last: {batch.skipped[-1]}")
+            if keep_empty or len(batch.labels):
+                yield batch.images, batch.labels
 
     def _run(self, plans: list[Plan]) -> Iterator[Batch | InputError]:
         if self.workers == 0 or len(plans) < 2:

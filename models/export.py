@@ -16,7 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from errors import InputError
-from files.checkpoints import content_hash, load_checkpoint, replacing
+from files.atomic import replacing
+from files.checkpoints import load_checkpoint
+from files.sealed import content_hash
 from models.command import OneLineParser, run_command
 from models.layouts import read_layout
 from models.pretrained import header_constants, load_pretrained

@@ -1,4 +1,4 @@
-"""`python -m report RUNS`: from the results of many runs to a verdict, figures and a page.
+"""`python -m report RUNS` judges the results of many runs, and draws and writes what it found.
 
 May import files, models and errors.
 """

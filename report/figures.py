@@ -1,4 +1,4 @@
-"""The report's figures, each a matplotlib Figure that `save_figure` writes as PNG and SVG.
+"""The report's figures: each function draws one, and `save_figure` writes it as PNG and SVG.
 
 Colours are Okabe and Ito's, which the colour-blind tell apart, and every series also has its own
 marker, so that the figures read in greyscale. No pyplot: nothing global is touched.
@@ -22,7 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
-from report.runs import Point, natural
+from files.results import DENSE
+from report.runs import Point, natural_order
 from report.verdict import MEASURES, GroupVerdict, Measure, TicketRow
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -36,7 +37,7 @@ Look = Mapping[str, tuple[str, str]]  # pre-training: colour and marker
 
 @contextlib.contextmanager
 def house_style() -> Iterator[None]:
-    """The report's matplotlib settings, for the time of a block."""
+    """Apply the report's matplotlib settings within the block."""
     with warnings.catch_warnings():
         # A name in a script that the font lacks shows as boxes; that is no reason to warn twice.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
@@ -59,21 +60,21 @@ def house_style() -> Iterator[None]:
 
 
 def plain(text: object, most: int = 40) -> str:
-    """A name as matplotlib can draw it: short, printable, not hidden by a leading underscore."""
+    """Make a name drawable: short, printable, not hidden by a leading underscore."""
     shown = "".join(char if char.isprintable() else "?" for char in str(text))
     shown = shown if len(shown) <= most else shown[: most - 1] + "…"
     return f" {shown}" if shown.startswith("_") else shown
 
 
 def slug(*parts: object) -> str:
-    """A harmless file name from names that come from files."""
+    """Make a harmless file name of names that come from files."""
     joined = "-".join(map(str, parts)).replace("%", "pct")
     return re.sub(r"[^A-Za-z0-9.-]+", "_", joined).strip("._-")[:80]
 
 
 def styles(pretrainings: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker per pre-training, the same in every figure of a report."""
-    names = sorted(set(pretrainings), key=natural)
+    """Give each pre-training a colour and a marker, the same in every figure of a report."""
+    names = sorted(set(pretrainings), key=natural_order)
     return {
         name: (COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)])
         for i, name in enumerate(names)
@@ -81,7 +82,7 @@ def styles(pretrainings: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write `stem`.png and `stem`.svg; returns the two paths."""
+    """Write `stem`.png and `stem`.svg, and return the two paths."""
     FigureCanvasAgg(figure)
     paths = [stem.with_name(stem.name + suffix) for suffix in (".png", ".svg")]
     with house_style():
@@ -94,17 +95,17 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
 
 
 def accuracy_figure(groups: Sequence[GroupVerdict], look: Look) -> Figure:
-    """The groups of one dataset and data fraction: a panel per measure against sparsity."""
+    """Draw the groups of one data set and fraction: a panel per measure, against sparsity."""
     with house_style():
         figure = Figure(figsize=(12.5, 4.8), layout="constrained")
         axes = figure.subplots(1, len(MEASURES))
         for axis, measure in zip(axes, MEASURES, strict=True):
             for group in groups:
                 _draw_group(axis, group, measure, *look[group.group.pretraining])
-            _sparsity_axis(axis, [row.density for group in groups for row in _all_rows(group)])
+            _sparsity_axis(axis, [row.density for group in groups for row in group.all_rows])
             _accuracy_limits(axis, groups, measure)
             axis.set_title(measure.title)
-            if not any(_points(_all_rows(group), measure) for group in groups):
+            if not any(_points(group.all_rows, measure) for group in groups):
                 axis.text(0.5, 0.5, "no runs", transform=axis.transAxes, ha="center", color="#666")
         axes[0].set_ylabel("accuracy on the test set (%)")
         key = groups[0].group
@@ -115,16 +116,12 @@ def accuracy_figure(groups: Sequence[GroupVerdict], look: Look) -> Figure:
 
 
 def state_of(density: float) -> float:
-    """Place on the axis: the paper's states are one apart, at densities 0.8^k."""
+    """Place a density on the axis, where the paper's states, of density 0.8^k, are one apart."""
     return math.log(density) / math.log(0.8)
 
 
-def _all_rows(group: GroupVerdict) -> list[TicketRow]:
-    return [row for row in (group.dense, *group.rows) if row is not None]
-
-
 def _points(rows: Iterable[TicketRow], measure: Measure) -> list[tuple[float, float, float]]:
-    """(place, mean, std) in order of sparsity; a missing one is NaN, which leaves a gap."""
+    """List (place, mean, std) in order of sparsity; a missing mean is NaN and leaves a gap."""
     points = []
     for row in sorted(rows, key=lambda row: -row.density):
         stat = row.stats[measure.name]
@@ -169,7 +166,7 @@ def _draw_group(
 
 
 def _sparsity_axis(axis: Axes, densities: Sequence[float]) -> None:
-    """Label in percent; at most eight labels, the last ticket's always among them."""
+    """Label the axis in percent, at most eight times, the last ticket always included."""
     places = sorted({round(state_of(density), 2) for density in densities}, reverse=True)
     shown = places[:: max(1, math.ceil(len(places) / 8))]
     axis.set_xticks(shown, [f"{100 * (1 - 0.8**place):.3g}" for place in shown])
@@ -177,8 +174,8 @@ def _sparsity_axis(axis: Axes, densities: Sequence[float]) -> None:
 
 
 def _accuracy_limits(axis: Axes, groups: Sequence[GroupVerdict], measure: Measure) -> None:
-    """A collapsing baseline may leave the panel, else nothing near the dense line is to be seen."""
-    main = [row for g in groups for row in _all_rows(g) if row.ticket in ("dense", "imp")]
+    """Let a collapsing baseline leave the panel; it would squash what lies near the dense line."""
+    main = [row for g in groups for row in g.all_rows if row.ticket in (DENSE, "imp")]
     means = [mean for _, mean, _ in _points(main, measure) if not math.isnan(mean)]
     if means:
         low, high = min(means), max(means)
@@ -200,17 +197,10 @@ def _legend(groups: Sequence[GroupVerdict], look: Look) -> list[Line2D]:
         if kind in used:
             handles.append(
                 Line2D(
-                    [],
-                    [],
-                    color=grey,
-                    linestyle=dashes,
-                    linewidth=0.8,
-                    marker="o",
-                    markersize=3.5,
-                    markerfacecolor="white",
-                    label=kind,
-                )  # fmt: skip
-            )
+                    [], [], color=grey, linestyle=dashes, linewidth=0.8, marker="o",
+                    markersize=3.5, markerfacecolor="white", label=kind,
+                )
+            )  # fmt: skip
     stars = Line2D([], [], color=grey, linestyle="", marker="*", markersize=10, label="double win")
     return [*handles, stars]
 
@@ -221,9 +211,10 @@ def _legend(groups: Sequence[GroupVerdict], look: Look) -> list[Line2D]:
 def time_figure(
     title: str, curves: Mapping[str, Sequence[tuple[str, bool, Sequence[Point]]]], look: Look
 ) -> Figure:
-    """Accuracy against training time; `curves`: measure name -> (pre-training, is dense, points).
+    """Draw accuracy against training time, a panel per measure.
 
-    The dense network is dashed, the ticket shown for each pre-training is solid.
+    `curves` is {measure: [(pre-training, is dense, points)]}. The dense network is dashed, the
+    ticket of each pre-training is solid.
     """
     seconds = [p.seconds for lines in curves.values() for *_, ps in lines for p in ps if p.seconds]
     unit, scale = next(
@@ -262,9 +253,10 @@ def time_figure(
 
 
 def density_figure(densities: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Figure:
-    """Bars of density per layer: {source: {state: {layer: fraction left}}}, one panel a source.
+    """Draw the density of each layer as bars, with a panel for each source of tickets.
 
-    Later states are nested in earlier ones, so their bars are drawn in front, darker.
+    `densities` is {source: {state: {layer: fraction of the weights left}}}. Later states are
+    nested in earlier ones, so their bars are drawn in front, darker.
     """
     most = max(len(values) for states in densities.values() for values in states.values())
     with house_style():
@@ -289,7 +281,7 @@ def density_figure(densities: Mapping[str, Mapping[int, Mapping[str, float]]]) -
             step = math.ceil(len(own) / 45)
             axis.set_xticks(range(0, len(own), step))
             following = own_layers[index + 1 : index + 2]
-            named = following != [own]  # the panel below tells the same names otherwise
+            named = following != [own]  # otherwise the panel below has the same names
             names = [plain(name) for name in own[::step]] if named else []
             axis.set_xticklabels(names or [""] * len(own[::step]), rotation=90, fontsize=8)
             axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
@@ -298,7 +290,7 @@ def density_figure(densities: Mapping[str, Mapping[int, Mapping[str, float]]]) -
 
 
 def overlap_figure(names: Sequence[str], table: Sequence[Sequence[float | None]]) -> Figure:
-    """Heat map of intersection over union of the surviving weights; None stays blank."""
+    """Draw intersection over union of the surviving weights as a heat map; None stays blank."""
     with house_style():
         size = 2.6 + 0.52 * len(names)
         figure = Figure(figsize=(size + 1.2, size), layout="constrained")

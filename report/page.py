@@ -1,4 +1,4 @@
-"""The report as one web page: self-contained, no network, everything from files escaped."""
+"""The report as one web page, which needs no network and escapes everything read from files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from report.runs import REGIMES, Accuracy, Point, RunResult
+from files.results import REGIMES, Accuracy, RunResult
+from report.runs import Point
 from report.verdict import (
     BESIDE,
     MEASURES,
@@ -21,7 +22,7 @@ from report.verdict import (
     conclusion,
 )
 
-TEMPLATE = Path(__file__).with_name("report.page.html")
+TEMPLATE = Path(__file__).with_name("page.html")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,14 @@ class Picture:
     stem: Path
     title: str
     caption: str
+
+    @property
+    def png(self) -> Path:
+        return self.stem.with_name(f"{self.stem.name}.png")
+
+    @property
+    def svg(self) -> Path:
+        return self.stem.with_name(f"{self.stem.name}.svg")
 
 
 class Cell(NamedTuple):
@@ -42,7 +51,7 @@ class Cell(NamedTuple):
 
 
 def text(value: object) -> str:
-    """Escaped, for element content and for quoted attributes."""
+    """Escape a value for element content and quoted attributes; None is empty."""
     return escape("" if value is None else str(value), quote=True)
 
 
@@ -51,8 +60,8 @@ def page(
     pictures: Sequence[Picture],
     curves: Mapping[Path, Sequence[Point]],
 ) -> str:
-    """The whole page; `curves` are by path of `results.json`."""
-    runs = [run for group in verdict.groups for row in _rows(group) for run in row.runs]
+    """Build the whole page; `curves` are by path of `results.json`."""
+    runs = [run for group in verdict.groups for row in group.all_rows for run in row.runs]
     sections = [
         _section("verdict", "Verdict", _verdict(verdict)),
         _section("figures", "Figures", "".join(map(_picture, pictures))),
@@ -78,10 +87,6 @@ def _section(name: str, title: str, body: str) -> str:
 def _list(lines: Iterable[str]) -> str:
     items = "".join(f"<li>{text(line)}</li>" for line in lines)
     return f"<ul>{items}</ul>" if items else "<p>None.</p>"
-
-
-def _rows(group: GroupVerdict) -> list[TicketRow]:
-    return [row for row in (group.dense, *group.rows) if row is not None]
 
 
 # --- the verdict in words -----------------------------------------------------------------------
@@ -129,7 +134,7 @@ def _sentence(group: GroupVerdict) -> str:
 
 
 def _table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
-    """A table whose heads are buttons that sort it."""
+    """Build a table whose heads are buttons that sort it."""
     top = "".join(f'<th scope="col"><button type="button">{text(h)}</button></th>' for h in heads)
     body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     return (
@@ -168,7 +173,7 @@ def _ticket_table(verdict: Verdict) -> str:
     heads += ["best-SA net: SA, AT", "best-SA net: RA, AT", "double win"]
     rows = []
     for group in verdict.groups:
-        for row in _rows(group):
+        for row in group.all_rows:
             judged = row is not group.dense
             double = {True: "yes", False: "no", None: "open"}[row.double_win] if judged else "–"
             beside = [row.stats[measure.name] for measure in BESIDE]
@@ -227,7 +232,7 @@ def _run_table(runs: Sequence[RunResult], curves: Mapping[Path, Sequence[Point]]
 
 
 def curve_svg(points: Sequence[Point], most: int = 60) -> str:
-    """A run's accuracy by epoch as a small inline SVG; a word where there is none."""
+    """Draw a run's accuracy by epoch as a small inline SVG; without points, say 'none'."""
     if not points:
         return '<span class="missing">none</span>'
     step = max(1, -(-len(points) // most))
@@ -236,9 +241,9 @@ def curve_svg(points: Sequence[Point], most: int = 60) -> str:
     lines = []
     for name, read in (("sa", lambda p: p.sa), ("ra", lambda p: p.ra)):
         lines.append(_polyline(name, kept, read, first, max(last - first, 1.0)))
-    told = f"accuracy from epoch {first:g} to {last:g}"
+    label = f"accuracy from epoch {first:g} to {last:g}"
     return (
-        f'<svg class="curve" viewBox="0 0 120 44" role="img" aria-label="{told}">'
+        f'<svg class="curve" viewBox="0 0 120 44" role="img" aria-label="{label}">'
         f'<path class="frame" d="M2 2V42H118"/>{"".join(lines)}</svg>'
     )
 
@@ -262,8 +267,7 @@ def _polyline(
 
 
 def _picture(picture: Picture) -> str:
-    svg = picture.stem.with_name(picture.stem.name + ".svg").read_bytes()
-    data = base64.b64encode(svg).decode("ascii")
+    data = base64.b64encode(picture.svg.read_bytes()).decode("ascii")
     return (
         f"<figure><h3>{text(picture.title)}</h3>"
         f'<img alt="{text(f"{picture.title}. {picture.caption}")}" '

@@ -1,9 +1,8 @@
-"""What the report says about the tickets themselves: where they are, densities, overlap, cost."""
+"""The tickets themselves: finding them, their densities, overlap and cost, and --inspect."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,11 @@ import torch
 from torch import Tensor
 
 from errors import InputError
+from files import names
 from files.atomic import sha256_of
-from files.checkpoints import MASK_SUFFIX, load_ticket, ticket_header
-from report.runs import natural
+from files.tickets import load_ticket, ticket_header
+from pruning_utils import MASK_SUFFIX
+from report.runs import natural_order
 
 Masks = Mapping[str, Tensor]
 
@@ -29,29 +30,30 @@ class TicketFile:
 
 
 def find_tickets(runs_dir: str | Path) -> dict[str, list[TicketFile]]:
-    """The `{k}-ticket.safetensors` files below a folder, by IMP run, in order of state, without 0.
+    """Find the `{k}-ticket.safetensors` files below a folder, by IMP run, in order of state.
 
-    A run is named by its tag (its mode where it has none); runs of one name get their folder too.
+    State 0, the dense network, is left out. A run is named by its tag, or by its mode where it has
+    none; runs of one name get their folder too.
     """
     root = Path(runs_dir)
     folders: dict[Path, dict[int, Path]] = {}
-    for path in sorted(root.rglob("*-ticket.safetensors"), key=natural):
-        match = re.fullmatch(r"(\d+)-ticket", path.stem)
-        if match and int(match[1]) > 0:
-            folders.setdefault(path.parent, {})[int(match[1])] = path
-    names = {folder: _tag(folder) for folder in folders}
+    for path in sorted(root.rglob(f"*{names.TICKET_SUFFIX}"), key=natural_order):
+        state = path.name.removesuffix(names.TICKET_SUFFIX)
+        if state.isdecimal() and int(state) > 0:
+            folders.setdefault(path.parent, {})[int(state)] = path
+    tags = {folder: _tag(folder) for folder in folders}
     found = {}
     for folder, paths in folders.items():
-        name = names[folder]
-        if list(names.values()).count(name) > 1:
+        name = tags[folder]
+        if list(tags.values()).count(name) > 1:
             name = f"{name} ({folder.relative_to(root).as_posix()})"
         found[name] = [TicketFile(paths[state], name, state) for state in sorted(paths)]
-    return dict(sorted(found.items(), key=lambda item: natural(item[0])))
+    return dict(sorted(found.items(), key=lambda item: natural_order(item[0])))
 
 
 def _tag(folder: Path) -> str:
     try:
-        recorded = json.loads((folder / "args.json").read_text(encoding="utf-8"))
+        recorded = json.loads((folder / names.ARGS).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return folder.name
     places = [recorded] if isinstance(recorded, dict) else []
@@ -64,7 +66,7 @@ def _tag(folder: Path) -> str:
 
 
 def pick(states: Iterable[int], most: int = 4) -> list[int]:
-    """At most `most` of the states, evenly spaced, the last always among them."""
+    """Pick at most `most` of the states, evenly spaced, the last always among them."""
     ordered = sorted(set(states))
     if len(ordered) <= most:
         return ordered
@@ -76,7 +78,7 @@ def pick(states: Iterable[int], most: int = 4) -> list[int]:
 
 
 def layer_densities(masks: Masks) -> dict[str, float]:
-    """Fraction of the weights that is left, by layer, in the order of the file."""
+    """Compute the fraction of the weights left in each layer, in the order of the file."""
     return {
         name.removesuffix(MASK_SUFFIX): int(torch.count_nonzero(mask)) / max(mask.numel(), 1)
         for name, mask in masks.items()
@@ -84,10 +86,10 @@ def layer_densities(masks: Masks) -> dict[str, float]:
 
 
 def overlap_matrix(masks: Sequence[Masks]) -> list[list[float | None]]:
-    """Intersection over union of the surviving weights, of each ticket with each.
+    """Compute intersection over union of the surviving weights, of each ticket with each.
 
-    Layers count where both tickets have them in the same shape; None where there is none. Two
-    random masks of density d overlap by d / (2 - d).
+    Layers count where both tickets have them in the same shape; two tickets without such a layer
+    have None. Two random masks of density d overlap by d / (2 - d).
     """
     count = len(masks)
     common = torch.zeros(count, count, dtype=torch.float64)
@@ -121,7 +123,7 @@ class Cost:
 
 
 def find_arch(masks: Masks) -> tuple[str, str, int] | None:
-    """Architecture, stem and width of the network that the masks fit, None where none does."""
+    """Find the architecture, stem and width that the masks fit; None where no network does."""
     from models import ARCHS, build_model  # slow to import, and only --inspect needs it
 
     first = masks.get("conv1" + MASK_SUFFIX)
@@ -145,9 +147,9 @@ def find_arch(masks: Masks) -> tuple[str, str, int] | None:
 
 
 def cost(masks: Masks, input_size: int | None = None) -> Cost | None:
-    """What the convolutions cost; None for a network that is not of the zoo.
+    """Count the FLOPs of the convolutions; None for a network that is not of the zoo.
 
-    `input_size` is 32 for the CIFAR stem and 224 for the other if left out.
+    `input_size` is in pixels; left out, it is 32 for the CIFAR stem and 224 for the other.
     """
     from models import build_model, estimate_flops
 
@@ -163,7 +165,7 @@ def cost(masks: Masks, input_size: int | None = None) -> Cost | None:
 
 
 def inspect_ticket(path: str | Path, input_size: int | None = None) -> str:
-    """Origin, hash, what remains (weights, FLOPs, size) and density per layer, as text.
+    """Describe a ticket in text: origin, hash, weights, FLOPs and size left, density per layer.
 
     Raises InputError when `path` holds no masks.
     """
@@ -204,10 +206,10 @@ def _origin(header: Mapping[str, str], density: float) -> list[str]:
         f"         initial weights sha256 {header.get('init_sha256', '?')}",
     ]
     try:
-        told = float(header.get("density", "nan"))
+        stated = float(header.get("density", "nan"))
     except ValueError:
-        told = float("nan")
-    if not abs(told - density) <= 1e-3:
+        stated = float("nan")
+    if not abs(stated - density) <= 1e-3:
         lines.append(f"warning  the header tells another density than the masks: {density:.6f}")
     return lines
 

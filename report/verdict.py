@@ -1,4 +1,4 @@
-"""The double-win verdict: every ticket against the dense network of its group."""
+"""The double-win verdict, which compares every ticket with the dense network of its group."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from errors import InputError
-from report.runs import REGIMES, TICKETS, Group, RunResult, natural
+from files.results import DENSE, REGIMES, TICKETS, Group, RunResult
+from report.runs import natural_order
 
 DEFAULT_MARGIN = 0.5  # points; only used where the dense network has a single seed
 
 
 class Measure(NamedTuple):
-    """One of the three figures a ticket must match the dense network on."""
+    """An accuracy by which a ticket and the dense network are compared."""
 
     name: str
     title: str
@@ -62,13 +63,13 @@ class TicketRow:
 
     @property
     def sparsity(self) -> float:
-        """Percent of the convolution weights that are gone."""
+        """The percentage of the convolution weights that are pruned."""
         return 100 * (1 - self.density)
 
     @property
     def name(self) -> str:
-        if self.ticket == "dense":
-            return "dense"
+        if self.ticket == DENSE:
+            return DENSE
         where = f"density {self.density:.4g}" if self.state is None else f"state {self.state}"
         return f"{self.ticket} {where}"
 
@@ -85,15 +86,20 @@ class GroupVerdict:
     error: str | None = None
 
     @property
+    def all_rows(self) -> tuple[TicketRow, ...]:
+        """The dense network, where there is one, and the tickets."""
+        return self.rows if self.dense is None else (self.dense, *self.rows)
+
+    @property
     def sparsest(self) -> TicketRow | None:
-        """The sparsest double-win ticket found by IMP (a baseline's is not the paper's figure)."""
+        """The sparsest double-win ticket found by IMP; a baseline does not count."""
         winners = [row for row in self.rows if row.ticket == "imp" and row.double_win]
         return min(winners, key=lambda row: row.density, default=None)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Every group's verdict, and what has to be said about the input."""
+    """The verdict of every group, and the warnings about the input."""
 
     margin: float
     groups: tuple[GroupVerdict, ...]
@@ -108,7 +114,7 @@ class Verdict:
         return tuple(line for group in self.groups for line in group.missing)
 
     def to_json(self) -> dict[str, Any]:
-        """The contents of `verdict.json`: density and sparsity are fractions."""
+        """Build the contents of `verdict.json`; density and sparsity are fractions."""
         rows = [
             {
                 **row.group._asdict(),
@@ -154,7 +160,7 @@ def judge(results: Iterable[RunResult], margin: float = DEFAULT_MARGIN) -> Verdi
         archs = sorted({run.arch for run in runs})
         if len(archs) > 1:
             warnings.append(f"{group}: mixes the architectures {', '.join(archs)}")
-    order = sorted(groups, key=lambda g: (g.dataset, -g.data_number, natural(g.pretraining)))
+    order = sorted(groups, key=lambda g: (g.dataset, -g.data_number, natural_order(g.pretraining)))
     judged = tuple(_judge_group(group, groups[group], margin) for group in order)
     return Verdict(margin, judged, tuple(warnings))
 
@@ -165,10 +171,10 @@ def _identity(run: RunResult) -> tuple[str, int | None, str]:
 
 
 def _one_per_seed(results: Iterable[RunResult]) -> tuple[list[RunResult], list[str]]:
-    """A copied folder must not count as a further seed: the first by path stays."""
+    """Leave copies out, so that a copied folder is no further seed; the first by path stays."""
     seen: dict[tuple[object, ...], RunResult] = {}
     warnings = []
-    for run in sorted(results, key=lambda run: natural(run.path)):
+    for run in sorted(results, key=lambda run: natural_order(run.path)):
         key = (run.group, *_identity(run), run.mode, run.seed)
         if key in seen:
             warnings.append(f"{run.path} repeats the run of {seen[key].path} and is left out")
@@ -197,12 +203,12 @@ def _judge_group(group: Group, runs: list[RunResult], margin: float) -> GroupVer
         stats = {m.name: _stat(m, same) for m in (*MEASURES, *BESIDE)}
         first = same[0]
         rows.append(TicketRow(group, first.ticket, first.state, first.density, tuple(same), stats))
-    dense = next((row for row in rows if row.ticket == "dense"), None)
+    dense = next((row for row in rows if row.ticket == DENSE), None)
     tolerance: dict[str, float | None] = {}
     for measure in MEASURES:
         line = dense.stats[measure.name] if dense else None
         tolerance[measure.name] = None if line is None else margin if line.std is None else line.std
-    order = ("dense", *TICKETS)
+    order = (DENSE, *TICKETS)
     rest = sorted(
         (_with_wins(row, dense, tolerance) for row in rows if row is not dense),
         key=lambda row: (order.index(row.ticket), -row.density),
@@ -233,7 +239,7 @@ def _with_wins(
 
 
 def _missing(group: Group, rows: list[TicketRow]) -> tuple[str, ...]:
-    """What the group's own grid (its tickets x regimes x seeds) has room for but lacks.
+    """Name the runs that the group's own grid of tickets, regimes and seeds lacks.
 
     A run that did not measure what is judged is named as well.
     """
@@ -256,7 +262,7 @@ def _missing(group: Group, rows: list[TicketRow]) -> tuple[str, ...]:
 
 
 def rule(group: GroupVerdict, margin: float) -> str:
-    """What a ticket may lack on each measure, in words."""
+    """Say in words what a ticket may lack on each measure."""
     parts = []
     for measure in MEASURES:
         allowed = group.tolerance[measure.name]
@@ -271,7 +277,7 @@ def rule(group: GroupVerdict, margin: float) -> str:
 
 
 def conclusion(group: GroupVerdict) -> str:
-    """The group's verdict as one sentence."""
+    """Say the group's verdict in one sentence."""
     best = group.sparsest
     if group.error:
         return "Not judged: there is no dense run to match."

@@ -17,12 +17,15 @@ find_python() {
 }
 
 # Become `python -m PACKAGE ARGUMENTS` of the project, in the caller's folder: relative paths are the
-# caller's, and a module of the same name that lies there is not taken for the project's.
+# caller's, and a module of the same name that lies there is not taken for the project's. (Python 3.10
+# knows no PYTHONSAFEPATH, so the caller's folder, "", is taken off the path before anything loads.)
 run_package() {
   local root=$1 package=$2
   shift 2
   export PYTHONSAFEPATH=1 PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
-  exec "$(find_python "$root")" -m "$package" "$@"
+  local start='import sys; sys.path[:] = filter(None, sys.path); package = sys.argv.pop(1)
+import runpy; runpy.run_module(package, run_name="__main__", alter_sys=True)'
+  exec "$(find_python "$root")" -c "$start" "$package" "$@"
 }
 
 # Set PYTHON to an environment that has what ROOT/REQUIREMENTS names.

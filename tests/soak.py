@@ -23,9 +23,9 @@ from helpers.hostile_cases import armed_arrays, armed_files, flips, headers  # n
 from helpers.main_cases import load, names, skip_pictures, write_images  # noqa: E402
 from test_interruptions import failing_writes  # noqa: E402
 
+import errors  # noqa: E402
 import main_downstream  # noqa: E402
 import main_imp_pretrain  # noqa: E402
-from cli import parsing  # noqa: E402
 from errors import RunFailed  # noqa: E402
 from files.checkpoints import load_checkpoint, save_checkpoint  # noqa: E402
 from models.export import main as export  # noqa: E402
@@ -118,7 +118,7 @@ def run_payloads(root: Path, folder: Path) -> None:
         told, status = io.StringIO(), None
         with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
             try:
-                parsing.run_main(lambda main=main, argv=argv: main(argv))  # type: ignore[misc]
+                errors.run_main(lambda main=main, argv=argv: main(argv))  # type: ignore[misc]
             except SystemExit as stop:
                 status = stop.code
         assert status == 2

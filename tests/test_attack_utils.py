@@ -17,11 +17,11 @@ from attack_utils import (
     PGDConfig,
     check_perturbation,
     checked,
+    choose_attacks,
     import_autoattack,
     make_advertorch_pgd,
     make_autoattack,
     make_pgd,
-    plan_autoattack,
     with_restarts,
 )
 from errors import InputError, RunFailed
@@ -425,9 +425,9 @@ def test_the_first_of_several_restarts_draws_what_a_single_attack_draws():
     ],
 )
 def test_autoattack_with_few_classes_aims_at_fewer_and_says_so(classes, attacks, targets, said):
-    plan = plan_autoattack(classes)
-    assert (plan.attacks, plan.targets) == (attacks, targets)
-    assert plan.note is None if said is None else said in (plan.note or "")
+    suite = choose_attacks(classes)
+    assert (suite.attacks, suite.targets) == (attacks, targets)
+    assert suite.note is None if said is None else said in (suite.note or "")
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 6])
@@ -438,7 +438,7 @@ def test_autoattack_runs_with_any_number_of_classes(classes, monkeypatch):
     images = (pixels / 255).to(memory_format=torch.channels_last)
     labels = model(images).argmax(1)
     eps = 14 / 255
-    perturb = make_autoattack(model, eps, plan_autoattack(classes), seed=1)
+    perturb = make_autoattack(model, eps, choose_attacks(classes), seed=1)
     state = torch.get_rng_state()
     adversarial = checked(perturb, eps)(images, labels)
     assert torch.equal(torch.get_rng_state(), state)

@@ -13,32 +13,21 @@ from safetensors.torch import save_file
 from torch.nn.utils import prune
 from torch.optim import SGD
 
+from engine.run_folder import RunFolder
+from engine.training import random_state, restore_random_state
 from errors import InputError, RunFailed
-from files import atomic, checkpoints
+from files import atomic, checkpoints, imp_run, names, sealed, transfer_run
 from files.atomic import sha256_of, write_json
 from files.checkpoints import (
     bare_keys,
-    epoch_checkpoint_name,
-    export_released,
-    find_checkpoint,
-    imp_best_name,
-    imp_checkpoint_name,
     load_checkpoint,
-    load_initial_weights,
-    load_ticket,
     load_trusted_pickle,
-    newest_imp_checkpoint,
-    newest_transfer_checkpoint,
-    random_state,
-    restore_random_state,
     save_checkpoint,
-    save_ticket,
-    ticket_header,
-    ticket_name,
-    ticket_origin,
     to_cpu,
     transfer_keys,
 )
+from files.imp_run import export_released, load_initial_weights
+from files.tickets import load_ticket, read_ticket, save_ticket, ticket_header
 from models import build_model
 from pruning_utils import check_sparsity, convolutions, extract_mask, masks, pruning_model
 
@@ -285,7 +274,7 @@ def odd_masks():
 
 
 def test_a_ticket_comes_back_to_the_bit_with_its_origin(tmp_path):
-    path, ticket = tmp_path / ticket_name(3), odd_masks()
+    path, ticket = tmp_path / names.ticket(3), odd_masks()
     density = 0.8**3
     save_ticket(path, ticket, arch="resnet50", state=3, density=density, init_sha256=HASH)
     read = load_ticket(path)
@@ -336,7 +325,7 @@ def test_a_ticket_with_missing_bits_is_named(tmp_path):
     shapes = json.dumps({"conv1.weight_mask": [4, 4]})
     header = {"format": "double-win-ticket-1", "shapes": shapes}
     for bits in ({"conv1.weight_mask": torch.zeros(1, dtype=torch.uint8)}, {"x": torch.zeros(1)}):
-        hashed = {**header, "sha256": checkpoints.content_hash(header, bits)}
+        hashed = {**header, "sha256": sealed.content_hash(header, bits)}
         save_file(bits, path, metadata=hashed)
         with pytest.raises(InputError, match=r"damaged ticket, conv1\.weight_mask"):
             load_ticket(path)
@@ -345,17 +334,14 @@ def test_a_ticket_with_missing_bits_is_named(tmp_path):
 def test_the_origin_of_a_ticket_is_what_results_say(tmp_path):
     path = tmp_path / "t.safetensors"
     save_ticket(path, odd_masks(), arch="a", state=9, density=0.4096, init_sha256=HASH)
-    origin = ticket_origin(path, 0.41)
-    assert origin["state"] == 9  # its own, at whatever rate it was pruned
-    assert origin["ticket"] == "imp"
-    assert origin["density"] == 0.41
-    assert origin["ticket_sha256"] == sha256_of(path)
+    ticket = read_ticket(path)
+    assert ticket.state_at(0.41) == 9  # its own, at whatever rate it was pruned
+    assert ticket.kind == "imp"
+    assert ticket.sha256 == sha256_of(path)
     save_checkpoint(tmp_path / "c.pth.tar", {"state_prune": 3, "state_dict": odd_masks()})
-    assert ticket_origin(tmp_path / "c.pth.tar", 0.2)["state"] == 3
+    assert read_ticket(tmp_path / "c.pth.tar").state_at(0.2) == 3
     save_checkpoint(tmp_path / "bare.pth.tar", odd_masks())
-    assert ticket_origin(tmp_path / "bare.pth.tar", 0.8**5 + 1e-4)["state"] == 5
-    dense = ticket_origin(None, 1.0)
-    assert (dense["state"], dense["density"], dense["ticket_sha256"]) == (0, 1.0, None)
+    assert read_ticket(tmp_path / "bare.pth.tar").state_at(0.8**5 + 1e-4) == 5
 
 
 # --- load_ticket reads every kind of file ---------------------------------------------------------
@@ -441,29 +427,44 @@ def test_a_file_without_masks_is_refused(tmp_path):
 
 
 def test_the_newest_imp_checkpoint_is_that_of_the_highest_state(tmp_path):
-    assert newest_imp_checkpoint(tmp_path) is None
-    assert newest_imp_checkpoint(tmp_path / "nowhere") is None
-    for name in (*map(imp_checkpoint_name, (2, 9, 10)), imp_best_name(11), "x-checkpoint.pth.tar"):
+    assert imp_run.newest_checkpoint(tmp_path) is None
+    assert imp_run.newest_checkpoint(tmp_path / "nowhere") is None
+    for name in (
+        *map(names.imp_checkpoint, (2, 9, 10)),
+        names.imp_best(11),
+        "x-checkpoint.pth.tar",
+    ):
         save_checkpoint(tmp_path / name, {})
-    assert newest_imp_checkpoint(tmp_path) == tmp_path / "10-checkpoint.pth.tar"
+    assert imp_run.newest_checkpoint(tmp_path) == tmp_path / "10-checkpoint.pth.tar"
 
 
 def test_the_newest_transfer_checkpoint_is_the_one_of_that_name(tmp_path):
-    save_checkpoint(tmp_path / epoch_checkpoint_name(3), {})
-    assert newest_transfer_checkpoint(tmp_path) is None
+    save_checkpoint(tmp_path / names.epoch_checkpoint(3), {})
+    assert transfer_run.newest_checkpoint(tmp_path) is None
     save_checkpoint(tmp_path / "checkpoint.pth.tar", {})
-    assert newest_transfer_checkpoint(tmp_path) == tmp_path / "checkpoint.pth.tar"
+    assert transfer_run.newest_checkpoint(tmp_path) == tmp_path / "checkpoint.pth.tar"
+
+
+def search_in(folder, resume):
+    return RunFolder(folder, {}, (), resume, imp_run.newest_checkpoint, "3-ticket.safetensors")
 
 
 def test_resume_means_nothing_the_newest_or_a_path(tmp_path):
     path = tmp_path / "1-checkpoint.pth.tar"
-    assert find_checkpoint(tmp_path, "auto", newest_imp_checkpoint) is None
+    assert search_in(tmp_path, "auto").checkpoint() is None
     save_checkpoint(path, {})
-    assert find_checkpoint(tmp_path, None, newest_imp_checkpoint) is None
-    assert find_checkpoint(tmp_path, "auto", newest_imp_checkpoint) == path
-    assert find_checkpoint(tmp_path / "other", str(path), newest_imp_checkpoint) == path
+    assert search_in(tmp_path, None).checkpoint() is None
+    assert search_in(tmp_path, "auto").checkpoint() == path
+    assert search_in(tmp_path / "other", str(path)).checkpoint() == path
     with pytest.raises(InputError, match="no such file"):
-        find_checkpoint(tmp_path, str(tmp_path / "2-checkpoint.pth.tar"), newest_imp_checkpoint)
+        search_in(tmp_path, str(tmp_path / "2-checkpoint.pth.tar")).checkpoint()
+
+
+def test_what_is_tested_is_the_newest_or_a_path_but_never_nothing(tmp_path):
+    with pytest.raises(InputError, match="--evaluate: no checkpoint"):
+        search_in(tmp_path, None).checkpoint_to_test()
+    save_checkpoint(tmp_path / "1-checkpoint.pth.tar", {})
+    assert search_in(tmp_path, None).checkpoint_to_test() == tmp_path / "1-checkpoint.pth.tar"
 
 
 def test_a_random_state_survives_a_file(tmp_path):
@@ -478,13 +479,13 @@ def test_a_random_state_survives_a_file(tmp_path):
 
 
 @pytest.fixture
-def imp_run(tmp_path):
+def search_folder(tmp_path):
     """The files of an IMP run after one state."""
     init, model = network().state_dict(), pruned(0.2)
     save_checkpoint(tmp_path / "init.pth.tar", to_cpu(init))
     optimizer = trained(model)
     save_checkpoint(
-        tmp_path / imp_checkpoint_name(1),
+        tmp_path / names.imp_checkpoint(1),
         {
             "epoch": 30,
             "arch": "resnet20s",
@@ -500,8 +501,8 @@ def imp_run(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["adv", "std"])
-def test_an_exported_state_has_the_released_format(imp_run, mode):
-    save_dir, model, init = imp_run
+def test_an_exported_state_has_the_released_format(search_folder, mode):
+    save_dir, model, init = search_folder
     written = torch.load(export_released(save_dir, 1, mode), weights_only=True)
     assert set(written) == {
         *("epoch", "arch", "state_dict", "best_acc1", "optimizer", "state_prune", "init")
@@ -517,8 +518,8 @@ def test_an_exported_state_has_the_released_format(imp_run, mode):
     )
 
 
-def test_an_exported_state_loads_as_the_released_code_loads_it(imp_run):
-    save_dir, model, _ = imp_run
+def test_an_exported_state_loads_as_the_released_code_loads_it(search_folder):
+    save_dir, model, _ = search_folder
     path = export_released(save_dir, 1, "adv")
     state = load_checkpoint(path)["state_dict"]
     theirs = network()
@@ -531,8 +532,8 @@ def test_an_exported_state_loads_as_the_released_code_loads_it(imp_run):
     assert check_sparsity(theirs) == check_sparsity(model)
 
 
-def test_initial_weights_of_another_run_are_refused(imp_run):
-    save_dir, _, init = imp_run
+def test_initial_weights_of_another_run_are_refused(search_folder):
+    save_dir, _, init = search_folder
     checkpoint = save_dir / "1-checkpoint.pth.tar"
     origin = load_checkpoint(checkpoint)["init"]
     assert same(load_initial_weights(checkpoint, origin), dict(init))

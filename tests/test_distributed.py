@@ -1,13 +1,13 @@
 """Two processes give what one gives; only rank 0 decides; how a run is started."""
 
 import copy
-import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from helpers.gloo_cases import WORLD, free_port, two_gloo_processes
 from PIL import Image
 from torch.optim import SGD
 
@@ -30,18 +30,7 @@ from pruning_utils import masks, pruning_model, pruning_model_random
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ATTACK = PGDConfig(16 / 255, 2, 8 / 255, random_start=False)
-WORLD = 2
 GLOBAL_BATCH, SHARE = 15, 8  # rank 0 gets 8 of the 15 images, rank 1 the other 7
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def two_gloo_processes() -> Launch:
-    return Launch("cpu", spawn=True, dist_url=f"tcp://127.0.0.1:{free_port()}", nproc=WORLD)
 
 
 # --- one state of a ticket search, by one process or by two ---------------------------------------

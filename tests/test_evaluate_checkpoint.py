@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.evaluation_cases import bench, loader, shorten_autoattack, trained
+from helpers.evaluation_cases import evaluator, loader, shorten_autoattack, trained
 from helpers.main_cases import (
     HERE,
     Interrupted,
@@ -24,10 +24,11 @@ from helpers.main_cases import (
 
 import main_downstream
 from engine import log
-from evaluation.checkpoint import Request, sa_and_ra
-from evaluation.evaluator import PROGRESS_FILE, Bench
+from evaluation.evaluator import Evaluator
+from evaluation.request import Request, sa_and_ra
 from files.atomic import write_json
 from files.checkpoints import save_checkpoint, transfer_keys
+from files.names import AUTOATTACK_PROGRESS
 from models import build_model
 
 ATTACK = ["--test_eps", "4/255", "--test_step", "3"]
@@ -126,7 +127,7 @@ def test_a_test_attacks_the_same_images_whatever_was_drawn_before():
     kept: list[list] = [[], [], []]
     for state, (seed, crafted) in enumerate(zip((1, 1, 2), kept, strict=True)):
         torch.manual_seed(100 + state)
-        scores = sa_and_ra(bench(seed=seed, steps=2), model, loader(20), "it", request, crafted)
+        scores = sa_and_ra(evaluator(seed=seed, steps=2), model, loader(20), "it", request, crafted)
         assert set(scores) == {"sa", "ra"}
     first, again, other = (torch.cat([images for images, _ in crafted]) for crafted in kept)
     assert torch.equal(first, again)
@@ -134,14 +135,14 @@ def test_a_test_attacks_the_same_images_whatever_was_drawn_before():
 
 
 def test_restarts_are_those_of_the_request(monkeypatch):
-    tested, model, split = bench(12 / 255, steps=1), trained(), loader(64)
-    asked, made = [], Bench.pgd
+    tested, model, split = evaluator(12 / 255, steps=1), trained(), loader(64)
+    asked, made = [], Evaluator.pgd
 
     def pgd(self, network, config=None, restarts=1):
         asked.append(restarts)
         return made(self, network, config, restarts)
 
-    monkeypatch.setattr(Bench, "pgd", pgd)
+    monkeypatch.setattr(Evaluator, "pgd", pgd)
     once, often = (
         sa_and_ra(tested, model, split, "it", Request(attacked=True, restarts=count))
         for count in (1, 10)
@@ -311,10 +312,10 @@ def test_results_json_has_autoattack_and_masking_checks_beside_pgd(
         die(patch, write_json, 3)
         with pytest.raises(Interrupted):
             run_transfer(data, folder, *TRAIN, *ATTACK, *flags)
-    assert (folder / PROGRESS_FILE).is_file()
+    assert (folder / AUTOATTACK_PROGRESS).is_file()
     assert not (folder / "results.json").exists()
     run_transfer(data, folder, *TRAIN, *ATTACK, *flags, "--resume")
-    assert names(folder) - {PROGRESS_FILE} == names(folder)
+    assert names(folder) - {AUTOATTACK_PROGRESS} == names(folder)
     results, plain = (read_json(path / "results.json") for path in (folder, run))
     assert set(results) == set(plain) | {"autoattack", "masking_checks"}
     for role in ("sa_best", "ra_best", "last"):
@@ -338,8 +339,8 @@ def test_an_evaluation_cut_off_in_autoattack_is_taken_up(data, checkpoint, tmp_p
         die(patch, write_json, 3)
         with pytest.raises(Interrupted):
             evaluate(checkpoint, tmp_path / "cut", *flags, data=data)
-    assert names(tmp_path / "cut") == {PROGRESS_FILE}
-    assert read_json(tmp_path / "cut" / PROGRESS_FILE)["done"] == 2
+    assert names(tmp_path / "cut") == {AUTOATTACK_PROGRESS}
+    assert read_json(tmp_path / "cut" / AUTOATTACK_PROGRESS)["done"] == 2
     assert evaluate(checkpoint, tmp_path / "cut", *flags, data=data) == whole
     assert names(tmp_path / "cut") == {"eval.json"}
 

@@ -20,9 +20,10 @@ from torch.optim import SGD
 
 import pruning_utils
 from attack_utils import PGDConfig, make_advertorch_pgd, make_pgd
-from cli import parsing
+from engine import distributed
 from engine.steps import Execution, evaluate, training_step
 from models import build_model, fold_for_evaluation
+from models.prepared import prepared
 from models.resnet20s import PlainShortcutBlock
 from pruning_utils import _kth_smallest, _prune_lowest, convolutions, masks, pruning_model
 
@@ -160,7 +161,7 @@ def test_the_folded_network_gives_the_same_logits(arch, dtype, layout):
     execution = Execution(channels_last=layout)
     folded = execution.place(fold_for_evaluation(model))
     assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
-    with torch.no_grad(), execution.prepared(folded):
+    with torch.no_grad(), prepared(folded, execution.amp):
         logits = folded(execution.images(images))
     with torch.no_grad():
         expected = model(images)
@@ -215,7 +216,7 @@ def test_prepared_weights_are_those_of_the_hooks_and_are_gone_afterwards(amp):
     with torch.no_grad():
         before = model(images)
     keys, hooks = list(model.state_dict()), hooks_of(model)
-    with contextlib.suppress(KeyError), Execution(amp=amp).prepared(model):
+    with contextlib.suppress(KeyError), prepared(model, amp):
         assert not any(hooks_of(model).values())
         weights = {name: module.weight for name, module in convolutions(model)}
         raise KeyError  # as from an attack that fails
@@ -395,7 +396,7 @@ def test_pruned_weights_stay_pruned_among_weights_that_are_zero():
 
 SAME_AFTER = """
 import torch
-from cli import parsing
+from engine import distributed
 torch.set_num_threads(1)
 def work():
     torch.manual_seed(0)
@@ -405,7 +406,7 @@ def work():
     return loss, layer.weight.grad
 before = work()
 for _ in range(2):
-    parsing.keep_freed_memory()
+    distributed.keep_freed_memory()
     assert all(map(torch.equal, before, work()))
 """
 
@@ -415,6 +416,6 @@ def test_kept_memory_changes_no_bit():
 
 
 def test_memory_is_kept_by_glibc_alone(monkeypatch):
-    monkeypatch.setattr(parsing.platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(distributed.platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(ctypes, "CDLL", lambda _: pytest.fail("no glibc here"))
-    parsing.keep_freed_memory()
+    distributed.keep_freed_memory()

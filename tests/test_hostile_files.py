@@ -19,7 +19,9 @@ import main_downstream
 import main_imp_pretrain
 from dataset import mean_std
 from errors import InputError
-from files.checkpoints import content_hash, load_ticket, save_checkpoint, save_ticket, ticket_origin
+from files.checkpoints import save_checkpoint
+from files.sealed import content_hash
+from files.tickets import load_ticket, read_ticket, save_ticket
 from models import build_model, load_pretrained
 from models.export import main as export
 from pruning_utils import masks
@@ -246,7 +248,7 @@ def test_a_ticket_with_a_header_made_up_is_refused(good, tmp_path, capsys, heade
 def test_a_made_up_state_does_not_end_a_run(good, tmp_path):
     given = masks(tiny())
     torch.save({"state_dict": given, "state_prune": "rm -rf"}, tmp_path / "t.pt")
-    assert ticket_origin(tmp_path / "t.pt", 0.64)["state"] == 2
+    assert read_ticket(tmp_path / "t.pt").state_at(0.64) == 2
 
 
 # --- weights --------------------------------------------------------------------------------------

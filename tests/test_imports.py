@@ -1,47 +1,49 @@
-"""The rooms of the project: who may import whom, and what has only one caller."""
+"""The floors of the project: which folder may import which, and what has only one caller."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Room: (its modules, the rooms that it may import). Every room may import its own modules and
-# `errors`. Names that end in `*` are all modules that begin so.
-ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "errors": (("errors",), ()),
-    "flags": (("cli_utils", "flags"), ()),
-    "files": (("checkpoint_utils", "file_utils"), ()),
-    "models": (("models", "models.*"), ("files",)),
-    "pruning": (("pruning_utils",), ()),
-    "attacks": (("attack_utils",), ()),
-    "data": (("dataset", "data_sources", "transforms", "eval_sets"), ("files",)),
-    "processes": (("dist_utils",), ()),
-    "training": (("train_utils",), ("processes",)),  # knows no attack and no mask
-    "log": (("log_utils",), ("processes", "files")),
-    "report": (("report_*",), ("files", "models")),
-    # What the mains' algorithms stand on.
-    "run": (("run_utils",), ("files", "models", "data", "processes", "training", "log")),
-    "plan": (("plan_utils",), ("flags", "files", "models", "data", "attacks", "training")),
+# Each folder and module of the top level, from the ground up, and what it may import beside itself
+# and `errors`: a whole room, or one module of it. All arrows go down.
+FLOORS: dict[str, tuple[str, ...]] = {
+    "errors": (),
+    "pruning_utils": (),
+    "attack_utils": (),
+    "input_pipeline": (),
+    "dataset": ("input_pipeline",),
+    "files": ("pruning_utils",),
+    "models": ("files", "pruning_utils"),
+    "engine": ("files", "input_pipeline.loader", "models.prepared"),
     "evaluation": (
-        ("evaluation_*",),
-        ("files", "models", "data", "attacks", "pruning", "processes", "training", "log"),
+        "engine", "models", "files", "dataset", "input_pipeline", "attack_utils", "pruning_utils",
     ),
-    "one-shot": (
-        ("one_shot",),
-        ("files", "models", "data", "pruning", "processes", "log", "run", "plan"),
+    "cli": (
+        "evaluation", "engine", "models", "files", "dataset", "attack_utils", "pruning_utils",
     ),
-}
-# Everything but the other main, and nothing that only reads finished runs.
-MAINS = ("main_imp_pretrain", "main_downstream")
-NOT_FOR_MAINS = ("report",)
+    "one_shot": ("cli", "engine", "models", "files", "pruning_utils"),
+    "main_imp_pretrain": ("one_shot", "cli", "engine", "models", "files", "pruning_utils"),
+    "main_downstream": (
+        "cli", "evaluation", "engine", "models", "files", "dataset", "pruning_utils",
+    ),
+    # Beside them: what reads finished runs, and what starts runs as processes, without PyTorch.
+    "report": ("models", "files", "pruning_utils"),
+    "study": ("files.names", "files.results", "engine.schedules"),
+}  # fmt: skip
+NO_TORCH = ("study.__main__", "files.names", "files.results", "engine.schedules")
 
 
 def source_files() -> dict[str, Path]:
-    """Every module that a run may load, by its dotted name."""
-    files = {path.stem: path for path in ROOT.glob("*.py")}
-    for path in (ROOT / "models").rglob("*.py"):
+    """Every module of the project by its dotted name, but for tests, benchmarks and scripts."""
+    paths = [*ROOT.glob("*.py"), *(p for init in ROOT.glob("*/__init__.py")
+                                   for p in init.parent.rglob("*.py"))]  # fmt: skip
+    files = {}
+    for path in paths:
         parts = path.relative_to(ROOT).with_suffix("").parts
         files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return files
@@ -71,69 +73,90 @@ def project_imports(name: str) -> set[str]:
     return {other for other in imports_of(name, TREES[name]) if other in FILES and other != name}
 
 
-def room_of(name: str) -> str | None:
-    if name in MAINS:
-        return "mains"
-    for room, (modules, _) in ROOMS.items():
-        for module in modules:
-            if name == module or (module.endswith("*") and name.startswith(module[:-1])):
-                return room
-    return None
+def room_of(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def is_allowed(name: str, other: str) -> bool:
+    allowed = (room_of(name), "errors", *FLOORS[room_of(name)])
+    # `from files import names` names the package too, which imports nothing of its own.
+    bare = other in FILES and FILES[other].name == "__init__.py"
+    return other in allowed or room_of(other) in allowed or (
+        bare and any(room.startswith(f"{other}.") for room in allowed)
+    )  # fmt: skip
 
 
 def faults(graph: dict[str, set[str]]) -> list[str]:
-    """Imports that the table does not allow."""
-    wrong = []
-    for name, imported in sorted(graph.items()):
-        own = room_of(name)
-        for other in sorted(imported):
-            room = room_of(other)
-            if own == "mains":
-                allowed = other not in MAINS and room not in NOT_FOR_MAINS
-            else:
-                assert own is not None
-                allowed = room in (own, "errors", *ROOMS[own][1])
-            if not allowed:
-                wrong.append(f"{name} imports {other}")
-    return wrong
+    """Imports that the table does not name."""
+    return [
+        f"{name} imports {other}"
+        for name, imported in sorted(graph.items())
+        for other in sorted(imported)
+        if not is_allowed(name, other)
+    ]
 
 
-def test_every_module_has_a_room():
-    homeless = [name for name in FILES if room_of(name) is None]
-    assert homeless == [], "give the new module a room in ROOMS"
+def test_the_table_is_the_folder():
+    assert sorted({room_of(name) for name in FILES}) == sorted(FLOORS)
 
 
-def test_every_room_has_a_module():
-    for room, (modules, _) in ROOMS.items():
-        for module in modules:
-            prefix = module.rstrip("*")
-            assert any(n == module or (n.startswith(prefix) and n != prefix) for n in FILES), room
+def test_every_arrow_of_the_table_goes_down():
+    built = ["errors"]
+    for room, below in FLOORS.items():
+        assert {room_of(other) for other in below} <= set(built), room
+        built.append(room)
 
 
-def test_imports_are_those_that_the_table_allows():
+def test_every_arrow_of_the_table_is_used():
+    graph = {name: project_imports(name) for name in FILES}
+    for room, below in FLOORS.items():
+        used = {other for name, imported in graph.items() if room_of(name) == room
+                for other in imported}  # fmt: skip
+        for arrow in below:
+            assert any(other == arrow or room_of(other) == arrow for other in used), (room, arrow)
+
+
+def test_imports_are_those_that_the_table_names():
     graph = {name: project_imports(name) for name in FILES}
     assert faults(graph) == []
-    assert sum(len(imported) for imported in graph.values()) > 80  # they were found at all
+    assert sum(len(imported) for imported in graph.values()) > 100  # they were found at all
 
 
 @pytest.mark.parametrize(
     ("name", "other"),
     [
-        ("train_utils", "attack_utils"),
-        ("train_utils", "pruning_utils"),
+        ("engine.steps", "attack_utils"),
+        ("engine.steps", "pruning_utils"),
+        ("engine.training", "models.fold"),
         ("main_downstream", "main_imp_pretrain"),
-        ("main_downstream", "report_utils"),
+        ("main_downstream", "report.write"),
         ("pruning_utils", "models"),
         ("models.zoo", "dataset"),
-        ("cli_utils", "dist_utils"),
-        ("errors", "log_utils"),
-        ("report_page", "train_utils"),
+        ("cli.parsing", "main_downstream"),
+        ("errors", "engine.log"),
+        ("report.page", "engine.steps"),
         ("dataset", "models.zoo"),
-        ("checkpoint_utils", "main_downstream"),
+        ("files.checkpoints", "main_downstream"),
+        ("study.config", "files.checkpoints"),
+        ("evaluation.evaluator", "cli.build"),
     ],
 )
 def test_the_table_refuses(name, other):
     assert faults({name: {other}}) == [f"{name} imports {other}"]
+
+
+@pytest.mark.parametrize("name", NO_TORCH)
+def test_a_room_for_machines_without_pytorch_does_not_load_it(name):
+    code = f"import sys, {name}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_every_folder_says_what_lives_there():
+    for name, path in FILES.items():
+        if path.name == "__init__.py":
+            text = ast.get_docstring(ast.parse(path.read_text()))
+            assert text, name
+            assert "import" in text, name
 
 
 def test_there_are_no_import_cycles():
@@ -187,9 +210,9 @@ def torch_files(name: str, tree: ast.AST) -> set[str]:
     return {u for u in wanted if any(v == u or v.startswith(f"{u}.") for v in used)}
 
 
-def test_only_checkpoint_utils_calls_torch_save_and_load():
+def test_only_files_checkpoints_calls_torch_save_and_load():
     for name, tree in TREES.items():
-        expected = {"torch.save", "torch.load"} if name == "checkpoint_utils" else set()
+        expected = {"torch.save", "torch.load"} if name == "files.checkpoints" else set()
         assert torch_files(name, tree) == expected, name
 
 
@@ -210,7 +233,7 @@ def test_other_ways_to_torch_save_and_load_are_found(text):
 
 def test_torch_load_never_runs_code_but_where_it_is_asked_to():
     """weights_only=True everywhere; False in `load_trusted_pickle` alone."""
-    tree = TREES["checkpoint_utils"]
+    tree = TREES["files.checkpoints"]
     assert isinstance(tree, ast.Module)
     loads: dict[str, set[str]] = {}
     for function in tree.body:
@@ -222,7 +245,7 @@ def test_torch_load_never_runs_code_but_where_it_is_asked_to():
     assert set(loads) == {"True", "False"}
     assert loads["False"] == {"load_trusted_pickle"}
     callers = [n for n, tree in TREES.items() if "load_trusted_pickle" in ast.unparse(tree)]
-    assert sorted(callers) == ["checkpoint_utils", "models.convert"]
+    assert sorted(callers) == ["files.checkpoints", "models.convert"]
 
 
 @pytest.mark.parametrize("package", ["advertorch", "pyautoattack"])

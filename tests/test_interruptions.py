@@ -28,16 +28,17 @@ from helpers.main_cases import (
 )
 from helpers.process_cases import MAINS, Process
 
+import attack_utils
 import dataset
+import errors
 import main_downstream
 import main_imp_pretrain
 import pruning_utils
-from cli import parsing
-from engine import run_folder, steps
+from engine import steps, training
 from errors import InputError, RunFailed
-from files import checkpoints
-from files.atomic import previous
+from files import checkpoints, imp_run, transfer_run
 from files.checkpoints import save_checkpoint
+from files.names import previous
 from input_pipeline import loader
 from models import build_model
 
@@ -66,6 +67,7 @@ def transfer(root: Path, save: Path, *flags: str) -> list[str]:
 
 
 TASKS = {"imp": imp, "transfer": transfer}
+FILES = {"imp": imp_run, "transfer": transfer_run}
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +139,7 @@ def test_signals_stop_a_run_after_its_step_and_it_goes_on_to_the_same_bits(whole
         process = Process(task, argv, batches=batches)
         assert process.wait() == batches, process.output
         stopped(process, folder, number)
-        saved = checkpoints.load_newest(newest(folder, task))
+        saved = FILES[task].load_newest(newest(folder, task), pytest.fail)
         now = saved["epoch"] * 3 + saved["resume"]["step"]
         assert now >= done
         done = now
@@ -189,9 +191,7 @@ def test_a_signal_while_the_data_load_stops_the_run_after_its_first_step(
 
 
 def newest(folder: Path, task: str) -> Path:
-    find = checkpoints.newest_imp_checkpoint
-    find = find if task == "imp" else checkpoints.newest_transfer_checkpoint
-    path = find(folder)
+    path = FILES[task].newest_checkpoint(folder)
     assert path is not None
     return path
 
@@ -437,7 +437,7 @@ def spoil(monkeypatch, call: int, what: str) -> list[int]:
 def failure(main, argv, capsys) -> str:
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
-        parsing.run_main(lambda: main(argv))
+        errors.run_main(lambda: main(argv))
     assert stop.value.code == 1
     printed = capsys.readouterr().err
     assert "Traceback" not in printed
@@ -473,7 +473,7 @@ def test_the_step_is_right_in_an_epoch_that_was_resumed(whole, tmp_path, monkeyp
 def test_a_long_epoch_does_not_go_on_for_long_once_its_loss_is_no_number(
     whole, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(run_folder, "LOOKED_AT_EVERY", 2)
+    monkeypatch.setattr(training, "LOOKED_AT_EVERY", 2)
     calls = spoil(monkeypatch, 1, "loss")
     argv = imp(whole.root, tmp_path / "run", "--save_every_steps", "1000")
     assert "epoch 1, step 1 of 3" in failure(main_imp_pretrain.main, argv, capsys)
@@ -492,7 +492,7 @@ def test_an_attack_that_leaves_its_ball_stops_the_run(whole, tmp_path, monkeypat
     def too_far(*_):
         return lambda images, labels: (images + 0.1).clamp(0, 1)
 
-    replace(monkeypatch, main_imp_pretrain.make_pgd, too_far)
+    replace(monkeypatch, attack_utils.make_pgd, too_far)
     line = failure(main_imp_pretrain.main, imp(whole.root, tmp_path / "run"), capsys)
     assert "attack: a perturbation of 0.1" in line
     assert "more than eps 0.0313725" in line

@@ -41,8 +41,9 @@ from attack_utils import PGDConfig, make_advertorch_pgd
 from engine import log, steps
 from engine.distributed import seed_everything
 from engine.steps import Metrics
-from files.atomic import write_json
-from files.checkpoints import load_ticket, save_checkpoint, save_ticket, sha256_of
+from files.atomic import sha256_of, write_json
+from files.checkpoints import save_checkpoint
+from files.tickets import load_ticket, save_ticket
 from models import build_model
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -142,6 +143,30 @@ def test_results_json_has_these_entries(adversarial, standard, imp):
 
 def flat(tensors):
     return [tensor.flatten() for tensor in tensors.values()]
+
+
+@pytest.mark.parametrize("becomes", ["deleted", "another"])
+def test_a_ticket_file_that_changes_in_mid_run_does_not_matter(
+    data, imp, standard, tmp_path, monkeypatch, becomes
+):
+    ticket, other = tmp_path / "t.safetensors", imp / "1-ticket.safetensors"
+    shutil.copy(imp / "2-ticket.safetensors", ticket)
+    train = steps.train_one_epoch
+
+    def train_and_change(*args, **rest):
+        ticket.unlink(missing_ok=True)
+        if becomes == "another":
+            shutil.copy(other, ticket)
+        return train(*args, **rest)
+
+    replace(monkeypatch, train, train_and_change)
+    init = ["--init", str(imp / "init.pth.tar"), "--tickets_file", str(ticket)]
+    run_transfer(data, tmp_path / "run", *STD, *init)
+    found, expected = (
+        {key: read_json(run / "results.json")[key] for key in RESULT_KEYS}
+        for run in (tmp_path / "run", standard.folder)
+    )
+    assert found == expected
 
 
 def test_ra_is_null_where_it_was_not_measured(adversarial, standard):

@@ -36,7 +36,9 @@ import main_imp_pretrain
 import pruning_utils
 from engine import steps
 from engine.steps import Metrics
-from files.checkpoints import load_ticket, save_checkpoint, sha256_of, ticket_header
+from files.atomic import sha256_of
+from files.checkpoints import save_checkpoint
+from files.tickets import load_ticket, ticket_header
 from models import build_model, load_pretrained
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -5,7 +5,9 @@ import torch
 
 import main_imp_pretrain
 from errors import InputError
-from files.checkpoints import load_ticket, save_checkpoint, ticket_header, ticket_name
+from files import names
+from files.checkpoints import save_checkpoint
+from files.tickets import load_ticket, ticket_header
 from models import build_model
 
 MEAN = STD = (0.5, 0.5, 0.5)
@@ -23,7 +25,7 @@ def weights(tmp_path):
 def run(weights, save_dir, kind, *flags):
     arguments = ["--ticket", kind, "--init", str(weights), "--save_dir", str(save_dir)]
     main_imp_pretrain.main([*arguments, *FLAGS, *flags])
-    return [load_ticket(save_dir / ticket_name(state)) for state in range(5)]
+    return [load_ticket(save_dir / names.ticket(state)) for state in range(5)]
 
 
 def count(masks):
@@ -38,7 +40,7 @@ def test_tickets_have_imps_counts(weights, tmp_path, kind):
     for _ in range(4):
         expected.append(expected[-1] - round(0.2 * expected[-1]))
     assert [count(ticket) for ticket in tickets] == expected
-    header = ticket_header(tmp_path / kind / ticket_name(2))
+    header = ticket_header(tmp_path / kind / names.ticket(2))
     assert (header["kind"], header["state"], header["arch"]) == (kind, "2", "resnet20s")
 
 

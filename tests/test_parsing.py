@@ -5,20 +5,23 @@ import math
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers.main_cases import HERE, TINY, contents, one_error_line, skip_pictures, write_images
 
+import errors
 import main_downstream
 import main_imp_pretrain
 from cli import parsing
 from cli.flags import build_imp_parser, build_transfer_parser
-from cli.parsing import Parser, Switch, apply_recipe, recipe
+from cli.parsing import Parser, Switch
+from cli.recipes import apply_recipe, recipe
+from engine import distributed
 from engine.schedules import Schedule
 from errors import InputError, RunFailed
-from files.checkpoints import save_checkpoint, save_ticket
+from files.checkpoints import save_checkpoint
+from files.tickets import save_ticket
 from main_downstream import TRANSFER_DATASETS
 from models import ARCHS, build_model
 
@@ -426,7 +429,7 @@ def test_what_a_main_raises_becomes_a_line_and_a_status(error, status, line, cap
         raise error
 
     with pytest.raises(SystemExit) as stop:
-        parsing.run_main(main)
+        errors.run_main(main)
     assert stop.value.code == status
     assert capsys.readouterr().err == line
 
@@ -436,7 +439,7 @@ def test_a_bug_of_ours_keeps_its_traceback():
         raise ZeroDivisionError("a bug")
 
     with pytest.raises(ZeroDivisionError):
-        parsing.run_main(main)
+        errors.run_main(main)
 
 
 @pytest.mark.parametrize(
@@ -446,18 +449,18 @@ def test_running_out_of_memory_names_a_value_to_try(message):
     error = torch.OutOfMemoryError if "CUDA" in message else RuntimeError
     with (
         pytest.raises(InputError, match=r"128 images per pass: try --micro_batch 64"),
-        parsing.memory_advice(128),
+        errors.memory_advice(128),
     ):
         raise error(message)
-    with pytest.raises(RuntimeError, match="another"), parsing.memory_advice(128):
+    with pytest.raises(RuntimeError, match="another"), errors.memory_advice(128):
         raise RuntimeError("another")
 
 
 def test_threads_and_tf32_are_as_asked_for():
-    parsing.configure_torch(SimpleNamespace(threads=2, tf32=True))
+    distributed.configure_torch(threads=2, tf32=True)
     assert torch.get_num_threads() == 2
     assert torch.backends.cudnn.allow_tf32
-    parsing.configure_torch(SimpleNamespace(threads=None, tf32=False))
+    distributed.configure_torch(threads=None, tf32=False)
     assert torch.get_num_threads() == 2  # left as it is
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32

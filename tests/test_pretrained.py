@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from torch.nn.utils import prune
 
 from errors import InputError
-from files.checkpoints import save_checkpoint, save_ticket, transfer_keys
+from files.checkpoints import save_checkpoint, transfer_keys
+from files.tickets import save_ticket
 from models import build_model, load_pretrained
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -16,7 +16,7 @@ from helpers.report_cases import write_grid
 import main_downstream
 import main_imp_pretrain
 from cli.flags import build_imp_parser, build_transfer_parser
-from cli.parsing import apply_recipe
+from cli.recipes import apply_recipe
 from files.checkpoints import save_checkpoint
 from main_downstream import TRANSFER_DATASETS
 from models import ARCHS, build_model

@@ -1,8 +1,11 @@
 """The command, from a folder of runs to the files of the report."""
 
 import csv
+import errno
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,11 @@ import torch
 from helpers.report_cases import write_grid, write_run
 
 from errors import InputError
-from files.checkpoints import save_ticket
-from report.__main__ import collect, judge, main, write_report
+from files.tickets import save_ticket
+from report.__main__ import main
+from report.runs import collect
+from report.verdict import judge
+from report.write import write_report
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = [
@@ -193,3 +199,51 @@ def test_inspect_runs_as_a_command_from_another_folder(tmp_path):
     ).stdout  # fmt: skip
     assert "60 of 100 masked weights left" in told
     assert "the masks fit no network of the model zoo" in told
+
+
+OWN_NAMES = ("report", "files", "errors", "torch", "json", "runpy", "runs")
+
+
+def run_script(folder, *words, old_python=False):
+    """Run script/report.sh from `folder`; an old Python is one that knows no PYTHONSAFEPATH."""
+    python = sys.executable
+    if old_python:
+        wrapper = folder / "python"
+        wrapper.write_text(f'#!/bin/sh\nunset PYTHONSAFEPATH\nexec "{python}" "$@"\n')
+        wrapper.chmod(0o755)
+        python = str(wrapper)
+    return subprocess.run(
+        ["bash", str(ROOT / "script/report.sh"), *words], cwd=folder,
+        env={**os.environ, "PYTHON": python}, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("old_python", [False, True])
+def test_the_script_takes_the_callers_paths_but_never_the_callers_modules(tmp_path, old_python):
+    write_run(tmp_path / "my runs" / "dense", mode="std", state=0)
+    for name in OWN_NAMES:
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('took the caller's {name}.py')")
+    done = run_script(tmp_path, "my runs", "--out", "out here", old_python=old_python)
+    assert (done.returncode, done.stderr.count("error")) == (0, 0), done.stderr
+    verdict = json.loads((tmp_path / "out here" / "verdict.json").read_text())
+    assert verdict["missing"] == ["adv, cifar10, 100 % of the data: dense, AT, seed 1"]
+    assert "  out here/report.html" in done.stdout.splitlines()
+
+
+def test_the_scripts_help_names_the_script_and_bad_usage_is_status_2(tmp_path):
+    assert run_script(tmp_path, "--help").stdout.startswith("usage: bash script/report.sh [-h]")
+    for words in ((), ("absent",)):
+        done = run_script(tmp_path, *words)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+
+
+def test_a_full_disk_is_one_line_and_status_1(tmp_path, capsys, monkeypatch):
+    def full(figure, stem):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(stem))
+
+    write_grid(tmp_path)
+    monkeypatch.setattr("report.pictures.save_figure", full)
+    assert main([str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {tmp_path / 'report' / 'accuracy-cifar10-100pct'}: cannot be")
+    assert len(told.splitlines()) == 1

@@ -7,7 +7,8 @@ import pytest
 from helpers.report_cases import result, run, write_run
 
 from errors import InputError
-from report.runs import Accuracy, Group, read_curve, read_runs
+from files.results import Accuracy, Group
+from report.runs import read_curve, read_runs
 
 
 def test_every_results_json_below_the_folder_is_read_in_natural_order(tmp_path):

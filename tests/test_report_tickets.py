@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from errors import InputError
-from files.checkpoints import load_ticket, save_checkpoint, save_ticket, sha256_of
+from files.atomic import sha256_of
+from files.checkpoints import save_checkpoint
+from files.tickets import load_ticket, save_ticket
 from models import build_model
 from report.tickets import (
     cost,

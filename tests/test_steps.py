@@ -16,7 +16,7 @@ from torchvision.transforms import ToTensor
 
 import attack_utils
 from attack_utils import PGDConfig, make_pgd
-from cli.parsing import recipe
+from cli.recipes import recipe
 from engine.schedules import Schedule
 from engine.steps import Execution, Meter, evaluate, train_one_epoch, training_step
 from models import build_model, fold_for_evaluation

@@ -32,7 +32,8 @@ from PIL import Image
 import main_downstream
 import main_imp_pretrain
 from dataset import mean_std
-from files.checkpoints import save_checkpoint, save_ticket
+from files.checkpoints import save_checkpoint
+from files.tickets import save_ticket
 from input_pipeline import sources
 from models import build_model
 from pruning_utils import masks

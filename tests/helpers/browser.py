@@ -35,7 +35,7 @@ def find_browser() -> str | None:
 
 
 class Browser:
-    """One page; `problems` collects what the console reports as an error."""
+    """One page of a browser; `problems` collects what its console reports as an error."""
 
     def __init__(self, reader: int, writer: int) -> None:
         self.reader, self.writer, self.buffer, self.number = reader, writer, b"", 0
@@ -97,7 +97,7 @@ class Browser:
             self._receive()
 
     def run(self, script: str, wait: bool = False) -> Any:
-        """The value of a JavaScript expression, of a promise's outcome if `wait`."""
+        """Evaluate a JavaScript expression; with `wait`, a promise's outcome is its value."""
         answer = self.call(
             "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=wait
         )
@@ -106,7 +106,7 @@ class Browser:
         return answer["result"].get("value")
 
     def press(self, key: str) -> None:
-        """A real key press, at whatever has the focus."""
+        """Press a key, at whatever has the focus."""
         code, char = {"Enter": (13, "\r"), " ": (32, " ")}[key]
         both = {"key": key, "windowsVirtualKeyCode": code}
         self.call("Input.dispatchKeyEvent", type="keyDown", text=char, **both)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 import attack_utils
 from attack_utils import PGDConfig, make_pgd
-from dataset import Loader
-from engine.distributed import Runtime
+from engine.distributed import Runtime, seed_everything
 from engine.steps import Execution
-from evaluation.evaluator import Bench
-from input_pipeline.sources import Split
+from evaluation.evaluator import Evaluator
+from input_pipeline.loader import Loader
+from input_pipeline.splits import Split
 from input_pipeline.transforms import Transform
 
 SIDE, EPS = 8, 10 / 255
@@ -82,9 +82,14 @@ class Quantised(nn.Module):
         return self.model(torch.round(inputs * 8) / 8)
 
 
-def bench(eps: float = EPS, steps: int = 20, **more: Any) -> Bench:
+def evaluator(eps: float = EPS, steps: int = 20, **more: Any) -> Evaluator:
     attack = PGDConfig(eps, steps, eps / 4)
-    return Bench(Runtime(torch.device("cpu")), Execution(), attack, **more)
+    return Evaluator(Runtime(torch.device("cpu")), Execution(), attack, **more)
+
+
+def pgd_accuracy(tested: Evaluator, network: nn.Module, split: Loader, restarts: int = 1) -> float:
+    seed_everything(tested.seed)
+    return tested.accuracy(network, split, "RA", tested.pgd(network, restarts=restarts))
 
 
 class Short(pyautoattack.AutoAttack):

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from errors import InputError
-from files.checkpoints import load_checkpoint, load_ticket
+from files.checkpoints import load_checkpoint
+from files.tickets import load_ticket
 
 
 class Payload:

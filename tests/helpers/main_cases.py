@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import errors
 import main_downstream
 import main_imp_pretrain
-from cli import parsing
 from engine import log
 from files import checkpoints
-from files.checkpoints import load_ticket, ticket_header
+from files.tickets import load_ticket, ticket_header
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ROOMS = {ROOT, *(init.parent for init in ROOT.glob("*/__init__.py"))}
@@ -209,7 +209,7 @@ def one_error_line(argv: Sequence[str], main: Callable[[Sequence[str]], None], c
     """Run a main as its file does when it is executed; it must refuse, in one line, status 2."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
-        parsing.run_main(lambda: main(argv))
+        errors.run_main(lambda: main(argv))
     printed = capsys.readouterr().err
     assert stop.value.code == 2
     assert printed.startswith("error: ")

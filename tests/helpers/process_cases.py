@@ -23,9 +23,9 @@ import pytest
 import torch
 import torch.utils.tensorboard  # noqa: F401
 
+import errors
 import main_downstream
 import main_imp_pretrain
-from cli import parsing
 from engine import steps
 from helpers.main_cases import ROOT, skip_pictures
 
@@ -130,4 +130,4 @@ def _work(
             before()
         if limit:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        parsing.run_main(lambda: MAINS[main](argv))
+        errors.run_main(lambda: MAINS[main](argv))

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from report.runs import RunResult, parse_result
+from files import names
+from files.results import RunResult, parse_result
 
 
 def result(sa: float = 90.0, ra: float = 40.0, **changes: Any) -> dict[str, Any]:
-    """The contents of a `results.json`: an AT run unless `mode` says 'std'.
+    """Make the contents of a `results.json`: an AT run unless `mode` says 'std'.
 
     The figures of the best-SA and of the last network differ from those that are judged.
     """
@@ -46,15 +47,15 @@ FAILED_CHECK = [{"name": "more steps", "passed": False, "detail": "RA 40 % to 50
 
 
 def run(sa: float = 90.0, ra: float = 40.0, path: str | None = None, **changes: Any) -> RunResult:
-    """The same as `read_runs` would give it; the path is unlike that of any other run."""
+    """Make a run as `read_runs` would give it; its path is unlike that of any other run."""
     data = result(sa, ra, **changes)
     words = (data[key] for key in ("pretraining", "dataset", "data_number", "ticket", "state"))
     name = "/".join(map(str, [*words, data["density"], data["mode"], data["seed"]]))
-    return parse_result(data, Path(path or name) / "results.json")
+    return parse_result(data, Path(path or name) / names.RESULTS)
 
 
 def ticket(state: int, st_sa: float, at_sa: float, at_ra: float, **changes: Any) -> list[RunResult]:
-    """The ST and the AT run of one ticket and seed."""
+    """Make the ST and the AT run of one ticket and seed."""
     return [
         run(st_sa, mode="std", state=state, **changes),
         run(at_sa, at_ra, mode="adv", state=state, **changes),
@@ -62,21 +63,21 @@ def ticket(state: int, st_sa: float, at_sa: float, at_ra: float, **changes: Any)
 
 
 def write_run(folder: Path, epochs: int = 0, **changes: Any) -> Path:
-    """Write a run's `results.json`, with a curve if `epochs` says so; returns its path."""
+    """Write a run's `results.json`, with a curve of `epochs` points; return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     data = result(**changes)
-    (folder / "results.json").write_text(json.dumps(data))
+    (folder / names.RESULTS).write_text(json.dumps(data))
     if epochs:
         lines = [
             {"epoch": e, "seconds": 2.0 * e + 2, "test_sa": 50.0 + e, "test_ra": 20.0 + e}
             for e in range(epochs)
         ]
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder / "results.json"
+        (folder / names.METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder / names.RESULTS
 
 
 def write_grid(root: Path, pretraining: str = "adv", **changes: Any) -> None:
-    """A dense network and three tickets of which state 2 is the sparsest double win."""
+    """Write a dense network and three tickets, of which state 2 is the sparsest double win."""
     figures = {0: (90, 80, 40), 1: (90, 80, 41), 2: (90.5, 79.8, 40), 3: (88, 80, 38)}
     for state, (st_sa, at_sa, at_ra) in figures.items():
         for mode, sa in (("std", st_sa), ("adv", at_sa)):

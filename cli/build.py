@@ -1,0 +1,327 @@
+"""What a run is made of, built from its flags: loaders, networks, attacks, the optimizer, tests."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+import pruning_utils as pruning
+from attack_utils import CHECKED_EVERY, Perturb, PGDConfig, checked, make_pgd
+from cli.flags import FREE_FLAGS
+from dataset import DataSpec, Loader, build_loaders, mean_std
+from engine.distributed import (
+    Launch,
+    Runtime,
+    configure_torch,
+    main_first,
+    own_random_starts,
+    seed_everything,
+    synchronised,
+)
+from engine.log import say, warn
+from engine.run_folder import RunFolder
+from engine.schedules import Schedule, States
+from engine.steps import Execution, make_sgd
+from engine.training import StopSignals, Training
+from errors import InputError
+from evaluation.evaluator import Evaluator, Watch
+from evaluation.request import Request
+from files import imp_run, names, transfer_run
+from files.atomic import sha256_of
+from files.tickets import Ticket
+from models import build_model, load_pretrained, torchvision_file
+
+AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+# --- how to run -----------------------------------------------------------------------------------
+
+
+def launch_options(args: argparse.Namespace) -> Launch:
+    return Launch(
+        device=args.device,
+        gpu=args.gpu,
+        spawn=args.multiprocessing_distributed,
+        world_size=args.world_size,
+        rank=args.rank,
+        dist_url=args.dist_url,
+        dist_backend=args.dist_backend,
+        nproc=args.nproc,
+    )
+
+
+def set_up_process(args: argparse.Namespace) -> None:
+    """Threads, allocator and seed: what every process of a run does first."""
+    configure_torch(args.threads, args.tf32)
+    seed_everything(args.seed)
+
+
+def execution(args: argparse.Namespace, device: torch.device) -> Execution:
+    return Execution(device, args.channels_last, AMP[args.amp], args.micro_batch)
+
+
+def search_folder(args: argparse.Namespace) -> RunFolder:
+    """The folder of a ticket search; its last file is the mask after the last state."""
+    last_file = names.ticket(states(args).last + 1)
+    return _run_folder(args, imp_run.newest_checkpoint, last_file)
+
+
+def transfer_folder(args: argparse.Namespace) -> RunFolder:
+    return _run_folder(args, transfer_run.newest_checkpoint, names.RESULTS)
+
+
+def _run_folder(
+    args: argparse.Namespace, newest: Callable[[Path], Path | None], last_file: str
+) -> RunFolder:
+    return RunFolder(Path(args.save_dir), vars(args), FREE_FLAGS, args.resume, newest, last_file)
+
+
+def images_per_pass(args: argparse.Namespace) -> int:
+    return args.micro_batch or args.batch_size
+
+
+def contents(
+    args: argparse.Namespace, loader: Loader, ticket: Ticket | None = None
+) -> dict[str, str]:
+    """Fingerprints of input files: on resume paths may change, contents may not."""
+    found = {"data": loader.described()}
+    if args.init not in (None, "torchvision"):
+        found["init"] = _short(sha256_of(args.init))
+    if ticket is not None:
+        found["tickets_file"] = _short(ticket.sha256)
+    if getattr(args, "masking_source", None) is not None:
+        found["masking_source"] = _short(sha256_of(args.masking_source))
+    return found
+
+
+def _short(sha256: str) -> str:
+    return f"sha256 {sha256[:16]}"
+
+
+# --- data -----------------------------------------------------------------------------------------
+
+
+def data_spec(args: argparse.Namespace) -> DataSpec:
+    """The data set of a transfer, or the pre-training task of a ticket search."""
+    search = not hasattr(args, "dataset")
+    return DataSpec(
+        "imagenet" if search else args.dataset,
+        args.data,
+        args.input_size,
+        args.augment,
+        args.hflip,
+        data_number=1.0 if search else args.data_number,
+        classes=args.classes,
+        skip_bad=args.skip_bad,
+    )
+
+
+def source_loaders(args: argparse.Namespace, runtime: Runtime) -> tuple[Loader, Loader]:
+    """Training and validation images of the pre-training task."""
+    train, val, _ = _loaders(args, runtime, eval_batch_size=min(args.batch_size, 256))
+    say(
+        f"data: {train.num_images} training and {val.num_images} validation images, "
+        f"{train.num_classes} classes"
+    )
+    return train, val
+
+
+def target_loaders(args: argparse.Namespace, runtime: Runtime) -> tuple[Loader, Loader, Loader]:
+    """Training, validation and test images of a transfer."""
+    train, val, test = _loaders(args, runtime, args.eval_batch_size)
+    assert test is not None  # only an ImageNet layout has none
+    say(
+        f"data: {args.dataset}, {train.num_images} training, {val.num_images} validation and "
+        f"{test.num_images} test images, {train.num_classes} classes"
+    )
+    return train, val, test
+
+
+def _loaders(
+    args: argparse.Namespace, runtime: Runtime, eval_batch_size: int
+) -> tuple[Loader, Loader, Loader | None]:
+    with main_first():
+        return build_loaders(
+            data_spec(args),
+            batch_size=args.batch_size * runtime.nodes,
+            eval_batch_size=eval_batch_size,
+            workers=args.workers,
+            seed=args.seed,
+            pin_memory=runtime.device.type == "cuda",
+        )
+
+
+# --- networks -------------------------------------------------------------------------------------
+
+
+def source_network(args: argparse.Namespace, classes: int, execution: Execution) -> nn.Module:
+    """The network of a ticket search: pre-trained, or fresh for --pretrain_epochs."""
+    model = _fresh_network(args, classes, "imagenet")
+    if args.init:
+        _load_init(model, args, fc="drop" if args.reset_fc else "strict", pruned=True)
+    elif not args.pretrain_epochs:
+        warn(f"no --init: starting from random weights (seed {args.seed})")
+    return _placed(model, args, execution)
+
+
+def target_network(
+    args: argparse.Namespace, classes: int, execution: Execution, ticket: Ticket | None
+) -> nn.Module:
+    """The pre-trained network with a fresh classifier, under the ticket's masks."""
+    model = _fresh_network(args, classes, args.dataset)
+    if args.reinit:
+        say(f"re-initialised weights (seed {args.seed}); --init is not used")
+    elif args.init:
+        _load_init(model, args, fc="drop", stem="fresh", normalization="keep")
+    else:
+        warn(f"no --init: starting from random weights (seed {args.seed})")
+    if ticket is not None:
+        for note in pruning.prune_model_custom(model, ticket.masks):
+            warn(f"ticket: {note}")
+    return _placed(model, args, execution)
+
+
+def _fresh_network(args: argparse.Namespace, classes: int, dataset: str) -> nn.Module:
+    mean, std = normalization(args, dataset)
+    return build_model(args.arch, classes, mean, std, args.stem, args.width)
+
+
+def normalization(
+    args: argparse.Namespace, dataset: str
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Channel means and standard deviations: the flags', else the data set's."""
+    return (args.mean, args.std) if args.mean else mean_std(dataset)
+
+
+def init_file(args: argparse.Namespace) -> Path:
+    """Where --init lies; `torchvision` asks for a download."""
+    return torchvision_file(args.arch) if args.init == "torchvision" else Path(args.init)
+
+
+def _load_init(
+    model: nn.Module, args: argparse.Namespace, *, pruned: bool = False, **how: str
+) -> None:
+    path = init_file(args)
+    loaded = load_pretrained(model, path, **how)
+    say(f"init: {path} ({loaded.layout})")
+    for note in loaded.notes:
+        say(f"init: {note}")
+    if pruned and loaded.layout == "MoCo v2":
+        raise InputError(f"--init {args.init}: MoCo v2 can only be transferred, not pruned")
+
+
+def _placed(model: nn.Module, args: argparse.Namespace, execution: Execution) -> nn.Module:
+    execution.place(synchronised(model) if args.sync_bn else model)
+    if args.compile:
+        model.compile()
+    return model
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def states(args: argparse.Namespace) -> States:
+    return States(args.pretrain_epochs, args.epochs, args.prune_epoch)
+
+
+def schedule(args: argparse.Namespace, epochs: int) -> Schedule:
+    return Schedule(args.lr_schedule, args.lr, epochs, args.decreasing_lr, args.warmup)
+
+
+def optimizer(args: argparse.Namespace, model: nn.Module) -> Optimizer:
+    return make_sgd(model, args.lr, args.momentum, args.weight_decay)
+
+
+def train_attack_config(args: argparse.Namespace) -> PGDConfig:
+    return PGDConfig(args.train_eps, args.train_step, args.train_gamma, args.train_randinit)
+
+
+def train_attack(
+    args: argparse.Namespace, model: nn.Module, execution: Execution
+) -> Perturb | None:
+    """PGD on the network in training, its output looked at now and then; None in --mode std."""
+    if args.mode == "std":
+        return None
+    attack = train_attack_config(args)
+    perturb = make_pgd(model, attack, execution.loss_scale)
+    return checked(perturb, attack.eps, every=CHECKED_EVERY)
+
+
+def training(
+    args: argparse.Namespace,
+    runtime: Runtime,
+    execution: Execution,
+    model: nn.Module,
+    loader: Loader,
+    *,
+    stop: StopSignals,
+    save: Callable[[], None],
+) -> Training:
+    """The network's training; from here on every process draws random starts of its own."""
+    made = Training(
+        model,
+        optimizer(args, model),
+        loader,
+        execution,
+        runtime,
+        train_attack(args, model, execution),
+        stop=stop,
+        save=save,
+        save_every=args.save_every_steps,
+        print_freq=args.print_freq,
+    )
+    own_random_starts(runtime)
+    on_cpu = execution.device.type == "cpu" and not torch.cuda.is_available()
+    say("device: the CPU, PyTorch sees no CUDA" if on_cpu else f"device: {execution.device}")
+    return made
+
+
+# --- tests ----------------------------------------------------------------------------------------
+
+
+def source_evaluator(args: argparse.Namespace, runtime: Runtime, watch: Watch) -> Evaluator:
+    """How the networks of a ticket search are measured: clean images alone."""
+    return Evaluator(
+        runtime,
+        execution(args, runtime.device),
+        seed=args.seed,
+        print_freq=args.print_freq,
+        watch=watch,
+    )
+
+
+def target_evaluator(
+    args: argparse.Namespace, runtime: Runtime, watch: Watch | None = None
+) -> Evaluator:
+    """How the networks of a transfer are measured."""
+    return Evaluator(
+        runtime,
+        execution(args, runtime.device),
+        PGDConfig(args.test_eps, args.test_step, args.test_gamma, args.test_randinit),
+        seed=args.seed,
+        batch_size=args.eval_batch_size,
+        workers=args.workers,
+        print_freq=args.print_freq,
+        watch=watch,
+    )
+
+
+def request(args: argparse.Namespace) -> Request:
+    """What a transfer is asked to test."""
+    return Request(
+        attacked=args.mode == "adv" or args.eval_attack is not None,
+        asked=args.eval_attack is not None,
+        autoattack=args.eval_attack == "autoattack",
+        check_masking=args.check_masking,
+        masking_source=args.masking_source,
+        images=args.eval_images,
+        restarts=args.restarts,
+        evaluate=args.evaluate,
+        eval_set=args.eval_set,
+        save_adv=args.save_adv,
+    )

@@ -1,0 +1,55 @@
+"""What argparse cannot check: flags that must fit each other, the schedule and the machine."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+import torch
+
+from errors import InputError
+
+
+def check_schedule(args: argparse.Namespace, task: str) -> None:
+    """Reject explicit milestones beyond explicit epochs; a recipe's may lie beyond."""
+    name = "prune_epoch" if task == "imp" else "epochs"
+    epochs, late = getattr(args, name), args.decreasing_lr
+    if late and epochs and max(late) >= epochs and late == tuple(sorted(set(late))):
+        raise InputError(
+            f"--decreasing_lr {','.join(map(str, late))}: epochs counted from 0, so below --{name} "
+            f"{epochs}"
+        )
+
+
+def check_together(args: argparse.Namespace) -> None:
+    """Raise InputError for values that contradict each other or this machine."""
+    milestones = args.decreasing_lr
+    if any(b <= a for a, b in zip(milestones, milestones[1:], strict=False)):
+        raise InputError(f"--decreasing_lr {','.join(map(str, milestones))}: must increase")
+    length = min(args.epochs, getattr(args, "prune_epoch", args.epochs))
+    if args.warmup > length:
+        raise InputError(f"--warmup {args.warmup}: more than the {length} epochs there are")
+    _check_processes(args)
+    if args.amp == "fp16" and (args.device == "cpu" or not torch.cuda.is_available()):
+        raise InputError("--amp fp16 needs CUDA; on the CPU there is --amp bf16")
+    if (args.mean is None) != (args.std is None):
+        raise InputError("--mean and --std go together: give both or neither")
+
+
+def _check_processes(args: argparse.Namespace) -> None:
+    most = 4 * (os.cpu_count() or 1)
+    for name in ("threads", "workers", "nproc"):
+        number = getattr(args, name)
+        if number and number > most:
+            raise InputError(f"--{name} {number}: at most 4 per core, {most} here")
+    under_torchrun = "LOCAL_RANK" in os.environ
+    if not (args.multiprocessing_distributed or under_torchrun):
+        for name, usual in (("world_size", 1), ("nproc", None)):
+            if getattr(args, name) != usual:
+                raise InputError(
+                    f"--{name} {getattr(args, name)}: goes with --multiprocessing_distributed"
+                )
+    if args.rank >= args.world_size:
+        raise InputError(
+            f"--rank {args.rank}: nodes are counted from 0, so below --world_size {args.world_size}"
+        )

@@ -1,0 +1,62 @@
+"""The recipe table: what a flag that is left out takes, by (task, mode, dataset).
+
+The recipes are the schedules that the released code's scripts and the paper use.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from cli.checks import check_schedule, check_together
+
+_IMP = {
+    "arch": "resnet50", "input_size": 224, "augment": "rrc", "hflip": True,
+    "epochs": 570, "prune_epoch": 30, "rate": 0.2, "batch_size": 2048,
+    "lr": 5e-4, "lr_schedule": "constant", "decreasing_lr": (), "weight_decay": 1e-4,
+    "train_eps": 8 / 255, "train_step": 3, "train_gamma": 16 / (3 * 255),
+}  # fmt: skip
+_TRANSFER = {
+    "arch": "resnet50", "input_size": 224, "augment": "rrc", "hflip": True,
+    "weight_decay": 5e-4, "train_eps": 8 / 255, "train_step": 10, "train_gamma": 2 / 255,
+    "test_eps": 8 / 255, "test_step": 20, "test_gamma": 2 / 255,
+}  # fmt: skip
+_COMMON = {"momentum": 0.9, "warmup": 0, "train_randinit": True, "test_randinit": True, "seed": 1}
+_NATIVE = {"input_size": 32, "augment": "crop", "stem": "cifar"}
+
+RECIPES: dict[tuple[str, str, str], dict[str, Any]] = {
+    ("imp", "adv", "*"): _IMP,
+    ("imp", "std", "*"): _IMP,
+    ("transfer", "adv", "*"): {
+        **_TRANSFER, "batch_size": 128, "lr": 0.1, "epochs": 100,
+        "lr_schedule": "multistep", "decreasing_lr": (50, 75), "eval_from": 45,
+    },
+    ("transfer", "adv", "svhn"): {
+        "lr": 0.01, "epochs": 80, "lr_schedule": "cosine", "decreasing_lr": (), "eval_from": 0,
+    },
+    ("transfer", "std", "*"): {
+        **_TRANSFER, "batch_size": 64, "lr": 0.001, "epochs": 150,
+        "lr_schedule": "multistep", "decreasing_lr": (50, 100), "eval_from": 0,
+    },
+    ("transfer", "*", "cifar10_3"): _NATIVE,
+    ("transfer", "*", "digits"): {**_NATIVE, "hflip": False},
+}  # fmt: skip
+
+
+def recipe(task: str, mode: str, dataset: str = "*") -> dict[str, Any]:
+    """The recipe of (task, mode, dataset): the general values, then the data set's own."""
+    values = dict(_COMMON)
+    for key in ((task, mode, "*"), (task, "*", dataset), (task, mode, dataset)):
+        values.update(RECIPES.get(key, {}))
+    return values
+
+
+def apply_recipe(args: argparse.Namespace, task: str) -> None:
+    """Give every flag that was left out its value of the recipe, in place; then check values."""
+    check_schedule(args, task)
+    for name, value in recipe(task, args.mode, getattr(args, "dataset", "*")).items():
+        if getattr(args, name, None) is None:
+            setattr(args, name, value)
+    if args.stem is None:
+        args.stem = "cifar" if args.input_size < 64 else "imagenet"
+    check_together(args)

@@ -1,0 +1,159 @@
+"""What a ticket search keeps in its folder: initial weights, a checkpoint per state, exports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from errors import InputError
+from files import names
+from files.atomic import sha256_of
+from files.checkpoints import load_checkpoint, load_first_good, save_checkpoint
+from pruning_utils import MASK_SUFFIX
+
+
+@dataclass
+class SearchRecord:
+    """How far a search is, beside its network and its training.
+
+    best_acc1: the state's best validation SA so far, in percent. init: `{file, sha256}` of the
+    initial weights, which lie beside the checkpoint. history: [state, validation SA] per epoch.
+    """
+
+    state: int = 0
+    best_acc1: float = 0.0
+    init: dict[str, str] = field(default_factory=dict)
+    history: list[list[float]] = field(default_factory=list)
+
+    def best_by_state(self) -> dict[int, float]:
+        best: dict[int, float] = {}
+        for state, accuracy in self.history:
+            best[int(state)] = max(accuracy, best.get(int(state), 0.0))
+        return best
+
+
+def save_initial_weights(save_dir: Path, weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """Write what every state is rewound to, a plain state dict; give its `{file, sha256}`."""
+    path = save_dir / names.INIT
+    save_checkpoint(path, weights)
+    return origin_of(path)
+
+
+def origin_of(path: Path) -> dict[str, str]:
+    return {"file": path.name, "sha256": sha256_of(path)}
+
+
+def load_initial_weights(checkpoint: Path, origin: Mapping[str, str]) -> dict[str, Any]:
+    """Read the weights that an IMP checkpoint rewinds to, from the file beside it that it names."""
+    path = checkpoint.parent / Path(origin["file"]).name
+    init = load_checkpoint(path)
+    if sha256_of(path) != origin["sha256"]:
+        raise InputError(f"{path}: not the initial weights that {checkpoint.name} belongs to")
+    return init
+
+
+def save_state(
+    save_dir: Path,
+    record: SearchRecord,
+    *,
+    epoch: int,
+    arch: str,
+    weights: Mapping[str, Tensor],
+    training: Mapping[str, Any],
+    is_best: bool,
+    keep: str,
+) -> None:
+    """Write the state's checkpoint, and its best network; drop what is not to be kept any more.
+
+    Args:
+        epoch: epochs that are finished.
+        training: what `engine.training.Training.state` gives.
+        keep: which checkpoints of earlier states stay: all, last or tickets.
+    """
+    network = {
+        "epoch": epoch,
+        "arch": arch,
+        "state_dict": weights,
+        "best_acc1": record.best_acc1,
+        "state_prune": record.state,
+        "init": record.init,
+    }
+    if is_best:
+        save_checkpoint(save_dir / names.imp_best(record.state), network)
+    path = save_dir / names.imp_checkpoint(record.state)
+    save_checkpoint(path, {**network, **training, "history": record.history}, keep_previous=True)
+    if names.previous(path).exists():  # now there are two to resume from
+        before = record.state - 1
+        names.previous(save_dir / names.imp_checkpoint(before)).unlink(missing_ok=True)
+        if keep != "all":
+            drop_checkpoints(save_dir, before)
+
+
+def read_record(checkpoint: Mapping[str, Any]) -> SearchRecord:
+    """The record in a checkpoint of `save_state`; KeyError names what it lacks."""
+    return SearchRecord(
+        checkpoint["state_prune"],
+        checkpoint["best_acc1"],
+        checkpoint["init"],
+        checkpoint["history"],
+    )
+
+
+def drop_checkpoints(save_dir: Path, last: int) -> None:
+    """Remove the checkpoints of the states up to `last`; tickets stay."""
+    for state in range(last + 1):
+        for name in (names.imp_checkpoint(state), names.imp_best(state)):
+            (save_dir / name).unlink(missing_ok=True)
+            names.previous(save_dir / name).unlink(missing_ok=True)
+
+
+def newest_checkpoint(save_dir: Path) -> Path | None:
+    """The checkpoint of the highest state in a search's folder."""
+    found = {_state_of(path): path for path in save_dir.glob(f"*{names.CHECKPOINT_SUFFIX}")}
+    found.pop(None, None)
+    return max(found.items())[1] if found else None
+
+
+def _state_of(checkpoint: Path) -> int | None:
+    number = checkpoint.name.removesuffix(names.CHECKPOINT_SUFFIX)
+    return int(number) if number.isdecimal() else None
+
+
+def load_newest(path: Path, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Read a state's checkpoint, or the newest good one before it; `tell` is given the reason."""
+    state = _state_of(path)
+    earlier = [path.with_name(names.imp_checkpoint(k)) for k in range((state or 0) - 1, -1, -1)]
+    return load_first_good([path, names.previous(path), *earlier], tell)
+
+
+def export_released(save_dir: Path, state: int, mode: str) -> Path:
+    """Write one state as the released code's checkpoint: float masks, the initial weights inside.
+
+    In the standard mode the released code normalises in the transforms, so `normalize.*` goes.
+    """
+    source = save_dir / names.imp_checkpoint(state)
+    checkpoint = load_checkpoint(source)
+    init = load_initial_weights(source, checkpoint["init"])
+
+    def as_released(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            name: value.float() if name.endswith(MASK_SUFFIX) else value
+            for name, value in state_dict.items()
+            if mode == "adv" or not name.startswith("normalize.")
+        }
+
+    kept = ("epoch", "arch", "best_acc1", "optimizer", "state_prune")
+    path = save_dir / names.released(state)
+    save_checkpoint(
+        path,
+        {
+            **{key: checkpoint[key] for key in kept},
+            "state_dict": as_released(checkpoint["state_dict"]),
+            "init": as_released(init),
+        },
+    )
+    return path

@@ -1,0 +1,102 @@
+"""What a transfer keeps in its folder: the checkpoint to resume from, and the best networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from files import names
+from files.checkpoints import (
+    bare_keys,
+    load_checkpoint,
+    load_first_good,
+    save_checkpoint,
+    transfer_keys,
+)
+
+# The released code's names of the curves; TA is its word for SA.
+CURVES = ("train", "ta", "ra", "test_ta", "test_ra")
+# The networks that are tested at the end, by the file that holds each.
+KEPT = {"sa_best": names.SA_BEST, "ra_best": names.RA_BEST, "last": names.CHECKPOINT}
+
+
+@dataclass
+class TransferRecord:
+    """How far a transfer is, beside its network and its training; accuracies are percent.
+
+    curves: an entry per epoch, None where nothing was measured, under the names of CURVES.
+    """
+
+    best_sa: float | None = None
+    best_ra: float | None = None
+    curves: dict[str, list[float | None]] = field(
+        default_factory=lambda: {name: [] for name in CURVES}
+    )
+
+
+def save_transfer(
+    save_dir: Path,
+    record: TransferRecord,
+    *,
+    epoch: int,
+    arch: str,
+    weights: Mapping[str, Tensor],
+    training: Mapping[str, Any],
+    lr_schedule: str,
+    best: Sequence[str],
+    keep_epoch: bool,
+) -> None:
+    """Write the run's checkpoint, and its network under the best ones' names too.
+
+    Args:
+        epoch: epochs that are finished.
+        weights: the state dict in bare names; the file has the released code's `0.*` and `1.*`.
+        training: what `engine.training.Training.state` gives.
+        best: the file names of which this network is the best so far.
+        keep_epoch: whether to keep the epoch's bare state dict too (--save_all).
+    """
+    network: dict[str, Any] = {
+        "best_sa": record.best_sa,
+        "best_ra": record.best_ra,
+        "result": record.curves,
+        "epoch": epoch,
+        "arch": arch,
+        "state_dict": transfer_keys(weights),
+    }
+    for name in best:
+        save_checkpoint(save_dir / name, network)
+    if keep_epoch:
+        save_checkpoint(save_dir / names.epoch_checkpoint(epoch), network["state_dict"])
+    scheduler = {"kind": lr_schedule, "last_epoch": epoch}
+    payload = {**network, "scheduler": scheduler, **training}
+    save_checkpoint(save_dir / names.CHECKPOINT, payload, keep_previous=True)
+
+
+def read_record(checkpoint: Mapping[str, Any]) -> TransferRecord:
+    """The record in a checkpoint of `save_transfer`; KeyError names what it lacks."""
+    return TransferRecord(checkpoint["best_sa"], checkpoint["best_ra"], checkpoint["result"])
+
+
+def read_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict of a transfer checkpoint, in bare names."""
+    return bare_keys(checkpoint["state_dict"])
+
+
+def load_kept(save_dir: Path, role: str) -> tuple[int, dict[str, Tensor]]:
+    """The network of a role of KEPT: the number of its epochs and its weights in bare names."""
+    checkpoint = load_checkpoint(save_dir / KEPT[role])
+    return checkpoint["epoch"], read_weights(checkpoint)
+
+
+def newest_checkpoint(save_dir: Path) -> Path | None:
+    path = save_dir / names.CHECKPOINT
+    return path if path.is_file() else None
+
+
+def load_newest(path: Path, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Read a checkpoint, or the one before it if it is damaged; `tell` is given the reason."""
+    return load_first_good([path, names.previous(path)], tell)

@@ -1,0 +1,56 @@
+"""Weights that are computed once for many passes: masked by pruning's hooks, cast for autocast."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+
+Hooks = Any  # torch keeps them in an ordered dictionary, by handle
+
+
+@contextlib.contextmanager
+def prepared(model: nn.Module, dtype: torch.dtype | None = None) -> Iterator[None]:
+    """Compute masked, cast weights once for the block, bit-identical to doing so in every pass.
+
+    Gradients reach the parameters. No parameter may change before the block ends. A compiled
+    network is left as it is: it would be compiled anew, and does all of this itself.
+
+    Args:
+        dtype: what autocast casts float32 weights to; None without autocast.
+    """
+    compiled = getattr(model, "_compiled_call_impl", None) is not None
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    before = [] if compiled else [_prepare(layer, dtype) for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, (hooks, weight) in zip(layers, before, strict=False):
+            layer._forward_pre_hooks = hooks
+            del layer.__dict__["weight"]
+            if weight is not None:
+                layer.__dict__["weight"] = weight
+
+
+def _prepare(layer: nn.Module, dtype: torch.dtype | None) -> tuple[Hooks, Tensor | None]:
+    """Give a layer its weight as a plain attribute, which hides the parameter of that name.
+
+    Returns:
+        Its forward pre-hooks before, and the attribute as the hooks alone leave it, if at all.
+    """
+    hooks = layer._forward_pre_hooks
+    for hook in hooks.values():
+        if isinstance(hook, BasePruningMethod):
+            hook(layer, ())
+    others = [(key, hook) for key, hook in hooks.items() if not isinstance(hook, BasePruningMethod)]
+    layer._forward_pre_hooks = OrderedDict(others)
+    hooked = layer.__dict__.get("weight")
+    weight = layer.get_parameter("weight") if hooked is None else hooked
+    cast = dtype is not None and weight.dtype == torch.float32
+    layer.__dict__["weight"] = weight.to(dtype) if cast else weight
+    return hooks, hooked

@@ -1,0 +1,68 @@
+"""The report in the terminal: a table for each group, and what is missing or went wrong."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from files import names
+from files.results import DENSE
+from report.verdict import (
+    BESIDE,
+    MEASURES,
+    GroupVerdict,
+    TicketRow,
+    Verdict,
+    conclusion,
+    rule,
+)
+
+MOST_MISSING = 10  # lines about missing runs
+
+
+def print_verdict(verdict: Verdict, files: Sequence[Path]) -> None:
+    """Print the tables, then what is missing, what went wrong, and the names of the files."""
+    for line in verdict.warnings:
+        print(f"warning: {line}", file=sys.stderr)
+    for group in verdict.groups:
+        print(table(group, verdict.margin), end="\n\n")
+    if verdict.missing:
+        print(f"{len(verdict.missing)} missing:", *verdict.missing[:MOST_MISSING], sep="\n  ")
+        print(f"  … (all in {names.PAGE})" if len(verdict.missing) > MOST_MISSING else "")
+    sys.stdout.flush()
+    for line in verdict.errors:
+        print(f"error: {line}", file=sys.stderr)
+    print("written:", *files, sep="\n  ")
+
+
+def table(group: GroupVerdict, margin: float) -> str:
+    """Lay one group out as text: '+' marks a win, '-' a loss, '?' what a missing run leaves open.
+
+    `margin` is in points.
+    """
+    lines = [str(group.group)]
+    head = ["ticket", "sparsity %", *(m.title for m in MEASURES), "best-SA net, AT", "double win"]
+    rows = [head, *(_cells(row) for row in group.all_rows)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    for name, *values in rows:
+        cells = [value.rjust(width) for value, width in zip(values, widths[1:], strict=True)]
+        lines.append("  " + "  ".join([name.ljust(widths[0]), *cells]).rstrip())
+    if group.dense:
+        lines.append(f"  matches = at least the dense mean minus {rule(group, margin)}")
+    lines.append(f"  {conclusion(group)}")
+    return "\n".join(lines)
+
+
+def _cells(row: TicketRow) -> list[str]:
+    mark = {True: " +", False: " -", None: " ?"}
+    dense = row.ticket == DENSE
+    cells = [row.name, f"{row.sparsity:.2f}"]
+    for measure in MEASURES:
+        stat = row.stats[measure.name]
+        sign = "  " if dense else mark[row.wins[measure.name]]
+        cells.append(("missing" if stat is None else str(stat)) + sign)
+    beside = [row.stats[measure.name] for measure in BESIDE]
+    cells.append(" / ".join("-" if stat is None else f"{stat.mean:.2f}" for stat in beside))
+    cells.append("" if dense else {True: "yes", False: "no", None: "open"}[row.double_win])
+    return cells

@@ -1,0 +1,93 @@
+"""Writing a report: the verdict, the page, the table and the figures, into one folder."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from errors import InputError
+from files import names
+from files.atomic import replacing, write_json
+from files.results import RunResult
+from report.page import page
+from report.pictures import draw_pictures
+from report.runs import read_curve, read_runs
+from report.verdict import DEFAULT_MARGIN, Verdict, judge
+
+
+def write_report(
+    runs_dir: str | Path, out_dir: str | Path | None = None, margin: float = DEFAULT_MARGIN
+) -> tuple[Verdict, list[Path]]:
+    """Judge the runs below `runs_dir` and write the whole report.
+
+    The report goes into `out_dir`, or `runs_dir`/report without one. Returns the verdict and the
+    files. Raises InputError, and writes nothing, when there is no usable run or no place to write.
+    """
+    runs_dir = Path(runs_dir)
+    results, problems = read_runs(runs_dir)
+    verdict = judge(results, margin)
+    out = _make_folder(runs_dir / names.REPORT if out_dir is None else Path(out_dir))
+    curves = {run.path: points for run in results if (points := read_curve(run))}
+    notes = []
+    if len(curves) < len(results):
+        left = len(results) - len(curves)
+        notes.append(f"{left} of {len(results)} runs have no usable metrics.jsonl, so no curve.")
+    pictures, omissions = draw_pictures(verdict, curves, runs_dir, out)
+    warnings = (*problems, *verdict.warnings, *notes, *omissions)
+    verdict = dataclasses.replace(verdict, warnings=warnings)
+    _write_text(out / names.PAGE, page(verdict, pictures, curves))
+    _write_text(out / names.TABLE, _csv([_table_row(run, runs_dir) for run in results]))
+    write_json(out / names.VERDICT, verdict.to_json())
+    images = [path for picture in pictures for path in (picture.png, picture.svg)]
+    return verdict, [out / names.PAGE, out / names.TABLE, out / names.VERDICT, *images]
+
+
+def _make_folder(out: Path) -> Path:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: {error.strerror}; --out must be a folder to write to") from error
+    return out
+
+
+def _write_text(path: Path, content: str) -> None:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        stream.write(content)
+
+
+# --- results.csv --------------------------------------------------------------------------------
+
+
+def _table_row(run: RunResult, runs_dir: Path) -> dict[str, object]:
+    """Flatten a run to its row of `results.csv`, by column."""
+    networks = {"sa_best": run.sa_best, "ra_best": run.ra_best, "last": run.last}
+    accuracies = {
+        f"{network}_{key}": value
+        for network, accuracy in networks.items()
+        for key, value in accuracy._asdict().items()
+    }
+    return {
+        **run.group._asdict(),
+        "mode": run.mode,
+        "ticket": run.ticket,
+        "state": run.state,
+        "density": run.density,
+        "sparsity": round(1 - run.density, 6),
+        "seed": run.seed,
+        "arch": run.arch,
+        **accuracies,
+        "ticket_sha256": run.ticket_sha256,
+        "folder": run.path.parent.relative_to(runs_dir).as_posix(),
+        "command": run.command,
+    }
+
+
+def _csv(rows: Sequence[Mapping[str, object]]) -> str:
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()

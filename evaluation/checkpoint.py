@@ -25,7 +25,7 @@ from evaluation.evaluator import Bench, autoattack, count_images, forget_progres
 from evaluation.sets import adversarial_loader, cifar10_c_loader, corruptions
 from files import checkpoints as files
 from files.atomic import write_json
-from models.export import load_network
+from models.pretrained import load_network
 
 EVAL_FILE = "eval.json"
 CIFAR10_C_FOLDER = "CIFAR-10-C"  # as the archive unpacks

@@ -3,8 +3,8 @@
 from models.download import torchvision_file
 from models.flops import estimate_activations, estimate_flops
 from models.fold import bake_masks, fold_for_evaluation
-from models.pretrained import Loaded, count_classes, load_pretrained
-from models.zoo import ARCHS, STEMS, Guess, build_model, guess_arch
+from models.pretrained import Loaded, count_classes, fit_masks, load_network, load_pretrained
+from models.zoo import ARCHS, STEMS, Guess, build_model, classifier, guess_arch, is_arch
 
 __all__ = [
     "ARCHS",
@@ -13,11 +13,15 @@ __all__ = [
     "Loaded",
     "bake_masks",
     "build_model",
+    "classifier",
     "count_classes",
     "estimate_activations",
     "estimate_flops",
+    "fit_masks",
     "fold_for_evaluation",
     "guess_arch",
+    "is_arch",
+    "load_network",
     "load_pretrained",
     "torchvision_file",
 ]

@@ -11,8 +11,8 @@ import torch
 
 from errors import InputError
 from files.checkpoints import load_checkpoint, load_trusted_pickle, save_checkpoint
+from files.state_dicts import take_state_dict
 from models.command import OneLineParser, run_command
-from models.layouts import holds_weights, state_dict_of
 
 DESCRIPTION = """\
 Write the state dict inside IN to OUT, a file that torch.load(OUT, weights_only=True) opens and
@@ -61,15 +61,7 @@ def convert(source: str, target: str, *, trust_pickle: bool = False, key: str | 
     if target.endswith(".safetensors"):
         raise InputError(f"{target}: OUT is a PyTorch file; name it like robust.pth.tar")
     payload = _load_trusted(source) if trust_pickle else load_checkpoint(source)
-    if key is None:
-        state = state_dict_of(payload, source)
-    elif holds_weights(payload.get(key)):
-        state = payload[key]
-    else:
-        fitting = [str(name) for name, value in payload.items() if holds_weights(value)]
-        raise InputError(
-            f"{source}: no dictionary of tensors under {key!r}; there is {fitting or 'none'}"
-        )
+    state = take_state_dict(payload, source, key).state
     save_checkpoint(target, {str(name): _plain(value) for name, value in state.items()})
     return len(state)
 

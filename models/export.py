@@ -16,11 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from errors import InputError
-from files.checkpoints import content_hash, load_checkpoint, replacing
+from files.checkpoints import content_hash, replacing
 from models.command import OneLineParser, run_command
-from models.layouts import read_layout
-from models.pretrained import header_constants, load_pretrained
-from models.zoo import ARCHS, build_model, guess_arch
+from models.pretrained import load_network
+from models.zoo import ARCHS, build_model, classifier, stem_and_width
 
 TOLERANCE = 1e-4  # of the largest logit; ONNX runtimes order their sums differently
 
@@ -74,42 +73,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def load_network(
-    checkpoint: str,
-    arch: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-) -> nn.Module:
-    """Build the network that a checkpoint holds, masks baked in, in evaluation mode.
-
-    Raises InputError if the file does not tell the architecture or the normalisation and neither
-    does the caller, or if anything does not fit.
-    """
-    source = read_layout(load_checkpoint(checkpoint), checkpoint)
-    guess = guess_arch(source.weights)
-    known = source.arch if source.arch in ARCHS else None
-    arch = arch or known or (guess.arch if guess is not None else None)
-    if arch is None:
-        raise InputError(f"{checkpoint}: its architecture cannot be told; add --arch NAME")
-    weights = source.weights
-    absent = [name for name in ("conv1.weight", "fc.weight") if name not in weights]
-    if absent:
-        raise InputError(f"{checkpoint}: no {' and no '.join(absent)}; a whole network is needed")
-    normalization = "keep"
-    if mean is None or std is None:
-        if source.constants is None and header_constants(checkpoint) is None:
-            raise InputError(f"{checkpoint}: has no mean and std; give --mean R G B --std R G B")
-        mean, std, normalization = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "file"
-    stem = "cifar" if weights["conv1.weight"].shape[-1] == 3 else "imagenet"
-    classes, width = weights["fc.weight"].shape[0], weights["conv1.weight"].shape[0]
-    model = build_model(arch, classes, mean, std, stem, width)
-    loaded = load_pretrained(model, checkpoint, normalization=normalization)
-    with torch.no_grad():
-        for name, mask in (loaded.masks or {}).items():
-            model.get_parameter(name.removesuffix("_mask")).mul_(mask)
-    return model.eval().requires_grad_(False)
-
-
 def export_safetensors(model: nn.Module, target: Path, images: Tensor) -> None:
     """Write torchvision-style keys, the constants in the metadata; no file if the check fails."""
     weights = {
@@ -120,8 +83,8 @@ def export_safetensors(model: nn.Module, target: Path, images: Tensor) -> None:
     header = {
         "format": "pt",
         "arch": str(model.arch),
-        "stem": str(model.stem),
-        "num_classes": str(weights["fc.weight"].shape[0]),
+        "stem": str(model.stem or ""),
+        "num_classes": str(weights[f"{classifier(model)}.weight"].shape[0]),
         "mean": json.dumps(model.get_buffer("normalize.mean").tolist()),
         "std": json.dumps(model.get_buffer("normalize.std").tolist()),
         "input": "float RGB images (N, 3, H, W) in [0, 1], then (x - mean) / std",
@@ -137,10 +100,8 @@ def _run_safetensors(path: Path, images: Tensor) -> Tensor:
     with safe_open(path, framework="pt") as file:
         header = file.metadata()
     mean, std = json.loads(header["mean"]), json.loads(header["std"])
-    width = weights["conv1.weight"].shape[0]
-    model = build_model(
-        header["arch"], int(header["num_classes"]), mean, std, header["stem"], width
-    )
+    stem, width = stem_and_width(weights)
+    model = build_model(header["arch"], int(header["num_classes"]), mean, std, stem, width)
     weights |= {"normalize.mean": torch.tensor(mean), "normalize.std": torch.tensor(std)}
     model.load_state_dict(weights)
     return model.eval().requires_grad_(False)(images)

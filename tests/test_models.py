@@ -22,7 +22,6 @@ import models
 from errors import InputError
 from files.checkpoints import load_checkpoint, save_checkpoint, transfer_keys
 from models import (
-    ARCHS,
     STEMS,
     bake_masks,
     convert,
@@ -32,6 +31,7 @@ from models import (
     load_pretrained,
 )
 from models.command import run_command
+from models.resnet import VARIANTS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -80,7 +80,7 @@ def refusal(monkeypatch, capsys):
 # --- build_model ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arch", [arch for arch in ARCHS if arch != "resnet20s"])
+@pytest.mark.parametrize("arch", VARIANTS)
 def test_networks_have_the_entries_of_torchvision(arch):
     with torch.device("meta"):
         ours = build_model(arch, 5, MEAN, STD).state_dict()

@@ -37,7 +37,7 @@ from evaluation.checkpoint import Request, evaluate_checkpoint, further_tests, s
 from evaluation.evaluator import Bench, Watch, forget_progress
 from files import checkpoints as files
 from files.atomic import write_json
-from models import ARCHS, build_model
+from models import ARCHS, build_model, fit_masks
 
 RESULTS_FILE = "results.json"
 KEPT = {"sa_best": files.SA_BEST_FILE, "ra_best": files.RA_BEST_FILE, "last": files.TRANSFER_FILE}
@@ -110,11 +110,13 @@ class Transfer:
         if args.reinit:
             say(f"re-initialised weights (seed {args.seed}); --init is not used")
         elif args.init:
-            load_init(model, args.init, args.arch, fc="drop", stem="fresh", normalization="keep")
+            how = {"fc": "drop", "stem": "fresh", "normalization": "keep"}
+            load_init(model, args.init, args.arch, args.init_key, **how)
         else:
             warn(f"no --init: starting from random weights (seed {args.seed})")
         if args.tickets_file:
-            for note in pruning.prune_model_custom(model, files.load_ticket(args.tickets_file)):
+            masks = fit_masks(model, files.load_ticket(args.tickets_file))
+            for note in pruning.prune_model_custom(model, masks):
                 warn(f"ticket: {note}")
         self.execution.place(synchronised(model) if args.sync_bn else model)
         if args.compile:

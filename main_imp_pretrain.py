@@ -94,10 +94,16 @@ class TicketSearch:
         model = build_model(args.arch, self.train.num_classes, mean, std, args.stem, args.width)
         if args.init:
             loaded = load_init(
-                model, args.init, args.arch, fc="drop" if args.reset_fc else "strict"
+                model,
+                args.init,
+                args.arch,
+                args.init_key,
+                fc="drop" if args.reset_fc else "strict",
             )
-            if loaded.layout == "MoCo v2":
-                raise InputError(f"--init {args.init}: MoCo v2 can only be transferred, not pruned")
+            if loaded.trunk_only:
+                raise InputError(
+                    f"--init {args.init}: {loaded.layout} can only be transferred, not pruned"
+                )
         elif not args.pretrain_epochs:
             warn(f"no --init: starting from random weights (seed {args.seed})")
         self.execution.place(synchronised(model) if args.sync_bn else model)

@@ -20,7 +20,7 @@ from engine.run_folder import run_folder
 from errors import InputError
 from files import checkpoints as files
 from files.atomic import sha256_of
-from models import build_model, count_classes, load_pretrained, torchvision_file
+from models import build_model, count_classes, load_pretrained, weights_file
 
 
 def prune_without_training(args: argparse.Namespace) -> None:
@@ -31,8 +31,10 @@ def prune_without_training(args: argparse.Namespace) -> None:
         return say(f"{save_dir}: this run is finished; nothing to do")
     path = init_file(args)
     mean, std = (args.mean, args.std) if args.mean else mean_std("imagenet")
-    model = build_model(args.arch, count_classes(path), mean, std, args.stem, args.width)
-    load_pretrained(model, path)
+    model = build_model(
+        args.arch, count_classes(path, args.arch, args.init_key), mean, std, args.stem, args.width
+    )
+    load_pretrained(model, path, key=args.init_key)
     with run_folder(save_dir, vars(args), resume=args.resume is not None):
         write_tickets(args, model, last)
     return say(f"done: {last + 2} {args.ticket} tickets in {save_dir}")
@@ -63,4 +65,7 @@ def write_tickets(args: argparse.Namespace, model: nn.Module, last: int) -> None
 def init_file(args: argparse.Namespace) -> Path:
     if args.init is None:
         raise InputError(f"--ticket {args.ticket} prunes pre-trained weights: name them by --init")
-    return torchvision_file(args.arch) if args.init == "torchvision" else Path(args.init)
+    found = weights_file(args.init, args.arch)
+    if found.note:
+        say(f"init: {found.note}")
+    return found.path

@@ -18,7 +18,7 @@ from engine.schedules import States
 from engine.steps import Execution, training_step
 from errors import InputError
 from files import checkpoints as files
-from models import build_model, estimate_activations, estimate_flops
+from models import build_model, estimate_activations, estimate_flops, is_fetched
 
 ASSUMED_RATE = 50e12  # FLOP/s that one data-centre GPU is taken to sustain, for GPU-hours
 IMAGENET_IMAGES = 1_281_167
@@ -179,11 +179,11 @@ def _timed(args: argparse.Namespace, images: int, classes: int) -> list[str]:
 
 
 def _inputs(paths: dict[str, Any]) -> list[str]:
-    """A line for each path, if it is one: --init torchvision and --resume auto are words."""
+    """A line for each path; --resume auto and weights that --init has fetched are none."""
     return [
         f"  {name} {path}" + ("" if Path(path).exists() else "   <- MISSING")
         for name, path in paths.items()
-        if path and path not in ("torchvision", "auto")
+        if path and path != "auto" and not is_fetched(str(path))
     ]
 
 

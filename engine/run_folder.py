@@ -27,13 +27,14 @@ from engine.distributed import (
     broadcast_from_main,
     gather_from_ranks,
     is_main,
+    main_first,
 )
 from engine.log import Progress, provenance, say, warn
 from engine.steps import Execution, Meter, Metrics, Perturb, train_one_epoch
 from errors import InputError, RunFailed
 from files.atomic import sha256_of, write_json
 from files.checkpoints import random_state, restore_random_state, to_cpu
-from models import Loaded, load_pretrained, torchvision_file
+from models import Loaded, is_fetched, load_pretrained, weights_file
 
 ARGS_FILE = "args.json"
 CONTENT = "_content"
@@ -176,8 +177,9 @@ def _contents(training: Training, flags: Mapping[str, Any]) -> dict[str, str]:
     """What the files hold whose places are free: recorded beside the flags, and compared."""
     found = {f"data{CONTENT}": training.loader.described()}
     for name in FILES:
-        if flags.get(name) not in (None, "torchvision"):
-            found[f"{name}{CONTENT}"] = f"sha256 {sha256_of(flags[name])[:16]}"
+        path = flags.get(name)
+        if path is not None and not is_fetched(path):
+            found[f"{name}{CONTENT}"] = f"sha256 {sha256_of(path)[:16]}"
     return found
 
 
@@ -220,11 +222,14 @@ def taking_up(path: Path) -> Iterator[None]:
 # --- training, as far as it is --------------------------------------------------------------------
 
 
-def load_init(model: nn.Module, init: str, arch: str, **how: str) -> Loaded:
-    """Load `--init` (a path, or `torchvision`) as `models.load_pretrained` does, and say what."""
-    path = torchvision_file(arch) if init == "torchvision" else Path(init)
-    loaded = load_pretrained(model, path, **how)
-    say(f"init: {path} ({loaded.layout})")
+def load_init(model: nn.Module, init: str, arch: str, key: str | None = None, **how: str) -> Loaded:
+    """Load `--init` (a file, or weights to fetch) as `load_pretrained` does, and say what."""
+    with main_first():
+        found = weights_file(init, arch)
+    if found.note:
+        say(f"init: {found.note}")
+    loaded = load_pretrained(model, found.path, key=key, **how)
+    say(f"init: {found.path} ({loaded.layout})")
     for note in loaded.notes:
         say(f"init: {note}")
     return loaded

@@ -25,7 +25,7 @@ from evaluation.evaluator import Bench, autoattack, count_images, forget_progres
 from evaluation.sets import adversarial_loader, cifar10_c_loader, corruptions
 from files import checkpoints as files
 from files.atomic import write_json
-from models.pretrained import load_network
+from models import classifier, load_network, stem_of
 
 EVAL_FILE = "eval.json"
 CIFAR10_C_FOLDER = "CIFAR-10-C"  # as the archive unpacks
@@ -162,8 +162,9 @@ def evaluate_checkpoint(
     if is_main():
         pruning.print_remaining(model)
     kind, where = request.eval_set
-    if (model.stem == "cifar") != (spec.input_size < 64):
-        warn(f"the {model.stem} stem on images of {spec.input_size} pixels: check --input_size")
+    stem = stem_of(model)
+    if stem is not None and (stem == "cifar") != (spec.input_size < 64):
+        warn(f"the {stem} stem on images of {spec.input_size} pixels: check --input_size")
     if kind == "cifar10_c":
         where = where or str(Path(spec.root) / CIFAR10_C_FOLDER)
         found = _on_cifar10_c(bench, model, request, replace(spec, root=where))
@@ -194,7 +195,7 @@ def _check_classes(network: nn.Module, loader: Loader, what: str) -> None:
 
 
 def _classes(network: nn.Module) -> int:
-    return network.get_parameter("fc.weight").shape[0]
+    return network.get_parameter(f"{classifier(network)}.weight").shape[0]
 
 
 # --- the evaluation sets --------------------------------------------------------------------------

@@ -24,7 +24,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from errors import InputError
+from files import stranger_pickles
 from files.atomic import check_archive, previous, replacing, sha256_of
+from files.state_dicts import as_state_dicts
 
 TICKET_FORMAT = "double-win-ticket-1"
 INIT_FILE = "init.pth.tar"
@@ -131,10 +133,19 @@ def load_newest(path: Path) -> dict[str, Any]:
 
 
 def load_trusted_pickle(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a file by running whatever code is in it: only for `models.convert --trust_pickle`."""
+    """Read a file by running whatever code is in it: only for `models.convert --trust_pickle`.
+
+    Networks in it become their state dicts, NumPy arrays become tensors.
+    """
 
     def read() -> Any:
-        return torch.load(path, map_location="cpu", weights_only=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of TorchScript archives, and of classes that changed
+            return as_state_dicts(
+                torch.load(
+                    path, map_location="cpu", weights_only=False, pickle_module=stranger_pickles
+                )
+            )
 
     return _read_dictionary(path, read, passed=(ImportError, AttributeError))
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from errors import InputError
 from files.weight_names import is_no_weight
@@ -32,14 +34,17 @@ class Taken:
     notes: list[str]
 
 
-def take_state_dict(payload: Mapping[str, Any], where: str, key: str | None = None) -> Taken:
+def take_state_dict(
+    payload: Mapping[str, Any], where: str, key: str | None = None, flag: str = "--init_key"
+) -> Taken:
     """Find the state dict in a file: under `key` (`outer.inner`), or where it usually lies.
 
-    Entries that are no weights are ignored, with a note. Raises InputError where there is none.
+    Entries that are no weights are ignored, with a note. Raises InputError where there is none, and
+    where several could be meant: then `flag` is what the user chooses one by.
     """
     chosen, value = (key, _entry(payload, key)) if key is not None else _usual(payload)
     if value is None:
-        raise InputError(f"{where}: {_lack(payload, key)}")
+        raise InputError(f"{where}: {_lack(payload, key, flag)}")
     state = {
         str(name): entry
         for name, entry in value.items()
@@ -61,6 +66,18 @@ def holds_weights(value: Any) -> bool:
     tensors = [entry for entry in entries.values() if isinstance(entry, Tensor)]
     nested = any(isinstance(entry, (Mapping, list)) for entry in entries.values())
     return any(t.dim() for t in tensors) and not nested and 2 * len(tensors) > len(entries)
+
+
+def as_state_dicts(value: Any) -> Any:
+    """The same nest of dictionaries, networks in it as state dicts, NumPy arrays as tensors."""
+    if isinstance(value, nn.Module):
+        value = value.state_dict()
+        return {"state_dict": value} if value else value
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return torch.from_numpy(np.array(value))
+    if isinstance(value, Mapping):
+        return {name: as_state_dicts(entry) for name, entry in value.items()}
+    return value
 
 
 def averaged_weights(payload: Mapping[str, Any]) -> list[str]:
@@ -99,12 +116,12 @@ def _usual(payload: Mapping[str, Any]) -> tuple[str | None, Mapping | None]:
     return (rest[0], found[rest[0]]) if len(rest) == 1 else (None, None)
 
 
-def _lack(payload: Mapping[str, Any], key: str | None) -> str:
+def _lack(payload: Mapping[str, Any], key: str | None, flag: str) -> str:
     fitting = ", ".join(name for name, _ in entries_with_weights(payload))
     if key is not None:
         return f"no dictionary of tensors under {key!r}; there is {fitting or 'none'}"
     if fitting:
-        return f"weights lie in several places; choose by --init_key, of {fitting}"
+        return f"weights lie in several places; choose by {flag}, of {fitting}"
     found = ", ".join(str(name) for name in list(payload)[:8]) or "nothing"
     return (
         "no state dict found; it must be the file itself or lie under "

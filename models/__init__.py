@@ -1,10 +1,10 @@
 """Networks, foreign weight files, what a network costs; commands models.convert, models.export."""
 
-from models.download import torchvision_file
+from models.download import is_fetched, torchvision_file, weights_file
 from models.flops import estimate_activations, estimate_flops
 from models.fold import bake_masks, fold_for_evaluation
 from models.pretrained import Loaded, count_classes, fit_masks, load_network, load_pretrained
-from models.zoo import ARCHS, STEMS, Guess, build_model, classifier, guess_arch, is_arch
+from models.zoo import ARCHS, STEMS, Guess, build_model, classifier, guess_arch, is_arch, stem_of
 
 __all__ = [
     "ARCHS",
@@ -21,7 +21,10 @@ __all__ = [
     "fold_for_evaluation",
     "guess_arch",
     "is_arch",
+    "is_fetched",
     "load_network",
     "load_pretrained",
+    "stem_of",
     "torchvision_file",
+    "weights_file",
 ]

@@ -19,7 +19,7 @@ from errors import InputError
 from files.checkpoints import content_hash, replacing
 from models.command import OneLineParser, run_command
 from models.pretrained import load_network
-from models.zoo import ARCHS, build_model, classifier, stem_and_width
+from models.zoo import ARCHS, build_model, classifier, stem_and_width, stem_of
 
 TOLERANCE = 1e-4  # of the largest logit; ONNX runtimes order their sums differently
 
@@ -83,7 +83,7 @@ def export_safetensors(model: nn.Module, target: Path, images: Tensor) -> None:
     header = {
         "format": "pt",
         "arch": str(model.arch),
-        "stem": str(model.stem or ""),
+        "stem": stem_of(model) or "",
         "num_classes": str(weights[f"{classifier(model)}.weight"].shape[0]),
         "mean": json.dumps(model.get_buffer("normalize.mean").tolist()),
         "std": json.dumps(model.get_buffer("normalize.std").tolist()),
@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.input_size is not None and args.input_size < 1:
         raise InputError(f"--input_size {args.input_size} must be at least 1")
     model = load_network(args.checkpoint, args.arch, args.mean, args.std)
-    size = args.input_size or (32 if model.stem == "cifar" else 224)
+    size = args.input_size or (32 if stem_of(model) == "cifar" else 224)
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     writers[target.suffix](model, target, images)
     print(f"{target}: {model.arch}, same logits as {args.checkpoint}")

@@ -23,6 +23,7 @@ from models.zoo import (
     guess_arch,
     is_arch,
     stem_and_width,
+    stem_of,
 )
 from pruning_utils import MASK_SUFFIX, convolutions
 
@@ -34,12 +35,14 @@ class Loaded:
     """What was loaded: the layout recognised, what was left out or differs, the masks if any.
 
     `masks` is {'conv1.weight_mask': bool tensor}, as the model names its layers; None for dense
-    weights.
+    weights. `trunk_only`: a self-supervised trunk, which can be transferred but not pruned by IMP
+    without further training.
     """
 
     layout: str
     notes: list[str] = field(default_factory=list)
     masks: dict[str, Tensor] | None = None
+    trunk_only: bool = False
 
 
 def load_pretrained(
@@ -173,7 +176,7 @@ def _fill(
         for own, new in constants:
             own.copy_(new)
     masks = fit_masks(model, {name: mask.bool() for name, mask in source.masks.items()})
-    return Loaded(source.layout, [*source.notes, *notes], masks or None)
+    return Loaded(source.layout, [*source.notes, *notes], masks or None, source.trunk_only)
 
 
 def _targets(model: nn.Module) -> dict[str, Tensor]:
@@ -285,7 +288,7 @@ def _hint(source: Source, model: nn.Module) -> str:
         return f" (it looks like {guess.arch}: -a {guess.arch})"
     if guess.arch == "resnet20s" and guess.width != getattr(model, "width", guess.width):
         return f" (it looks like --width {guess.width})"
-    if guess.stem is not None and guess.stem != getattr(model, "stem", guess.stem):
+    if guess.stem is not None and guess.stem != stem_of(model):
         return f" (it looks like --stem {guess.stem})"
     return ""
 

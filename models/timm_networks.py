@@ -16,6 +16,7 @@ from models.fold import observe_folds
 from models.normalize import Normalize
 
 PREFIX = "timm:"
+ADDED = ("normalize", "arch", "classifier_name", "folds")  # attributes that a network gets here
 LEAST_SHARE = 0.5  # of the weights that must lie in convolutions; only they are pruned
 
 
@@ -33,7 +34,7 @@ def build_timm(
     base: Any = type(network)
     network.__class__ = _normalised(base)
     network.normalize = Normalize(mean, std)
-    network.arch, network.stem, network.classifier_name = arch, None, head
+    network.arch, network.classifier_name = arch, head
     for module in network.modules():
         module.folds = ()  # names say nothing here; what can be folded is observed
     network.folds = observe_folds(network)
@@ -74,8 +75,9 @@ def _classifier_name(network: Any, arch: str) -> str:
     if not isinstance(head, nn.Linear) or not names:
         kind = type(head).__name__
         raise InputError(f"-a {arch}: its classifier is no single linear layer but a {kind}")
-    if hasattr(network, "normalize"):
-        raise InputError(f"-a {arch}: has a part `normalize` of its own")
+    taken = [name for name in ADDED if hasattr(network, name)]
+    if taken:
+        raise InputError(f"-a {arch}: has a part `{taken[0]}` of its own")
     return names[0]
 
 

@@ -85,6 +85,12 @@ def classifier_of_arch(arch: str) -> str:
         return classifier(build_model(arch, 2, (0.0,) * 3, (1.0,) * 3))
 
 
+def stem_of(model: nn.Module) -> str | None:
+    """The stem that a network was built with; None for timm's, which have no choice."""
+    stem = getattr(model, "stem", None)  # in some of timm's a layer
+    return stem if isinstance(stem, str) else None
+
+
 # --- which network a file holds -------------------------------------------------------------------
 
 

@@ -99,7 +99,9 @@ LAYOUTS: tuple[Layout, ...] = (
         True,
         "facebookresearch/moco (v1, v2)",
     ),
-    _trunk("MoCo v3", "base_encoder.", prefixes=("base_encoder.",), source="moco-v3"),
+    _trunk(
+        "MoCo v3", "base_encoder.", prefixes=("base_encoder.",), source="facebookresearch/moco-v3"
+    ),
     _trunk("SwAV", "projection_head.", "prototypes.", source="facebookresearch/swav"),
     _trunk("DINO", "head.mlp.", "head.last_layer.", source="facebookresearch/dino"),
     _trunk(
@@ -346,6 +348,9 @@ def _other_entries(
                 "these are the weights as trained (state_dict); the initial ones as a file: "
                 f"python -m models.convert IN OUT --key {name}"
             )
+    for name in WEIGHT_KEYS:  # as in DINO's student beside the teacher
+        if key is not None and key != name and holds_weights(payload.get(name)):
+            yield f"other weights lie under {name}: --init_key {name} takes them"
     for name in averaged_weights(payload):
         if key != name:
             yield f"averaged weights (EMA) lie under {name}: --init_key {name} takes them"

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from errors import InputError
 from files.checkpoints import load_checkpoint
+from files.kinds import is_safetensors
 from files.weight_names import torchvision_name
 from models.layouts import Source, read_layout
 from models.zoo import (
@@ -138,7 +138,7 @@ def _read(path: str | os.PathLike[str], key: str | None = None) -> Source:
 
 def header_constants(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor] | None:
     """Mean and std that `models.export` writes into the header of a safetensors file."""
-    if Path(path).suffix != ".safetensors":
+    if not is_safetensors(path):
         return None
     try:
         with safe_open(path, framework="pt") as file:

@@ -237,8 +237,8 @@ def _add_image_flags(group) -> None:
 def _architecture(archs: Sequence[str]) -> Callable[[str], str]:
     def check(name: str) -> str:
         if name not in archs and not name.startswith("timm:"):
-            known = ", ".join(archs)
-            raise argparse.ArgumentTypeError(f"invalid choice: {name!r} ({known}, or timm:NAME)")
+            known = ", ".join([*archs, "timm:NAME"])
+            raise argparse.ArgumentTypeError(f"invalid choice: {name!r} (choose from {known})")
         return name
 
     return check

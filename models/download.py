@@ -75,7 +75,7 @@ def torchvision_file(arch: str) -> Path:
 
 
 def hub_file(init: str) -> Path:
-    """Give a file of Hugging Face's hub, by its client: cached, resumed, offline if it is told to.
+    """Give a file of Hugging Face's hub, by its client: cached, resumed, offline if asked to.
 
     Raises InputError without the package `huggingface_hub`, for a name in another form, and where
     the file cannot be had.

@@ -35,7 +35,7 @@ written file gives the same logits.
                    inside, any N. Needs: pip install onnx onnxscript
 
 CKPT is a transfer checkpoint (model_RA_best.pth.tar ...), an IMP checkpoint, or any file that
---init reads. What it holds is told from its shapes.
+--init reads. What it holds is inferred from its shapes.
 """
 EXAMPLES = """\
 examples:
@@ -65,9 +65,8 @@ def build_parser() -> argparse.ArgumentParser:
     for name in ("mean", "std"):
         parser.add_argument(
             f"--{name}",
-            type=float,
-            nargs=3,
-            metavar=("R", "G", "B"),
+            nargs="+",
+            metavar="R,G,B",
             help=f"the normalisation's {name}, if CKPT has none",
         )
     return parser
@@ -155,6 +154,19 @@ def _compare(expected: Tensor, written: Tensor, target: Path) -> None:
         raise RuntimeError(f"{target}: logits differ by {difference:.3g} of {scale:.3g}")
 
 
+def _triple(flag: str, words: Sequence[str] | None) -> tuple[float, ...] | None:
+    """Three numbers, with commas as the mains take them, or apart."""
+    if words is None:
+        return None
+    try:
+        values = tuple(float(part) for word in words for part in word.replace(",", " ").split())
+    except ValueError:
+        values = ()
+    if len(values) != 3:
+        raise InputError(f"{flag} {' '.join(words)}: three numbers like 0.49,0.48,0.45 are needed")
+    return values
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     target = Path(args.target)
@@ -163,11 +175,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"{target}: the name of OUT must end in {' or '.join(writers)}")
     if target.exists() and target.resolve() == Path(args.checkpoint).resolve():
         raise InputError(f"{target}: CKPT and OUT are the same file; name another OUT")
-    if (args.mean is None) != (args.std is None):
+    mean, std = _triple("--mean", args.mean), _triple("--std", args.std)
+    if (mean is None) != (std is None):
         raise InputError("--mean and --std go together")
     if args.input_size is not None and args.input_size < 1:
         raise InputError(f"--input_size {args.input_size} must be at least 1")
-    model = load_network(args.checkpoint, args.arch, args.mean, args.std)
+    model = load_network(args.checkpoint, args.arch, mean, std)
     size = args.input_size or (32 if stem_of(model) == "cifar" else 224)
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     writers[target.suffix](model, target, images)

@@ -83,7 +83,7 @@ def _any(names: Collection[str], *prefixes: str) -> bool:
 
 
 def _trunk(name: str, *markers: str, prefixes: tuple[str, ...] = (), source: str = "") -> Layout:
-    """A row of a self-supervised method, told by entries that only it has."""
+    """A row of a self-supervised method, recognised by entries that only it has."""
     return Layout(
         name, lambda payload, names: _any(names, *markers), prefixes, HEADS, True, source or name
     )

@@ -87,7 +87,7 @@ def load_network(
     known = source.arch if source.arch is not None and is_arch(source.arch) else None
     arch = arch or known or (guess.arch if guess is not None else None)
     if arch is None:
-        raise InputError(f"{checkpoint}: its architecture cannot be told; add --arch NAME")
+        raise InputError(f"{checkpoint}: its architecture cannot be inferred; add --arch NAME")
     head = f"{torchvision_name(classifier_of_arch(arch) + '.')}weight"
     needed = [head] if arch.startswith("timm:") else ["conv1.weight", head]
     absent = [name for name in needed if name not in source.weights]
@@ -96,7 +96,7 @@ def load_network(
     normalization = "keep"
     if mean is None or std is None:
         if source.constants is None:
-            raise InputError(f"{checkpoint}: has no mean and std; give --mean R G B --std R G B")
+            raise InputError(f"{checkpoint}: has no mean and std; give --mean R,G,B --std R,G,B")
         mean, std, normalization = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "file"
     classes = source.weights[head].shape[0]
     model = build_model(arch, classes, mean, std, *stem_and_width(source.weights))
@@ -279,7 +279,7 @@ def _check_values(source: Source, target: dict[str, Tensor], where: str) -> None
 
 
 def _hint(source: Source, model: nn.Module) -> str:
-    """Name the flag that would make the file fit, where that can be told."""
+    """Name the flag that would make the file fit, where that can be inferred."""
     own = getattr(model, "arch", None)
     guess = guess_arch(source.weights)
     if guess is None:

@@ -395,9 +395,9 @@ def test_export_without_constants_asks_for_them(tmp_path):
     bare = {name: value for name, value in state.items() if not name.startswith("normalize.")}
     path = tmp_path / "in.pth.tar"
     save_checkpoint(path, bare)
-    with pytest.raises(InputError, match="--mean R G B --std R G B"):
+    with pytest.raises(InputError, match="--mean R,G,B --std R,G,B"):
         export.main([str(path), str(tmp_path / "net.safetensors")])
-    constants = ["--mean", "0.4", "0.5", "0.6", "--std", "0.2", "0.3", "0.25"]
+    constants = ["--mean", "0.4", "0.5", "0.6", "--std", "0.2,0.3,0.25"]
     export.main([str(path), str(tmp_path / "net.safetensors"), *constants])
     with safe_open(tmp_path / "net.safetensors", framework="pt") as file:
         assert file.metadata()["mean"].startswith("[0.4")
@@ -410,6 +410,8 @@ def test_export_without_constants_asks_for_them(tmp_path):
         (["none.pth.tar", "net.txt"], ".safetensors or .onnx"),
         (["none.pth.tar"], "OUT"),
         (["a.safetensors", "b.safetensors", "--mean", "1", "1", "1"], "--std"),
+        (["a.safetensors", "b.safetensors", "--mean", "1,1", "--std", "1,1,1"], "three numbers"),
+        (["a.safetensors", "b.safetensors", "--mean", "1,x,1", "--std", "1,1,1"], "three numbers"),
     ],
 )
 def test_export_answers_bad_usage_in_one_line(arguments, text, refusal):

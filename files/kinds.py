@@ -33,12 +33,12 @@ def describe(path: str | os.PathLike[str]) -> str | None:
     """Say what a file is and what to do, where it is no checkpoint that can be opened safely.
 
     The text follows "PATH is ". None for a file of PyTorch or safetensors, whatever its suffix, for
-    one that is unlike all that is known here, and for one that is not there.
+    one that is unlike all that is known here, and for one that is not there or may not be read.
     """
     path = Path(path)
     if path.is_dir():
         return _describe_folder(path)
-    if not path.is_file():
+    if not path.is_file() or not os.access(path, os.R_OK):
         return None
     with open(path, "rb") as file:
         head = file.read(HEAD)

@@ -15,7 +15,7 @@ from errors import InputError
 from files.checkpoints import load_checkpoint
 from files.kinds import is_safetensors
 from files.weight_names import torchvision_name
-from models.layouts import Source, read_layout
+from models.source import Source, read_layout
 from models.zoo import (
     build_model,
     classifier,

@@ -17,7 +17,8 @@ from files.checkpoints import save_checkpoint
 from files.mask_layouts import ticket_masks
 from files.weight_names import WRAPPERS, mask_name, strip_wrappers
 from models import build_model, fit_masks, load_pretrained
-from models.layouts import LAYOUTS, read_layout
+from models.layouts import LAYOUTS
+from models.source import read_layout
 from pruning_utils import masks as all_masks
 from pruning_utils import prune_model_custom, pruning_model_random
 

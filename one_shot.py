@@ -32,8 +32,9 @@ def prune_without_training(args: argparse.Namespace) -> None:
         raise InputError(f"--ticket {args.ticket} prunes pre-trained weights: name them by --init")
     path = build.init_file(args)
     mean, std = build.normalization(args, "imagenet")
-    model = build_model(args.arch, count_classes(path), mean, std, args.stem, args.width)
-    load_pretrained(model, path)
+    classes = count_classes(path, args.arch, args.init_key)
+    model = build_model(args.arch, classes, mean, std, args.stem, args.width)
+    load_pretrained(model, path, key=args.init_key)
     with holding(folder):
         write_tickets(args, model, last)
     say(f"done: {last + 2} {args.ticket} tickets in {folder.path}")

@@ -155,7 +155,7 @@ def _parameter(module: nn.Conv2d) -> Tensor:
     return parameter
 
 
-def _effective(module: nn.Conv2d) -> Tensor:
+def effective_weight(module: nn.Conv2d) -> Tensor:
     """Mask times parameter as they are now: `weight` is as old as the last forward pass."""
     return _parameter(module).detach() * _mask_of(module)
 
@@ -230,7 +230,10 @@ def extract_mask(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def generate_mask(model: nn.Module) -> dict[str, Tensor]:
     """Masks that keep the nonzero effective weights: for networks saved without their masks."""
-    return {f"{name}{MASK_SUFFIX}": _effective(module) != 0 for name, module in convolutions(model)}
+    return {
+        f"{name}{MASK_SUFFIX}": effective_weight(module) != 0
+        for name, module in convolutions(model)
+    }
 
 
 def remove_prune(model: nn.Module) -> None:

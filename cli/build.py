@@ -35,7 +35,7 @@ from files import imp_run, names, transfer_run
 from files.atomic import sha256_of
 from files.tickets import Ticket
 from input_pipeline.loader import Loader
-from models import build_model, load_pretrained, torchvision_file
+from models import build_model, fit_masks, is_fetched, load_pretrained, weights_file
 
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -91,7 +91,7 @@ def contents(
 ) -> dict[str, str]:
     """Fingerprints of input files: on resume paths may change, contents may not."""
     found = {"data": loader.described()}
-    if args.init not in (None, "torchvision"):
+    if args.init is not None and not is_fetched(args.init):
         found["init"] = _short(sha256_of(args.init))
     if ticket is not None:
         found["tickets_file"] = _short(ticket.sha256)
@@ -182,7 +182,8 @@ def target_network(
     else:
         warn(f"no --init: starting from random weights (seed {args.seed})")
     if ticket is not None:
-        for note in pruning.prune_model_custom(model, ticket.masks):
+        masks = fit_masks(model, ticket.masks)
+        for note in (*ticket.notes, *pruning.prune_model_custom(model, masks)):
             warn(f"ticket: {note}")
     return _placed(model, args, execution)
 
@@ -200,20 +201,24 @@ def normalization(
 
 
 def init_file(args: argparse.Namespace) -> Path:
-    """Where --init lies; `torchvision` asks for a download."""
-    return torchvision_file(args.arch) if args.init == "torchvision" else Path(args.init)
+    """Where --init lies, once it is there: rank 0 fetches what must be."""
+    with main_first():
+        found = weights_file(args.init, args.arch)
+    if found.note:
+        say(f"init: {found.note}")
+    return found.path
 
 
 def _load_init(
     model: nn.Module, args: argparse.Namespace, *, pruned: bool = False, **how: str
 ) -> None:
     path = init_file(args)
-    loaded = load_pretrained(model, path, **how)
+    loaded = load_pretrained(model, path, key=args.init_key, **how)
     say(f"init: {path} ({loaded.layout})")
     for note in loaded.notes:
         say(f"init: {note}")
-    if pruned and loaded.layout == "MoCo v2":
-        raise InputError(f"--init {args.init}: MoCo v2 can only be transferred, not pruned")
+    if pruned and loaded.trunk_only:
+        raise InputError(f"--init {args.init}: {loaded.layout} can only be transferred, not pruned")
 
 
 def _placed(model: nn.Module, args: argparse.Namespace, execution: Execution) -> nn.Module:

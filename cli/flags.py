@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Callable, Sequence
 
 from cli.parsing import (
     Parser,
@@ -246,10 +247,26 @@ def _add_image_flags(group) -> None:
     add("--skip_bad", action="store_true", help="go on past unreadable images, with a warning")
 
 
+def _architecture(archs: Sequence[str]) -> Callable[[str], str]:
+    def check(name: str) -> str:
+        if name not in archs and not name.startswith("timm:"):
+            known = ", ".join([*archs, "timm:NAME"])
+            raise argparse.ArgumentTypeError(f"invalid choice: {name!r} (choose from {known})")
+        return name
+
+    return check
+
+
 def _add_model_flags(parser: Parser, archs: Sequence[str]):
     group = parser.add_argument_group("model")
     add = group.add_argument
-    add("-a", "--arch", choices=archs, metavar="ARCH", help=f"one of {', '.join(archs)} (recipe)")
+    add(
+        "-a",
+        "--arch",
+        type=_architecture(archs),
+        metavar="ARCH",
+        help=f"one of {', '.join(archs)}, or timm:NAME with the package timm (recipe)",
+    )
     add("--width", type=positive_int, default=16, help="channels of resnet20s' first stage (16)")
     add(
         "--stem",
@@ -261,7 +278,13 @@ def _add_model_flags(parser: Parser, archs: Sequence[str]):
     add(
         "--init",
         metavar="PATH",
-        help="pre-trained weights, or `torchvision` to download torchvision's (random weights)",
+        help="pre-trained weights: a file, `torchvision`, hf:OWNER/REPO/FILE[@REVISION], or a URL "
+        "that ends in #sha256=… (random weights)",
+    )
+    add(
+        "--init_key",
+        metavar="NAME",
+        help="the entry of --init with the weights, OUTER.INNER if nested, such as model_ema",
     )
     return group
 

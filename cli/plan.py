@@ -16,7 +16,7 @@ from engine.schedules import States
 from engine.steps import training_step
 from errors import InputError
 from files import names
-from models import build_model, estimate_activations, estimate_flops
+from models import build_model, estimate_activations, estimate_flops, is_fetched
 
 IMAGENET_IMAGES = 1_281_167
 TIMED_STEPS, TIMED_IMAGES = 4, 64  # of --time_it
@@ -184,11 +184,11 @@ def _numbered(first: int, last: int, *makers: Callable[[int], str]) -> Written:
 
 
 def _inputs(paths: Mapping[str, str | None]) -> tuple[Input, ...]:
-    """Every path that is one: --init torchvision and --resume auto are words."""
+    """Every path that is one: --resume auto and weights that --init fetches are none."""
     return tuple(
         Input(name, path, not Path(path).exists())
         for name, path in paths.items()
-        if path and path not in ("torchvision", "auto")
+        if path and path != "auto" and not is_fetched(str(path))
     )
 
 

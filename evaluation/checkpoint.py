@@ -29,7 +29,7 @@ from files import checkpoints as files
 from files.atomic import write_json
 from files.names import EVALUATION, EVALUATION_OUTCOMES
 from files.transfer_run import role_of
-from models.export import load_network
+from models import load_network, stem_of
 
 CIFAR10_C_FOLDER = "CIFAR-10-C"  # as the archive unpacks
 
@@ -59,8 +59,9 @@ def evaluate_checkpoint(
     if is_main():
         say(pruning.remain_line(model))
     kind, where = request.eval_set
-    if (model.stem == "cifar") != (spec.input_size < 64):
-        warn(f"the {model.stem} stem on images of {spec.input_size} pixels: check --input_size")
+    stem = stem_of(model)
+    if stem is not None and (stem == "cifar") != (spec.input_size < 64):
+        warn(f"the {stem} stem on images of {spec.input_size} pixels: check --input_size")
     if kind == "cifar10_c":
         where = where or str(Path(spec.root) / CIFAR10_C_FOLDER)
         found = _on_cifar10_c(evaluator, model, request, replace(spec, root=where))

@@ -18,7 +18,7 @@ from evaluation.request import Request
 from files.outcomes import AUTOATTACK, CLEAN, PGD, RESTARTS, Key, Outcomes, save_outcomes
 from files.results import Accuracy
 from input_pipeline.loader import Loader
-from models.export import load_network
+from models import classifier, load_network
 
 
 class SplitTest:
@@ -141,4 +141,4 @@ def check_classes(network: nn.Module, loader: Loader, what: str) -> None:
 
 
 def count_classes(network: nn.Module) -> int:
-    return network.get_parameter("fc.weight").shape[0]
+    return network.get_parameter(f"{classifier(network)}.weight").shape[0]

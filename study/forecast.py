@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from errors import InputError
-from study.config import TICKETS, Needed, Run, Study
+from files.results import TICKETS
+from study.config import Needed, Run, Study
 from study.state import has_last_ticket
 
 SPECIFIC = ("--init", "--tickets_file", "--tag", "--seed")  # no matter for the cost

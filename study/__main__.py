@@ -21,7 +21,7 @@ from errors import InputError, exit_with
 from files import names
 from study.config import ROOT, Run, Study, read_study
 from study.forecast import Forecast, make_forecasts
-from study.machine import cores, threads_each, visible_gpus
+from study.machine import cores, threads_each, usual_jobs, visible_gpus
 from study.running import Queue, Stop
 from study.slurm import max_array_size, sbatch_script
 from study.state import CUT_OFF, DONE, TO_DO, has_other_flags, state_of
@@ -38,7 +38,9 @@ def build_parser() -> Parser:
     parser = Parser(prog="study.sh", description=__doc__.split("\n\n")[1], allow_abbrev=False)
     add = parser.add_argument
     add("config", type=Path, metavar="CONFIG", help="TOML; see script/study/*.toml")
-    add("-J", "--jobs", type=_count, metavar="N", help="runs at a time (the GPUs, or 1)")
+    add("-J", "--jobs", type=_count, metavar="N",
+        help="runs at a time, which share the GPUs or the cores (one a GPU; on a CPU one "
+        "for each core where the networks are small, else 1)")  # fmt: skip
     add("--out", metavar="DIR", help="the study's folder (the file's own)")
     add("--only", type=_pattern, metavar="REGEX", help="only runs whose name this is found in")
     add("--dry_run", "--dry-run", action="store_true",
@@ -94,13 +96,13 @@ def _stop(number: int, _: object) -> NoReturn:
 def run_study(study: Study, args: argparse.Namespace) -> int:
     """Run what is left (or with --dry_run say what that is); then write the report."""
     gpus = visible_gpus()
-    jobs = args.jobs or len(gpus) or 1
     chosen = choose(study, args.only)
     states = {run.name: state_of(run) for run in chosen}
     todo = [run for run in chosen if states[run.name] != DONE]
     if todo:
         print("asking for costs, and checking flags …", flush=True)
-    forecasts = make_forecasts(study, todo, PYTHON, max(jobs, cores()))
+    forecasts = make_forecasts(study, todo, PYTHON, max(args.jobs or 1, cores()))
+    jobs = args.jobs or usual_jobs(gpus, forecasts.values())
     print_list(states, forecasts)
     for run in chosen:
         if has_other_flags(run):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from errors import InputError
 from files import names
+from files.results import MODES, TICKETS
 from study.table import REQUIRED, Table, is_name
 
 if sys.version_info >= (3, 11):
@@ -21,8 +22,6 @@ else:
 
 ROOT = Path(__file__).resolve().parent.parent
 SEARCH, TRANSFER = "main_imp_pretrain.py", "main_downstream.py"
-MODES = ("std", "adv")
-TICKETS = ("imp", "omp", "random", "reinit")  # reinit: IMP's masks, weights drawn anew
 
 
 @dataclass(frozen=True)

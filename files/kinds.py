@@ -76,14 +76,15 @@ def foreign_objects(path: str | os.PathLike[str]) -> list[str]:
     """The names of what a PyTorch archive would import beyond PyTorch's own, without opening it."""
     try:
         with zipfile.ZipFile(path) as archive:
-            pickled = next(n for n in archive.namelist() if n.rpartition("/")[2] == "data.pkl")
+            named = (r for r in archive.infolist() if r.filename.rpartition("/")[2] == "data.pkl")
+            pickled = next(named)
+            if pickled.compress_type != zipfile.ZIP_STORED:  # PyTorch's never are; a bomb may be
+                return []
             content = archive.read(pickled)
         opcodes = [(opcode.name, argument) for opcode, argument, _ in pickletools.genops(content)]
         # What torch.load(weights_only=True) asks, so that no file is refused that it would open.
         allowed = importlib.import_module("torch._weights_only_unpickler")._get_allowed_globals()
-    except (OSError, ValueError, StopIteration, KeyError, zipfile.BadZipFile):
-        return []
-    except (ImportError, AttributeError):  # another PyTorch
+    except Exception:  # a damaged archive, in one of many ways, or another PyTorch
         return []
     found = [str(argument).replace(" ", ".") for name, argument in opcodes if name == "GLOBAL"]
     return [name for name in dict.fromkeys(found) if name not in allowed]
@@ -106,9 +107,10 @@ def _describe_folder(path: Path) -> str:
 
 def _describe_zip(path: Path) -> str | None:
     try:
-        names = zipfile.ZipFile(path).namelist()
-    except (zipfile.BadZipFile, OSError, ValueError):
-        return None  # damaged: opening it will say so
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except Exception:  # damaged, in one of many ways: opening it will say so
+        return None
     last = {name.rpartition("/")[2] for name in names}
     if "constants.pkl" in last and any("/code/" in f"/{name}" for name in names):
         return f"a TorchScript archive; its weights as a file: {convert_command(path)}"

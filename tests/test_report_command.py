@@ -196,6 +196,7 @@ def test_inspect_runs_as_a_command_from_another_folder(tmp_path):
     told = subprocess.run(
         ["bash", str(ROOT / "script/report.sh"), "--inspect", str(path)],
         cwd=tmp_path, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHON": sys.executable},
     ).stdout  # fmt: skip
     assert "60 of 100 masked weights left" in told
     assert "the masks fit no network of the model zoo" in told

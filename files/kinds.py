@@ -52,12 +52,19 @@ def describe(path: str | os.PathLike[str]) -> str | None:
             return words
     if is_safetensors(path):
         return None
-    if zipfile.is_zipfile(path):
+    if _is_zip(path):
         return _describe_zip(path)
     if _is_text(head):
         first = text.decode(errors="replace").splitlines()[0][:40]
         return f"a text file that begins with {first!r}, not the file itself: download it again"
     return _describe_tar(path)
+
+
+def _is_zip(path: str | os.PathLike[str]) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # one that claims to be a part of several
+        return False
 
 
 def is_safetensors(path: str | os.PathLike[str]) -> bool:

@@ -179,7 +179,7 @@ def others(count: int) -> None:
                 row = (f"{images:,}", ratio)
                 one = difference(first(a, 1), first(b, 1))
                 rates.add(row, **{"one seed": covers(one.interval(), -0.5)})
-                for left, right in ((3, 5), (2, 10), (5, 10)):
+                for left, right in ((2, 10), (3, 5), (3, 10)):
                     found = difference(first(a, right), first(b, left))
                     rates.add(row, **{f"{left} against {right}": covers(found.interval(), -0.5)})
                 for seeds in SEEDS:

@@ -86,12 +86,16 @@ def _quantile(tail: float, df: float) -> float:
 
 
 def _welch(terms: Sequence[SeedTerm]) -> float:
-    """Welch and Satterthwaite's degrees of freedom of a sum of variances; the fewest, if all 0."""
+    """Welch's degrees of freedom of a sum of variances, at least those of its smallest part.
+
+    Where a part has just one, which Welch's approximation does not bear, there is one in all.
+    """
     total = sum(term.variance for term in terms)
     fewest = min((term.seeds - 1 for term in terms), default=1)
-    if total <= 0:
+    if total <= 0 or fewest == 1:
         return fewest
-    return max(fewest, 1 / sum((term.variance / total) ** 2 / (term.seeds - 1) for term in terms))
+    shares = sum((term.variance / total) ** 2 / (term.seeds - 1) for term in terms)
+    return max(fewest, 1 / shares)
 
 
 # --- from outcomes per image ----------------------------------------------------------------------

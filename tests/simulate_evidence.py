@@ -51,27 +51,29 @@ class Rates:
 
     def __init__(self, draws: int) -> None:
         self.draws = draws
-        self.sums: dict[tuple[str, ...], dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        self.sums: dict[tuple[str, ...], dict[str, dict[str, float]]] = {}
 
     def add(self, row: Sequence[object], seeds: object = "", **values: float) -> None:
+        """Count one draw; a cell holds a figure for each number of seeds."""
+        columns = self.sums.setdefault(tuple(map(str, row)), {})
         for name, value in values.items():
-            column = f"{name}, S={seeds}" if seeds else name
-            self.sums[tuple(map(str, row))][column] += float(value)
+            cell = columns.setdefault(name, {})
+            cell[str(seeds)] = cell.get(str(seeds), 0.0) + float(value)
 
     def show(self, labels: str, percent: bool = True) -> None:
-        found = list(dict.fromkeys(c for row in self.sums.values() for c in row))
-        columns = sorted(found, key=lambda c: found.index(next(f for f in found if _alike(f, c))))
-        heads = [*labels.split(","), *columns]
+        columns = next(iter(self.sums.values()))
+        heads = labels.split(",")
+        for name, cell in columns.items():
+            seeds = " / ".join(cell)
+            heads.append(f"{name}, S = {seeds}" if seeds else name)
         print("|", " | ".join(heads), "|\n|" + " --- |" * len(heads))
         for row, sums in self.sums.items():
-            means = [sums[column] / self.draws for column in columns]
-            cells = [f"{100 * mean:.1f}" if percent else f"{mean:.2f}" for mean in means]
+            cells = [" / ".join(self._text(x, percent) for x in c.values()) for c in sums.values()]
             print("|", " | ".join([*row, *cells]), "|")
         print(flush=True)
 
-
-def _alike(column: str, other: str) -> bool:
-    return column.rpartition(", S=")[0] == other.rpartition(", S=")[0]
+    def _text(self, total: float, percent: bool) -> str:
+        return f"{100 * total / self.draws:.1f}" if percent else f"{total / self.draws:.2f}"
 
 
 def covers(interval: tuple[float, float] | tuple[None, None], truth: float) -> bool:
@@ -179,7 +181,7 @@ def others(count: int) -> None:
                 row = (f"{images:,}", ratio)
                 one = difference(first(a, 1), first(b, 1))
                 rates.add(row, **{"one seed": covers(one.interval(), -0.5)})
-                for left, right in ((3, 5), (2, 10), (5, 10)):
+                for left, right in ((2, 10), (3, 5), (3, 10)):
                     found = difference(first(a, right), first(b, left))
                     rates.add(row, **{f"{left} against {right}": covers(found.interval(), -0.5)})
                 for seeds in SEEDS:

@@ -14,23 +14,25 @@ from typing import Any
 from torch import Tensor
 
 import pruning_utils as pruning
-from cli import build
+from cli import build, networks
 from cli.flags import build_transfer_parser
 from cli.plan import plan_transfer
 from cli.recipes import apply_recipe
 from dataset import DATASETS
+from engine.data_warnings import compare_classes, warn_of_skipped
 from engine.distributed import Runtime, launch, on_main
-from engine.log import RunLog, plot_curves, provenance, say, warn
+from engine.log import RunLog, Warnings, plot_curves, provenance, say, warn
 from engine.run_folder import supervise
 from engine.steps import Metrics
 from engine.training import StopSignals
 from errors import run_main
 from evaluation.autoattack import forget_progress
 from evaluation.checkpoint import evaluate_checkpoint
-from evaluation.split_test import SplitTest
+from evaluation.split_test import SplitTest, check_source_classes
 from files import names, transfer_run
 from files.checkpoints import to_cpu
-from files.results import Accuracy, build_results, write_results
+from files.class_names import class_names_in
+from files.results import Accuracy, build_results, name_of_init, write_results
 from files.tickets import read_ticket
 from files.transfer_run import CURVES, KEPT, TransferRecord
 from models import ARCHS
@@ -51,15 +53,20 @@ class Transfer:
         # Read once: what becomes of the file while the run trains does not matter.
         self.ticket = read_ticket(args.tickets_file) if args.tickets_file else None
         self.execution = build.execution(args, runtime.device)
-        self.train, self.val, self.test = build.target_loaders(args, runtime)
-        self.model = build.target_network(args, self.train.num_classes, self.execution, self.ticket)
-        self.density = pruning.check_sparsity(self.model) / 100
+        self.warnings = Warnings()
+        self.train, self.val, self.test = build.target_loaders(args, runtime, self.warnings)
+        self.model, self.init_sha256 = networks.target_network(
+            args, self.train.num_classes, self.execution, self.ticket, self.warnings
+        )
+        # Without a ticket zeros among the weights are trained like the others.
+        self.density = pruning.check_sparsity(self.model) / 100 if self.ticket else 1.0
         say(pruning.remain_line(self.model))
         self.training = build.training(
             args, runtime, self.execution, self.model, self.train, stop=stop, save=self.save
         )
         self.evaluator = build.target_evaluator(args, runtime, self.training.watch)
         self.request = build.request(args)
+        check_source_classes(self.request, self.train, self.warnings)
         if self.adversarial:
             attack = build.train_attack_config(args)
             say(f"training attack: {attack}; test attack: {self.evaluator.attack}")
@@ -155,6 +162,7 @@ class Transfer:
             say(f"* last SA={scores['last'].sa:.2f}")
             say(f"* best SA={scores['sa_best'].sa:.2f}")
         say(pruning.remain_line(self.model))
+        warn_of_skipped(self.warnings, self.train, self.val, self.test)
         on_main(lambda: self.write_results(scores, further))
         forget_progress(self.save_dir)
         say(f"done: {names.RESULTS} and {names.CURVES_PLOT} in {self.save_dir}")
@@ -186,6 +194,9 @@ class Transfer:
     def contents(self) -> dict[str, str]:
         return build.contents(self.args, self.train, self.ticket)
 
+    def facts(self) -> dict[str, Any]:
+        return {"class_names": self.train.classes, "init_sha256": self.init_sha256}
+
     def save(self, best: Sequence[str] = ()) -> None:
         """Write the run's checkpoint; every process takes part, rank 0 writes."""
         training = self.training.state()
@@ -195,6 +206,7 @@ class Transfer:
                 self.record,
                 epoch=self.training.epoch,
                 arch=self.args.arch,
+                classes=self.train.classes,
                 weights=to_cpu(self.model.state_dict()),
                 training=training,
                 lr_schedule=self.args.lr_schedule,
@@ -210,9 +222,11 @@ class Transfer:
     def resume(self, path: Path) -> None:
         """Take up a checkpoint; the run goes on as if it had been left alone."""
         checkpoint = transfer_run.load_newest(path, warn)
+        names = class_names_in(checkpoint)
+        compare_classes(names, self.train, f"--resume {path}", self.warnings)
         self.load_weights(transfer_run.read_weights(checkpoint))
         self.record = transfer_run.read_record(checkpoint)
-        self.training.restore(checkpoint)
+        self.training.restore(checkpoint, self.warnings.add)
         say(f"resumed {path}: {checkpoint['epoch']} of {self.args.epochs} epochs done")
 
     def write_results(self, scores: Mapping[str, Accuracy], further: Mapping[str, Any]) -> None:
@@ -231,6 +245,11 @@ class Transfer:
             arch=args.arch,
             scores=scores,
             further=further,
+            init=name_of_init(args.init),
+            init_sha256=self.init_sha256,
+            test_split=self.test.fingerprint(),
+            class_names=self.train.classes,
+            warnings=self.warnings.lines,
             provenance=provenance(),
         )
         write_results(self.save_dir, results)

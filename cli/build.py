@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-import pruning_utils as pruning
 from attack_utils import CHECKED_EVERY, Perturb, PGDConfig, checked, make_pgd
 from cli.flags import FREE_FLAGS
-from dataset import DataSpec, build_loaders, mean_std
+from dataset import DataSpec, build_loaders
+from engine.data_warnings import warn_of_notes
 from engine.distributed import (
     Launch,
     Runtime,
@@ -21,21 +21,19 @@ from engine.distributed import (
     main_first,
     own_random_starts,
     seed_everything,
-    synchronised,
 )
-from engine.log import say, warn
+from engine.log import Warnings, say
 from engine.run_folder import RunFolder
 from engine.schedules import Schedule, States
 from engine.steps import Execution, make_sgd
 from engine.training import StopSignals, Training
-from errors import InputError
 from evaluation.evaluator import Evaluator, Watch
 from evaluation.request import Request
 from files import imp_run, names, transfer_run
 from files.atomic import sha256_of
 from files.tickets import Ticket
 from input_pipeline.loader import Loader
-from models import build_model, fit_masks, is_fetched, load_pretrained, weights_file
+from models import is_fetched
 
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -122,9 +120,11 @@ def data_spec(args: argparse.Namespace) -> DataSpec:
     )
 
 
-def source_loaders(args: argparse.Namespace, runtime: Runtime) -> tuple[Loader, Loader]:
+def source_loaders(
+    args: argparse.Namespace, runtime: Runtime, warnings: Warnings
+) -> tuple[Loader, Loader]:
     """Training and validation images of the pre-training task."""
-    train, val, _ = _loaders(args, runtime, eval_batch_size=min(args.batch_size, 256))
+    train, val, _ = _loaders(args, runtime, warnings, min(args.batch_size, 256))
     say(
         f"data: {train.num_images} training and {val.num_images} validation images, "
         f"{train.num_classes} classes"
@@ -132,9 +132,11 @@ def source_loaders(args: argparse.Namespace, runtime: Runtime) -> tuple[Loader, 
     return train, val
 
 
-def target_loaders(args: argparse.Namespace, runtime: Runtime) -> tuple[Loader, Loader, Loader]:
+def target_loaders(
+    args: argparse.Namespace, runtime: Runtime, warnings: Warnings
+) -> tuple[Loader, Loader, Loader]:
     """Training, validation and test images of a transfer."""
-    train, val, test = _loaders(args, runtime, args.eval_batch_size)
+    train, val, test = _loaders(args, runtime, warnings, args.eval_batch_size)
     assert test is not None  # only an ImageNet layout has none
     say(
         f"data: {args.dataset}, {train.num_images} training, {val.num_images} validation and "
@@ -144,10 +146,10 @@ def target_loaders(args: argparse.Namespace, runtime: Runtime) -> tuple[Loader, 
 
 
 def _loaders(
-    args: argparse.Namespace, runtime: Runtime, eval_batch_size: int
+    args: argparse.Namespace, runtime: Runtime, warnings: Warnings, eval_batch_size: int
 ) -> tuple[Loader, Loader, Loader | None]:
     with main_first():
-        return build_loaders(
+        loaders = build_loaders(
             data_spec(args),
             batch_size=args.batch_size * runtime.nodes,
             eval_batch_size=eval_batch_size,
@@ -155,77 +157,8 @@ def _loaders(
             seed=args.seed,
             pin_memory=runtime.device.type == "cuda",
         )
-
-
-# --- networks -------------------------------------------------------------------------------------
-
-
-def source_network(args: argparse.Namespace, classes: int, execution: Execution) -> nn.Module:
-    """The network of a ticket search: pre-trained, or fresh for --pretrain_epochs."""
-    model = _fresh_network(args, classes, "imagenet")
-    if args.init:
-        _load_init(model, args, fc="drop" if args.reset_fc else "strict", pruned=True)
-    elif not args.pretrain_epochs:
-        warn(f"no --init: starting from random weights (seed {args.seed})")
-    return _placed(model, args, execution)
-
-
-def target_network(
-    args: argparse.Namespace, classes: int, execution: Execution, ticket: Ticket | None
-) -> nn.Module:
-    """The pre-trained network with a fresh classifier, under the ticket's masks."""
-    model = _fresh_network(args, classes, args.dataset)
-    if args.reinit:
-        say(f"re-initialised weights (seed {args.seed}); --init is not used")
-    elif args.init:
-        _load_init(model, args, fc="drop", stem="fresh", normalization="keep")
-    else:
-        warn(f"no --init: starting from random weights (seed {args.seed})")
-    if ticket is not None:
-        masks = fit_masks(model, ticket.masks)
-        for note in (*ticket.notes, *pruning.prune_model_custom(model, masks)):
-            warn(f"ticket: {note}")
-    return _placed(model, args, execution)
-
-
-def _fresh_network(args: argparse.Namespace, classes: int, dataset: str) -> nn.Module:
-    mean, std = normalization(args, dataset)
-    return build_model(args.arch, classes, mean, std, args.stem, args.width)
-
-
-def normalization(
-    args: argparse.Namespace, dataset: str
-) -> tuple[Sequence[float], Sequence[float]]:
-    """Channel means and standard deviations: the flags', else the data set's."""
-    return (args.mean, args.std) if args.mean else mean_std(dataset)
-
-
-def init_file(args: argparse.Namespace) -> Path:
-    """Where --init lies, once it is there: rank 0 fetches what must be."""
-    with main_first():
-        found = weights_file(args.init, args.arch)
-    if found.note:
-        say(f"init: {found.note}")
-    return found.path
-
-
-def _load_init(
-    model: nn.Module, args: argparse.Namespace, *, pruned: bool = False, **how: str
-) -> None:
-    path = init_file(args)
-    loaded = load_pretrained(model, path, key=args.init_key, **how)
-    say(f"init: {path} ({loaded.layout})")
-    for note in loaded.notes:
-        say(f"init: {note}")
-    if pruned and loaded.trunk_only:
-        raise InputError(f"--init {args.init}: {loaded.layout} can only be transferred, not pruned")
-
-
-def _placed(model: nn.Module, args: argparse.Namespace, execution: Execution) -> nn.Module:
-    execution.place(synchronised(model) if args.sync_bn else model)
-    if args.compile:
-        model.compile()
-    return model
+    warn_of_notes(warnings, loaders[0])
+    return loaders
 
 
 # --- training -------------------------------------------------------------------------------------

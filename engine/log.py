@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
@@ -40,6 +40,23 @@ def warn(text: str) -> None:
     """Print a line that deserves attention (rank 0), on standard error."""
     if is_main():
         tqdm.write(f"warning: {text}", file=sys.stderr)
+
+
+class Warnings:
+    """What a run goes on past, one line each: told when it is added, and kept for its files."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def add(self, line: str) -> None:
+        """Tell a line (rank 0) and keep it, unless it is there already."""
+        if line not in self.lines:
+            warn(line)
+            self.lines.append(line)
+
+    def recall(self, lines: Iterable[str]) -> None:
+        """Put lines of the run's earlier starts, which were told then, before those of this one."""
+        self.lines = list(dict.fromkeys([*lines, *self.lines]))
 
 
 def clock(seconds: float) -> str:

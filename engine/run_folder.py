@@ -11,18 +11,19 @@ import fcntl
 import json
 import shutil
 import signal
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from engine.distributed import barrier, is_main
-from engine.log import provenance, say
+from engine.log import Warnings, provenance, say
 from engine.training import NotFinite, Preempted, StopSignals, Training
 from errors import InputError, RunFailed, memory_advice
 from files import names
 from files.atomic import write_json
 
+WARNINGS = "warnings"
 CONTENT = "_content"  # ends the name under which the fingerprint of an input is recorded
 
 
@@ -33,7 +34,7 @@ class RunFolder:
     free: the flags that may differ. resume: what --resume says: None, auto or a checkpoint.
     newest: finds the checkpoint to resume from. last_file: the file that a finished run has.
     contents: fingerprints of input files, as `{flag: text}`; on resume paths may change, contents
-    may not.
+    may not. facts: what else `args.json` says of the run; it is not compared.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class RunFolder:
     newest: Callable[[Path], Path | None]
     last_file: str
     contents: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def is_finished(self) -> bool:
         """Whether there is nothing left to resume; then it says so."""
@@ -94,11 +96,24 @@ class RunFolder:
     def claim(self) -> None:
         self.check()
         if not (self.path / names.ARGS).exists():
-            write_json(self.path / names.ARGS, {**self.recorded(), **provenance()})
+            recorded = {**self.recorded(), **self.facts, WARNINGS: [], **provenance()}
+            write_json(self.path / names.ARGS, recorded)
         (self.path / names.PREEMPTED).unlink(missing_ok=True)
         for torn in self.path.glob(".*.tmp"):  # of a run that was killed while it wrote
             if not torn.name.startswith(f".{names.EVALUATION}"):
                 torn.unlink(missing_ok=True)
+
+    def warnings(self) -> list[str]:
+        """What earlier starts of the folder's run warned of."""
+        path = self.path / names.ARGS
+        lines = read_args(path).get(WARNINGS, []) if path.is_file() else []
+        return [str(line) for line in lines] if isinstance(lines, list) else []
+
+    def record(self, warnings: Sequence[str]) -> None:
+        """Let `args.json` say what the run warned of (rank 0)."""
+        if is_main() and list(warnings) != self.warnings():
+            path = self.path / names.ARGS
+            write_json(path, {**read_args(path), WARNINGS: list(warnings)})
 
     def last_checkpoint(self) -> Path | None:
         """The checkpoint that was written last, if there is any."""
@@ -171,9 +186,13 @@ class Run(Protocol):
     """What a main's algorithm looks like from outside."""
 
     training: Training
+    warnings: Warnings
 
     def contents(self) -> dict[str, str]:
         """Fingerprints of the input files, by flag."""
+
+    def facts(self) -> dict[str, Any]:
+        """What else `args.json` says of the run."""
 
     def resume(self, path: Path) -> None:
         """Take up a checkpoint."""
@@ -197,9 +216,12 @@ def supervise(make: Callable[[StopSignals], Run], folder: RunFolder, images: int
         if checkpoint:
             with taking_up(checkpoint):
                 run.resume(checkpoint)  # before the folder is claimed: it may be refused
-        folder = replace(folder, contents=run.contents())
+        folder = replace(folder, contents=run.contents(), facts=run.facts())
         with holding(folder), _ending(folder, run.training), memory_advice(images):
+            run.warnings.recall(folder.warnings())
+            folder.record(run.warnings.lines)
             run.run()
+            folder.record(run.warnings.lines)  # some are of what was met on the way
 
 
 @contextlib.contextmanager

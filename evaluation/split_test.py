@@ -8,13 +8,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from attack_utils import Perturb
+from engine.data_warnings import compare_classes
 from engine.distributed import on_main, seed_everything
-from engine.log import say, warn
+from engine.log import Warnings, say, warn
 from errors import InputError
 from evaluation.autoattack import run_autoattack
 from evaluation.evaluator import Evaluator, count_images
 from evaluation.masking import masking_checks
 from evaluation.request import Request
+from files.checkpoints import load_checkpoint
+from files.class_names import class_names_in
 from files.outcomes import AUTOATTACK, CLEAN, PGD, RESTARTS, Key, Outcomes, save_outcomes
 from files.results import Accuracy
 from input_pipeline.loader import Loader
@@ -138,6 +141,13 @@ def check_classes(network: nn.Module, loader: Loader, what: str) -> None:
             f"{what}: a network of {classes} classes, the evaluation set has "
             f"{loader.num_classes}; choose by --dataset and --classes"
         )
+
+
+def check_source_classes(request: Request, loader: Loader, warnings: Warnings) -> None:
+    """Compare the classes of --masking_source, which is only read at the end, with the images'."""
+    if request.masking_source:
+        names = class_names_in(load_checkpoint(request.masking_source))
+        compare_classes(names, loader, f"--masking_source {request.masking_source}", warnings)
 
 
 def count_classes(network: nn.Module) -> int:

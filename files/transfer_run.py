@@ -17,6 +17,7 @@ from files.checkpoints import (
     save_checkpoint,
     transfer_keys,
 )
+from files.class_names import CLASSES
 
 # The curves, and the released code's names of them in a checkpoint; TA is its word for SA.
 CURVES = {
@@ -47,6 +48,7 @@ def save_transfer(
     *,
     epoch: int,
     arch: str,
+    classes: Sequence[str],
     weights: Mapping[str, Tensor],
     training: Mapping[str, Any],
     lr_schedule: str,
@@ -57,6 +59,7 @@ def save_transfer(
 
     Args:
         epoch: epochs that are finished.
+        classes: the names of the classes, in the order of the network's outputs.
         weights: the state dict in bare names; the file has the released code's `0.*` and `1.*`.
         training: what `engine.training.Training.state` gives.
         best: the file names of which this network is the best so far.
@@ -69,6 +72,7 @@ def save_transfer(
         "epoch": epoch,
         "arch": arch,
         "state_dict": transfer_keys(weights),
+        CLASSES: list(classes),
     }
     for name in best:
         save_checkpoint(save_dir / name, network)

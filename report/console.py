@@ -39,25 +39,29 @@ def print_verdict(verdict: Verdict, files: Sequence[Path]) -> None:
 def table(group: GroupVerdict, margin: float) -> str:
     """Lay one group out as text: '+' marks a win, '-' a loss, '?' what a missing run leaves open.
 
-    `margin` is in points.
+    What its runs went on past is numbered below it. `margin` is in points.
     """
     lines = [str(group.group)]
     head = ["ticket", "sparsity %", *(m.title for m in MEASURES), "best-SA net, AT", "double win"]
-    rows = [head, *(_cells(row) for row in group.all_rows)]
+    notes = list(dict.fromkeys(line for row in group.all_rows for line in row.warnings))
+    rows = [head, *(_cells(row, notes) for row in group.all_rows)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     for name, *values in rows:
         cells = [value.rjust(width) for value, width in zip(values, widths[1:], strict=True)]
         lines.append("  " + "  ".join([name.ljust(widths[0]), *cells]).rstrip())
     if group.dense:
         lines.append(f"  matches = at least the dense mean minus {rule(group, margin)}")
+    lines += [f"  [{number}] {note}" for number, note in enumerate(notes, start=1)]
     lines.append(f"  {conclusion(group)}")
     return "\n".join(lines)
 
 
-def _cells(row: TicketRow) -> list[str]:
+def _cells(row: TicketRow, notes: Sequence[str]) -> list[str]:
+    """Lay a row out; numbers in brackets after its name are those of its warnings in `notes`."""
     mark = {True: " +", False: " -", None: " ?"}
     dense = row.ticket == DENSE
-    cells = [row.name, f"{row.sparsity:.2f}"]
+    numbers = ",".join(str(notes.index(line) + 1) for line in row.warnings)
+    cells = [f"{row.name} [{numbers}]" if numbers else row.name, f"{row.sparsity:.2f}"]
     for measure in MEASURES:
         stat = row.stats[measure.name]
         sign = "  " if dense else mark[row.wins[measure.name]]

@@ -101,7 +101,7 @@ def accuracy_figure(groups: Sequence[GroupVerdict], look: Look) -> Figure:
         axes = figure.subplots(1, len(MEASURES))
         for axis, measure in zip(axes, MEASURES, strict=True):
             for group in groups:
-                _draw_group(axis, group, measure, *look[group.group.pretraining])
+                _draw_group(axis, group, measure, *look[group.group.name])
             _sparsity_axis(axis, [row.density for group in groups for row in group.all_rows])
             _accuracy_limits(axis, groups, measure)
             axis.set_title(measure.title)
@@ -109,7 +109,7 @@ def accuracy_figure(groups: Sequence[GroupVerdict], look: Look) -> Figure:
                 axis.text(0.5, 0.5, "no runs", transform=axis.transAxes, ha="center", color="#666")
         axes[0].set_ylabel("accuracy on the test set (%)")
         key = groups[0].group
-        figure.suptitle(f"{plain(key.dataset)}, {100 * key.data_number:g} % of the training data")
+        figure.suptitle(f"{plain(key.data)}, {100 * key.data_number:g} % of the training data")
         handles = _legend(groups, look)
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8))
     return figure
@@ -187,7 +187,7 @@ def _accuracy_limits(axis: Axes, groups: Sequence[GroupVerdict], measure: Measur
 def _legend(groups: Sequence[GroupVerdict], look: Look) -> list[Line2D]:
     handles = []
     for group in groups:
-        name = group.group.pretraining
+        name = group.group.name
         colour, marker = look[name]
         handles.append(Line2D([], [], color=colour, marker=marker, label=plain(name)))
     grey = "#444444"

@@ -101,11 +101,10 @@ def _verdict(verdict: Verdict) -> str:
         f"deviation over seeds; with one dense seed, minus a margin of {verdict.margin:g} points. "
         "Under AT, both figures are those of the network with the best validation RA.</p>"
     ]
-    places = dict.fromkeys((g.group.dataset, g.group.data_number) for g in verdict.groups)
-    for dataset, fraction in places:
+    for dataset, fraction in dict.fromkeys(g.group.place for g in verdict.groups):
         parts.append(f"<h3>{text(dataset)}, {100 * fraction:g} % of the training data</h3><ul>")
         for group in verdict.groups:
-            if (group.group.dataset, group.group.data_number) == (dataset, fraction):
+            if group.group.place == (dataset, fraction):
                 parts.append(_sentence(group))
         parts.append("</ul>")
     return "".join(parts)
@@ -114,7 +113,7 @@ def _verdict(verdict: Verdict) -> str:
 def _sentence(group: GroupVerdict) -> str:
     kind = "error" if group.error else "win" if group.sparsest else "none"
     said = group.error.split(": ", 1)[-1] if group.error else conclusion(group)
-    words = [f"<strong>{text(group.group.pretraining)}</strong>: {text(said)}"]
+    words = [f"<strong>{text(group.group.name)}</strong>: {text(said)}"]
     for measure in MEASURES:
         line = group.dense.stats[measure.name] if group.dense else None
         allowed = group.tolerance[measure.name]
@@ -127,7 +126,8 @@ def _sentence(group: GroupVerdict) -> str:
         if need:
             own = f" {best}; needed:" if best else " needed:"
             words.append(f"<small>{text(f'{measure.title}{own} {need}')}</small>")
-    return f'<li class="{kind}">{" ".join(words)}</li>'
+    warned = dict.fromkeys(line for row in group.all_rows for line in row.warnings)
+    return f'<li class="{kind}">{" ".join(words)}{_warnings(list(warned))}</li>'
 
 
 # --- tables -------------------------------------------------------------------------------------
@@ -191,13 +191,21 @@ def _ticket_table(verdict: Verdict) -> str:
 
 def _place(row: TicketRow | RunResult) -> list[Cell]:
     return [
-        _words(row.group.pretraining),
-        _words(row.group.dataset),
+        _words(row.group.name),
+        _words(row.group.data),
         _number(100 * row.group.data_number, "{:g}"),
-        _words(row.ticket),
+        Cell(text(row.ticket) + _warnings(row.warnings), row.ticket),
         _number(row.state, "{:d}"),
         _number(100 * (1 - row.density)),
     ]
+
+
+def _warnings(lines: Sequence[str]) -> str:
+    """Fold what stands behind a figure into a few characters beside it."""
+    if not lines:
+        return ""
+    count = "1 warning" if len(lines) == 1 else f"{len(lines)} warnings"
+    return f'<details class="warned"><summary>{count}</summary>{_list(lines)}</details>'
 
 
 def _run_table(runs: Sequence[RunResult], curves: Mapping[Path, Sequence[Point]]) -> str:

@@ -49,22 +49,22 @@ def draw_pictures(
 def _places(verdict: Verdict) -> Iterator[tuple[str, list[GroupVerdict]]]:
     """Yield the groups of each data set and fraction, with a name that is good for a file."""
     used: set[str] = set()
-    for place in dict.fromkeys(group.group[1:] for group in verdict.groups):
+    for place in dict.fromkeys(group.group.place for group in verdict.groups):
         name = base = slug(place[0], f"{100 * place[1]:g}%")
         for number in itertools.count(2):
             if name.lower() not in used:
                 break
             name = f"{base}-{number}"
         used.add(name.lower())
-        yield name, [group for group in verdict.groups if group.group[1:] == place]
+        yield name, [group for group in verdict.groups if group.group.place == place]
 
 
 def _title(group: Group) -> str:
-    return f"{group.dataset}, {100 * group.data_number:g} % of the training data"
+    return f"{group.data}, {100 * group.data_number:g} % of the training data"
 
 
 def _look(verdict: Verdict) -> dict[str, tuple[str, str]]:
-    return styles(group.group.pretraining for group in verdict.groups)
+    return styles(group.group.name for group in verdict.groups)
 
 
 # --- accuracy -----------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def _timed_lines(
         for row, measure in itertools.product((group.dense, chosen), MEASURES):
             curve = _first_timed_curve(row, measure.mode, curves)
             if curve is not None:
-                line = (group.group.pretraining, row is group.dense, curve)
+                line = (group.group.name, row is group.dense, curve)
                 lines.setdefault(measure.name, []).append(line)
     return lines
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from errors import InputError
 from files.results import DENSE, REGIMES, TICKETS, Group, RunResult
+from report.groups import group_runs
 from report.runs import natural_order
 
 DEFAULT_MARGIN = 0.5  # points; only used where the dense network has a single seed
@@ -67,6 +68,11 @@ class TicketRow:
         return 100 * (1 - self.density)
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What its runs went on past, each line once."""
+        return tuple(dict.fromkeys(line for run in self.runs for line in run.warnings))
+
+    @property
     def name(self) -> str:
         if self.ticket == DENSE:
             return DENSE
@@ -117,18 +123,25 @@ class Verdict:
         """Build the contents of `verdict.json`; density and sparsity are fractions."""
         rows = [
             {
-                **row.group._asdict(),
+                **row.group.columns(),
                 "state": row.state,
                 "density": row.density,
                 "ticket": row.ticket,
                 "wins": row.wins,
                 "double_win": row.double_win,
+                **row.group.hashes(),
+                "warnings": list(row.warnings),
             }
             for group in self.groups
             for row in group.rows
         ]
         sparsest = [
-            {**row.group._asdict(), "state": row.state, "sparsity": round(1 - row.density, 6)}
+            {
+                **row.group.columns(),
+                "state": row.state,
+                "sparsity": round(1 - row.density, 6),
+                **row.group.hashes(),
+            }
             for row in (group.sparsest for group in self.groups)
             if row is not None
         ]
@@ -152,7 +165,9 @@ def judge(results: Iterable[RunResult], margin: float = DEFAULT_MARGIN) -> Verdi
     """
     if not (math.isfinite(margin) and margin >= 0):
         raise InputError(f"margin is {margin!r}: it must be a number of points from 0")
-    kept, warnings = _one_per_seed(results)
+    grouped, notes = group_runs(results)
+    kept, warnings = _one_per_seed(grouped)
+    warnings = notes + warnings
     groups: dict[Group, list[RunResult]] = {}
     for run in kept:
         groups.setdefault(run.group, []).append(run)
@@ -160,7 +175,7 @@ def judge(results: Iterable[RunResult], margin: float = DEFAULT_MARGIN) -> Verdi
         archs = sorted({run.arch for run in runs})
         if len(archs) > 1:
             warnings.append(f"{group}: mixes the architectures {', '.join(archs)}")
-    order = sorted(groups, key=lambda g: (g.dataset, -g.data_number, natural_order(g.pretraining)))
+    order = sorted(groups, key=lambda g: (g.data, -g.data_number, natural_order(g.name)))
     judged = tuple(_judge_group(group, groups[group], margin) for group in order)
     return Verdict(margin, judged, tuple(warnings))
 
@@ -180,8 +195,19 @@ def _one_per_seed(results: Iterable[RunResult]) -> tuple[list[RunResult], list[s
             warnings.append(f"{run.path} repeats the run of {seen[key].path} and is left out")
             continue
         seen[key] = run
-        warnings += [f"{run.path}: {line}" for line in run.warnings]
-    return list(seen.values()), warnings
+    return list(seen.values()), warnings + _of_runs(seen.values())
+
+
+def _of_runs(runs: Iterable[RunResult]) -> list[str]:
+    """Collect what runs went on past, a line that several of them have once."""
+    having: dict[str, list[RunResult]] = {}
+    for run in runs:
+        for line in run.warnings:
+            having.setdefault(line, []).append(run)
+    return [
+        f"{first.path}{f' and {len(others)} more' if others else ''}: {line}"
+        for line, (first, *others) in having.items()
+    ]
 
 
 def _stat(measure: Measure, runs: Iterable[RunResult]) -> Stat | None:

@@ -12,6 +12,7 @@ from errors import InputError
 from files import names
 from files.atomic import replacing, write_json
 from files.results import RunResult
+from report.groups import group_runs
 from report.page import page
 from report.pictures import draw_pictures
 from report.runs import read_curve, read_runs
@@ -39,7 +40,9 @@ def write_report(
     warnings = (*problems, *verdict.warnings, *notes, *omissions)
     verdict = dataclasses.replace(verdict, warnings=warnings)
     _write_text(out / names.PAGE, page(verdict, pictures, curves))
-    _write_text(out / names.TABLE, _csv([_table_row(run, runs_dir) for run in results]))
+    _write_text(
+        out / names.TABLE, _csv([_table_row(run, runs_dir) for run in group_runs(results)[0]])
+    )
     write_json(out / names.VERDICT, verdict.to_json())
     images = [path for picture in pictures for path in (picture.png, picture.svg)]
     return verdict, [out / names.PAGE, out / names.TABLE, out / names.VERDICT, *images]
@@ -70,7 +73,7 @@ def _table_row(run: RunResult, runs_dir: Path) -> dict[str, object]:
         for key, value in accuracy._asdict().items()
     }
     return {
-        **run.group._asdict(),
+        **run.group.columns(),
         "mode": run.mode,
         "ticket": run.ticket,
         "state": run.state,
@@ -82,6 +85,8 @@ def _table_row(run: RunResult, runs_dir: Path) -> dict[str, object]:
         "ticket_sha256": run.ticket_sha256,
         "folder": run.path.parent.relative_to(runs_dir).as_posix(),
         "command": run.command,
+        **run.group.hashes(),
+        "warnings": "; ".join(run.warnings),
     }
 
 

@@ -35,7 +35,7 @@ from models import build_model
 
 ATTACK = ["--test_eps", "4/255", "--test_step", "3"]
 TRAIN = ["--mode", "adv", "--epochs", "3", "--lr", "0.05", "--eval_from", "2", "--train_step", "1"]
-ALWAYS = {"checkpoint", "eval_set", "dataset", "seed", "sa", "ra", "images"}
+ALWAYS = {"checkpoint", "eval_set", "dataset", "seed", "sa", "ra", "images", "warnings"}
 
 
 @pytest.fixture(autouse=True)

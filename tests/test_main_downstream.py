@@ -130,6 +130,7 @@ def standard(data, imp, tmp_path_factory):
 RESULT_KEYS = {
     "pretraining", "ticket", "state", "density", "ticket_sha256", "dataset", "mode",
     "data_number", "seed", "arch", "sa_best", "ra_best", "last",
+    "init", "init_sha256", "test_split", "class_names", "warnings",
 }  # fmt: skip
 
 
@@ -145,6 +146,9 @@ def test_results_json_has_these_entries(adversarial, standard, imp):
         assert (results["dataset"], results["mode"]) == ("folder", mode)
         assert (results["data_number"], results["seed"]) == (1.0, 1)
         assert results["arch"] == "resnet20s"
+        assert results["init"] == imp.name
+        assert results["class_names"] == sorted(CLASSES)
+        assert results["warnings"] == []
         for role in ("sa_best", "ra_best", "last"):
             assert set(results[role]) == {"sa", "ra"}
 
@@ -683,7 +687,7 @@ def test_weights_of_another_stem_leave_a_fresh_stem(data, tmp_path, capsys):
     save_checkpoint(tmp_path / "seven.pth.tar", tiny("imagenet").state_dict())
     state = network(data, tmp_path / "x", "--init", str(tmp_path / "seven.pth.tar"))
     assert state["conv1.weight"].shape == (4, 3, 3, 3)
-    assert "left out: conv1.weight 4x3x7x7" in capsys.readouterr().out.replace("×", "x")
+    assert "warning: init: left out: conv1.weight 4x3x7x7" in capsys.readouterr().err
 
 
 def test_a_ticket_of_another_architecture_is_refused_in_one_line(data, imp, tmp_path, capsys):

@@ -118,7 +118,7 @@ def _on_test_split(
     spec: DataSpec,
     save_dir: Path,
 ) -> dict[str, Any]:
-    model, role = tested.model, tested.path.name
+    model, role = tested.model, role_of(tested.path)
     _, _, loader = build_loaders(
         spec,
         batch_size=2,  # of the training images, which nobody asks for

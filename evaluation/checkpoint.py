@@ -35,6 +35,7 @@ from files import checkpoints as files
 from files.atomic import write_json
 from files.class_names import CLASSES, class_names_in
 from files.names import EVALUATION, EVALUATION_OUTCOMES
+from files.transfer_run import role_of
 from input_pipeline.loader import Loader
 from models import load_network, stem_of
 

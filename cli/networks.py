@@ -6,8 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 import pruning_utils as pruning
 from dataset import mean_std
@@ -24,8 +23,10 @@ from input_pipeline.loader import Loader
 from models import Loaded, build_model, load_pretrained, torchvision_file
 
 # Beginnings of the notes on an init file that bear on a figure; the others tell what is usual.
-NOTED = ("left out: conv1", "left out: the entry mask", "these are the weights as trained")
+FRESH_STEM = "left out: conv1.weight"
+NOTED = (FRESH_STEM, "left out: the entry mask", "these are the weights as trained")
 NO_TRUNK = ("fc.", "normalize.")  # what a transfer replaces
+FOR_TRANSFER = {"fc": "drop", "stem": "fresh", "normalization": "keep"}
 FEW_ZEROS = 5.0  # percent of the weights; more look like masks that were multiplied in
 
 
@@ -46,7 +47,7 @@ def source_network(
         if not args.reset_fc:
             names = class_names_in(load_checkpoint(init_file(args)))
             compare_classes(names, loader, f"--init {args.init}", warnings, RESET)
-        sha256 = trunk_sha256(model)
+        sha256 = trunk_sha256(model, loaded)
     elif not args.pretrain_epochs:
         warnings.add(f"no --init: starting from random weights (seed {args.seed})")
     return _placed(model, args, execution), sha256
@@ -123,37 +124,30 @@ def _load_for_transfer(
     model: nn.Module, args: argparse.Namespace, ticket: Ticket | None, warnings: Warnings
 ) -> str:
     """Load --init but for its classifier, and return its hash."""
-    own_stem = model.state_dict()["conv1.weight"].clone()
-    how = {"fc": "drop", "stem": "fresh", "normalization": "keep"}
-    masks = _load_init(model, args, warnings, **how).masks
-    density = pruning.check_sparsity_mask(masks) if masks else 100.0
+    loaded = _load_init(model, args, warnings, **FOR_TRANSFER)
+    density = pruning.check_sparsity_mask(loaded.masks) if loaded.masks else 100.0
     if ticket is None and density < 100:
         warnings.add(
             f"--init {args.init}: is pruned to {density:.2f} %, but its masks are not used and the "
             f"dense network is trained; for its ticket add --tickets_file {args.init}"
         )
-    return trunk_sha256(model, own_stem)
+    return trunk_sha256(model, loaded)
 
 
 def _sha256_without_use(model: nn.Module, args: argparse.Namespace) -> str:
     """The hash that --init has without --reinit; the model stays as it is."""
     fresh = {name: value.clone() for name, value in model.state_dict().items()}
-    how = {"fc": "drop", "stem": "fresh", "normalization": "keep"}
-    load_pretrained(model, init_file(args), **how)
-    sha256 = trunk_sha256(model, fresh["conv1.weight"])
+    loaded = load_pretrained(model, init_file(args), **FOR_TRANSFER)
+    sha256 = trunk_sha256(model, loaded)
     model.load_state_dict(fresh)
     return sha256
 
 
-def trunk_sha256(model: nn.Module, own_stem: Tensor | None = None) -> str:
-    """The hash of the weights that were loaded: all but the classifier and the normalisation.
-
-    Args:
-        own_stem: conv1's weight before; if that is still there, it is none of the file's.
-    """
-    weights = model.state_dict()
-    fresh = own_stem is not None and torch.equal(own_stem, weights["conv1.weight"])
-    return weights_sha256(weights, (*NO_TRUNK, "conv1.weight") if fresh else NO_TRUNK)
+def trunk_sha256(model: nn.Module, loaded: Loaded) -> str:
+    """The hash of the weights that were loaded: no classifier, normalisation or fresh stem."""
+    fresh = any(note.startswith(FRESH_STEM) for note in loaded.notes)
+    left_out = (*NO_TRUNK, "conv1.weight") if fresh else NO_TRUNK
+    return weights_sha256(model.state_dict(), left_out)
 
 
 def refuse_pruned(init: str, loaded: Loaded) -> None:

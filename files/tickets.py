@@ -144,7 +144,10 @@ def _masks_in(path: AnyPath, payload: Mapping[str, Any]) -> dict[str, Tensor]:
                 raise InputError(f"{path}: holds two masks of one layer under different prefixes")
             if masks:
                 return {name: _as_bool(path, name, value) for name, value in masks.items()}
-    raise InputError(f"{path}: holds no masks; a ticket has entries named like conv1{MASK_SUFFIX}")
+    raise InputError(
+        f"{path}: holds no masks where they are looked for: no entry of the file, of its state_dict "
+        f"or of its mask is named like conv1{MASK_SUFFIX}"
+    )
 
 
 def _shapes(path: AnyPath, header: Mapping[str, str]) -> dict[str, list[int]]:

@@ -183,7 +183,9 @@ def assert_same_run(a: Path, b: Path) -> None:
         if path.name.endswith(".pth.tar"):
             one, two = load(path), load(other)
             if ("classes" in one) != ("classes" in two):  # one is of an earlier version
-                one, two = ({k: v for k, v in file.items() if k != "classes"} for file in (one, two))
+                one, two = (
+                    {k: v for k, v in file.items() if k != "classes"} for file in (one, two)
+                )
             assert_same_bits(one, two, path.name)
         elif path.suffix == ".safetensors":
             assert ticket_header(path) == ticket_header(other), path.name

@@ -145,8 +145,8 @@ def _masks_in(path: AnyPath, payload: Mapping[str, Any]) -> dict[str, Tensor]:
             if masks:
                 return {name: _as_bool(path, name, value) for name, value in masks.items()}
     raise InputError(
-        f"{path}: holds no masks where they are looked for: no entry of the file, of its state_dict "
-        f"or of its mask is named like conv1{MASK_SUFFIX}"
+        f"{path}: holds no masks where they are looked for: no entry of the file, of its "
+        f"state_dict or of its mask is named like conv1{MASK_SUFFIX}"
     )
 
 

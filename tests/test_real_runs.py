@@ -58,9 +58,8 @@ def plain_images(root: Path, classes: tuple[str, ...] = ("cat", "dog")) -> Path:
         for label, name in enumerate(classes):
             (root / part / name).mkdir(parents=True)
             for k in range(count):
-                pixels = (
-                    40 + 170 * label // (len(classes) - 1) + random.integers(0, 30, (16, 16, 3))
-                )
+                level = 40 + 170 * label // (len(classes) - 1)
+                pixels = level + random.integers(0, 30, (16, 16, 3))
                 Image.fromarray(pixels.astype(np.uint8)).save(root / part / name / f"{k}.png")
     return root
 

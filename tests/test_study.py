@@ -64,6 +64,7 @@ class Project:
             shutil.copytree(ROOT / name, folder / name)
         shutil.copy(ROOT / "errors.py", folder)
         (folder / "report").mkdir()
+        (folder / "report/__init__.py").touch()  # else a report on PYTHONPATH goes before it
         reporting = "import sys; print('reported', sys.argv[1])\n"
         (folder / "report/__main__.py").write_text(reporting)
         self.config = folder / "study.toml"

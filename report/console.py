@@ -8,15 +8,8 @@ from pathlib import Path
 
 from files import names
 from files.results import DENSE
-from report.verdict import (
-    BESIDE,
-    MEASURES,
-    GroupVerdict,
-    TicketRow,
-    Verdict,
-    conclusion,
-    rule,
-)
+from report.judged import BESIDE, MEASURES, GroupVerdict, TicketRow, Verdict
+from report.words import conclusion, rule
 
 MOST_MISSING = 10  # lines about missing runs
 

@@ -23,8 +23,8 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
 from files.results import DENSE
+from report.judged import MEASURES, GroupVerdict, Measure, TicketRow
 from report.runs import Point, natural_order
-from report.verdict import MEASURES, GroupVerdict, Measure, TicketRow
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")

@@ -11,16 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from files.results import REGIMES, Accuracy, RunResult
+from report.judged import BESIDE, MEASURES, GroupVerdict, Stat, TicketRow, Verdict
 from report.runs import Point
-from report.verdict import (
-    BESIDE,
-    MEASURES,
-    GroupVerdict,
-    Stat,
-    TicketRow,
-    Verdict,
-    conclusion,
-)
+from report.words import conclusion
 
 TEMPLATE = Path(__file__).with_name("page.html")
 

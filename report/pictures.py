@@ -18,10 +18,10 @@ from report.figures import (
     styles,
     time_figure,
 )
+from report.judged import MEASURES, GroupVerdict, TicketRow, Verdict
 from report.page import Picture
 from report.runs import Point
 from report.tickets import Masks, TicketFile, find_tickets, layer_densities, overlap_matrix, pick
-from report.verdict import MEASURES, GroupVerdict, TicketRow, Verdict
 
 MOST_SOURCES = 16  # IMP runs whose tickets are drawn
 MOST_TICKETS = 16  # rows of the overlap's heat map, where fewer sources allow it

@@ -16,7 +16,7 @@ import pruning_utils as pruning
 from cli import build, networks
 from engine.distributed import seed_everything
 from engine.log import Warnings, say
-from engine.run_folder import holding
+from engine.run_folder import WARNINGS, holding
 from errors import InputError
 from files import imp_run, names
 from files.tickets import save_ticket
@@ -36,11 +36,11 @@ def prune_without_training(args: argparse.Namespace) -> None:
     classes = count_classes(path, args.arch, args.init_key)
     model = build_model(args.arch, classes, mean, std, args.stem, args.width)
     warnings = Warnings()
-    networks.refuse_pruned(args.init, load_pretrained(model, path, key=args.init_key))
+    loaded = load_pretrained(model, path, key=args.init_key)
+    networks.refuse_pruned(args.init, loaded)
     networks.warn_of_zeros(args.init, model, warnings)
-    facts = {"init_sha256": networks.trunk_sha256(model)}
+    facts = {"init_sha256": networks.trunk_sha256(model, loaded), WARNINGS: warnings.lines}
     with holding(replace(folder, facts=facts)):
-        folder.record(warnings.lines)
         write_tickets(args, model, last)
     say(f"done: {last + 2} {args.ticket} tickets in {folder.path}")
 

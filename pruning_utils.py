@@ -184,8 +184,9 @@ def prune_model_custom(model: nn.Module, mask_dict: Mapping[str, Tensor]) -> lis
     unknown = [name for name in given if name not in layers]
     if unknown:
         raise InputError(
-            f"ticket: {unknown[0]}{MASK_SUFFIX} ({len(unknown)} such) fits no convolution of this "
-            "network; the ticket was made for another architecture"
+            f"ticket: {unknown[0]}{MASK_SUFFIX} fits no convolution of this network by its name, nor "
+            f"do {len(unknown) - 1} others of {len(given)} (it has {next(iter(layers), 'none')}, …): "
+            "another architecture (-a), or names in another spelling"
         )
     left_dense = []
     for name, module in layers.items():
@@ -202,7 +203,7 @@ def prune_model_custom(model: nn.Module, mask_dict: Mapping[str, Tensor]) -> lis
         else:
             raise InputError(
                 f"ticket: {name}{MASK_SUFFIX} is {tuple(given[name].shape)}, the weight "
-                f"{tuple(module.weight.shape)}; the ticket was made for another architecture"
+                f"{tuple(module.weight.shape)}; it fits another architecture (-a) or --width"
             )
     empty = [name for name, mask in given.items() if not bool(mask.any())]
     if given and len(empty) == len(given):

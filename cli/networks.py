@@ -6,8 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 import pruning_utils as pruning
 from dataset import mean_std
@@ -31,8 +30,9 @@ from models import (
 )
 
 # Beginnings of the notes on an init file that bear on a figure; the others tell what is usual.
-NOTED = ("left out: conv1", "left out: the entry mask", "these are the weights as trained")
-STEM = "conv1.weight"
+FRESH_STEM = "left out: conv1.weight"
+NOTED = (FRESH_STEM, "left out: the entry mask", "these are the weights as trained")
+FOR_TRANSFER = {"fc": "drop", "stem": "fresh", "normalization": "keep"}
 FEW_ZEROS = 5.0  # percent of the weights; more look like masks that were multiplied in
 
 
@@ -55,7 +55,7 @@ def source_network(
         if not args.reset_fc:
             names = class_names_in(load_checkpoint(init_file(args)))
             compare_classes(names, loader, f"--init {args.init}", warnings, RESET)
-        sha256 = trunk_sha256(model)
+        sha256 = trunk_sha256(model, loaded)
     elif not args.pretrain_epochs:
         warnings.add(f"no --init: starting from random weights (seed {args.seed})")
     return _placed(model, args, execution), sha256
@@ -137,44 +137,31 @@ def _load_for_transfer(
     model: nn.Module, args: argparse.Namespace, ticket: Ticket | None, warnings: Warnings
 ) -> str:
     """Load --init but for its classifier, and return its hash."""
-    own_stem = _stem_weight(model)
-    how = {"fc": "drop", "stem": "fresh", "normalization": "keep"}
-    masks = _load_init(model, args, warnings, **how).masks
-    density = pruning.check_sparsity_mask(masks) if masks else 100.0
+    loaded = _load_init(model, args, warnings, **FOR_TRANSFER)
+    density = pruning.check_sparsity_mask(loaded.masks) if loaded.masks else 100.0
     if ticket is None and density < 100:
         warnings.add(
             f"--init {args.init}: is pruned to {density:.2f} %, but its masks are not used and the "
             f"dense network is trained; for its ticket add --tickets_file {args.init}"
         )
-    return trunk_sha256(model, own_stem)
+    return trunk_sha256(model, loaded)
 
 
 def _sha256_without_use(model: nn.Module, args: argparse.Namespace) -> str:
     """The hash that --init has without --reinit; the model stays as it is."""
     fresh = {name: value.clone() for name, value in model.state_dict().items()}
-    how = {"fc": "drop", "stem": "fresh", "normalization": "keep"}
-    load_pretrained(model, init_file(args), key=args.init_key, **how)
-    sha256 = trunk_sha256(model, fresh.get(STEM))
+    loaded = load_pretrained(model, init_file(args), key=args.init_key, **FOR_TRANSFER)
+    sha256 = trunk_sha256(model, loaded)
     model.load_state_dict(fresh)
     return sha256
 
 
-def trunk_sha256(model: nn.Module, own_stem: Tensor | None = None) -> str:
-    """The hash of the weights that were loaded: all but the classifier and the normalisation.
-
-    Args:
-        own_stem: conv1's weight before; if that is still there, it is none of the file's.
-    """
-    weights, left_out = model.state_dict(), [f"{classifier(model)}.", "normalize."]
-    if own_stem is not None and torch.equal(own_stem, weights[STEM]):
-        left_out.append(STEM)
-    return weights_sha256(weights, tuple(left_out))
-
-
-def _stem_weight(model: nn.Module) -> Tensor | None:
-    """A copy of the stem's weight, where the network has one that may stay fresh."""
-    weight = model.state_dict().get(STEM)
-    return None if weight is None else weight.clone()
+def trunk_sha256(model: nn.Module, loaded: Loaded) -> str:
+    """The hash of the weights that were loaded: no classifier, normalisation or fresh stem."""
+    fresh = any(note.startswith(FRESH_STEM) for note in loaded.notes)
+    trunkless = (f"{classifier(model)}.", "normalize.")
+    left_out = (*trunkless, "conv1.weight") if fresh else trunkless
+    return weights_sha256(model.state_dict(), left_out)
 
 
 def refuse_pruned(init: str, loaded: Loaded) -> None:

@@ -96,7 +96,7 @@ class RunFolder:
     def claim(self) -> None:
         self.check()
         if not (self.path / names.ARGS).exists():
-            recorded = {**self.recorded(), **self.facts, WARNINGS: [], **provenance()}
+            recorded = {**self.recorded(), **self.facts, **provenance()}
             write_json(self.path / names.ARGS, recorded)
         (self.path / names.PREEMPTED).unlink(missing_ok=True)
         for torn in self.path.glob(".*.tmp"):  # of a run that was killed while it wrote
@@ -216,7 +216,8 @@ def supervise(make: Callable[[StopSignals], Run], folder: RunFolder, images: int
         if checkpoint:
             with taking_up(checkpoint):
                 run.resume(checkpoint)  # before the folder is claimed: it may be refused
-        folder = replace(folder, contents=run.contents(), facts=run.facts())
+        facts = {**run.facts(), WARNINGS: run.warnings.lines}
+        folder = replace(folder, contents=run.contents(), facts=facts)
         with holding(folder), _ending(folder, run.training), memory_advice(images):
             run.warnings.recall(folder.warnings())
             folder.record(run.warnings.lines)

@@ -35,6 +35,7 @@ from files import checkpoints as files
 from files.atomic import write_json
 from files.class_names import CLASSES, class_names_in
 from files.names import EVALUATION, EVALUATION_OUTCOMES
+from files.transfer_run import role_of
 from input_pipeline.loader import Loader
 from models import load_network, stem_of
 
@@ -118,7 +119,7 @@ def _on_test_split(
     spec: DataSpec,
     save_dir: Path,
 ) -> dict[str, Any]:
-    model, role = tested.model, tested.path.name
+    model, role = tested.model, role_of(tested.path)
     _, _, loader = build_loaders(
         spec,
         batch_size=2,  # of the training images, which nobody asks for

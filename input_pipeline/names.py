@@ -161,10 +161,10 @@ def doubtful_order(classes: Sequence[str]) -> str | None:
     """Say why another program may number these classes otherwise; None where that is unlikely."""
     here = list(classes)
     orders = {
-        "counted as numbers": sorted(here, key=_natural),
-        "in upper and lower case alike": sorted(here, key=str.casefold),
         "in Unicode's NFC form": sorted(here),
         "in Unicode's NFD form": sorted(here, key=lambda n: unicodedata.normalize("NFD", n)),
+        "counted as numbers": sorted(here, key=_natural),
+        "in upper and lower case alike": sorted(here, key=str.casefold),
     }
     for how, order in orders.items():
         if order != here:

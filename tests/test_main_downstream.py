@@ -696,7 +696,7 @@ def test_a_ticket_of_another_architecture_is_refused_in_one_line(data, imp, tmp_
     ticket = ["--tickets_file", str(imp / "2-ticket.safetensors")]
     argv = flags_of(data, tmp_path / "run", *ADV, *flags, *ticket)
     message = one_error_line(argv, main_downstream.main, capsys)
-    assert "the ticket was made for another architecture" in message
+    assert "it fits another architecture (-a) or --width" in message
     assert not (tmp_path / "run").exists()
 
 

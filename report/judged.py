@@ -166,6 +166,14 @@ class Contrast:
     measure: str
     difference: Difference
 
+    @property
+    def apart(self) -> bool | None:
+        """Whether 0 lies outside the 95 % interval; None where seeds or images are not known of."""
+        low, high = self.difference.interval()
+        if low is None or high is None or self.difference.kind not in ("paired", "unpaired"):
+            return None
+        return low > 0 or high < 0
+
     def to_json(self) -> dict[str, Any]:
         sides = {
             side: {"pretraining": group.pretraining, "init_sha256": group.init_sha256}

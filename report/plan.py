@@ -122,7 +122,7 @@ def plan_text(verdict: Verdict, record: StudyRecord | None, runs_dir: Path) -> s
     known = record is not None and Path(record.config).is_file()
     lines += [f"{len(lacking)} undecided, the cheapest first, at today's means and spread:"]
     for number, lack in enumerate(lacking, start=1):
-        lines.append(f"{number}. {lack.group.group}: {lack.row.name}: {_amount(lack)}")
+        lines.append(f"{number}. {lack.group.group}: {lack.row.name}: {amount(lack)}")
         if not lack.cannot and record is not None and known:
             lines += [f"   {line}" for line in _commands(lack, record, runs_dir)]
         elif not lack.cannot:
@@ -134,13 +134,14 @@ def plan_text(verdict: Verdict, record: StudyRecord | None, runs_dir: Path) -> s
     return "\n".join(lines)
 
 
-def _amount(lack: Wanted) -> str:
+def amount(lack: Wanted) -> str:
+    """Say in words what would decide a ticket."""
     if lack.cannot:
         return "; ".join(lack.cannot)
     parts = [f"{lack.seeds[mode]} of {REGIMES[mode]}" for mode in MODES if lack.seeds[mode]]
     few = "at least " if lack.at_least else ""
     runs = 2 * sum(lack.seeds.values())
-    return f"{few}{' and '.join(parts)} further seeds, ticket and dense ({runs} runs)"
+    return f"further seeds, ticket and dense: {few}{' and '.join(parts)} ({runs} runs)"
 
 
 def _in_words(lack: Wanted) -> list[str]:

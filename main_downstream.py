@@ -222,8 +222,8 @@ class Transfer:
     def resume(self, path: Path) -> None:
         """Take up a checkpoint; the run goes on as if it had been left alone."""
         checkpoint = transfer_run.load_newest(path, warn)
-        names = class_names_in(checkpoint)
-        compare_classes(names, self.train, f"--resume {path}", self.warnings)
+        theirs = class_names_in(checkpoint)
+        compare_classes(theirs, self.train, f"--resume {path}", self.warnings)
         self.load_weights(transfer_run.read_weights(checkpoint))
         self.record = transfer_run.read_record(checkpoint)
         self.training.restore(checkpoint, self.warnings.add)

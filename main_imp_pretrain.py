@@ -216,8 +216,8 @@ class TicketSearch:
     def resume(self, path: Path, *, to_train: bool = True) -> None:
         """Take up a checkpoint; the run goes on as if it had been left alone."""
         checkpoint = imp_run.load_newest(path, self.warnings.add)
-        names = class_names_in(checkpoint)
-        compare_classes(names, self.train, f"--resume {path}", self.warnings)
+        theirs = class_names_in(checkpoint)
+        compare_classes(theirs, self.train, f"--resume {path}", self.warnings)
         weights, self.record.state = checkpoint["state_dict"], checkpoint["state_prune"]
         if self.record.state > 0:
             pruning.prune_model_custom(self.model, pruning.extract_mask(weights))

@@ -184,9 +184,9 @@ def prune_model_custom(model: nn.Module, mask_dict: Mapping[str, Tensor]) -> lis
     unknown = [name for name in given if name not in layers]
     if unknown:
         raise InputError(
-            f"ticket: {unknown[0]}{MASK_SUFFIX} fits no convolution of this network by its name, nor "
-            f"do {len(unknown) - 1} others of {len(given)} (it has {next(iter(layers), 'none')}, …): "
-            "another architecture (-a), or names in another spelling"
+            f"ticket: {len(unknown)} of its {len(given)} masks, such as {unknown[0]}{MASK_SUFFIX}, "
+            "fits no convolution of this network by its name: another architecture (-a), or names "
+            f"in another spelling than {next(iter(layers), 'conv1')}{MASK_SUFFIX}"
         )
     left_dense = []
     for name, module in layers.items():

@@ -76,7 +76,7 @@ def target_network(
     model, sha256 = _fresh_network(args, classes, args.dataset), None
     if args.reinit:
         say(f"re-initialised weights (seed {args.seed}); --init is not used")
-        sha256 = _sha256_without_use(model, args) if args.init else None
+        sha256 = _sha256_without_use(model, args, warnings) if args.init else None
     elif args.init:
         sha256 = _load_for_transfer(model, args, ticket, warnings)
     else:
@@ -147,10 +147,16 @@ def _load_for_transfer(
     return trunk_sha256(model, loaded)
 
 
-def _sha256_without_use(model: nn.Module, args: argparse.Namespace) -> str:
+def _sha256_without_use(
+    model: nn.Module, args: argparse.Namespace, warnings: Warnings
+) -> str | None:
     """The hash that --init has without --reinit; the model stays as it is."""
     fresh = {name: value.clone() for name, value in model.state_dict().items()}
-    loaded = load_pretrained(model, init_file(args), key=args.init_key, **FOR_TRANSFER)
+    try:
+        loaded = load_pretrained(model, init_file(args), key=args.init_key, **FOR_TRANSFER)
+    except InputError as error:
+        warnings.add(f"--init is not used, and its hash will not be in the results: {error}")
+        return None
     sha256 = trunk_sha256(model, loaded)
     model.load_state_dict(fresh)
     return sha256

@@ -78,15 +78,14 @@ def evaluate_checkpoint(
     """
     if request.save_adv and evaluator.runtime.world_size > 1:
         raise InputError("--save_adv works in one process only")
-    warnings = Warnings()
     model = evaluator.execution.place(load_network(str(path), mean=mean, std=std))
-    tested = Tested(path, model, class_names_in(files.load_checkpoint(path)), warnings)
+    tested = Tested(path, model, class_names_in(files.load_checkpoint(path)), Warnings())
     if is_main():
         say(pruning.remain_line(model))
     kind, where = request.eval_set
-    stem = stem_of(model)
-    if stem is not None and (stem == "cifar") != (spec.input_size < 64):
-        warnings.add(f"the {stem} stem on images of {spec.input_size} pixels: check --input_size")
+    stem, size = stem_of(model), spec.input_size
+    if stem is not None and (stem == "cifar") != (size < 64):
+        tested.warnings.add(f"the {stem} stem on images of {size} pixels: check --input_size")
     if kind == "cifar10_c":
         where = where or str(Path(spec.root) / CIFAR10_C_FOLDER)
         found = _on_cifar10_c(evaluator, tested, request, replace(spec, root=where))
@@ -99,7 +98,7 @@ def evaluate_checkpoint(
         "eval_set": f"{kind}:{where}" if where else kind,
         "dataset": spec.dataset,
         "seed": evaluator.seed,
-        "warnings": warnings.lines,
+        "warnings": tested.warnings.lines,
     }
     if is_main():
         write_json(save_dir / EVALUATION, {**about, **found, **provenance()})

@@ -29,6 +29,7 @@ RESULTS = "results.json"  # written last: the run is done
 
 # Of a study and a report.
 LOG = "log.txt"
+STUDY = "study.json"  # what was planned before there was any result
 REPORT = "report"  # the folder
 PAGE = "report.html"
 TABLE = "results.csv"

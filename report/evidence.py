@@ -131,6 +131,17 @@ def contrast(a: Compared[BoolArray], b: Compared[BoolArray]) -> Difference | Non
     return _crossed([*_arms(a), *(-arm for arm in _arms(b))], _kind([a, b]))
 
 
+def chance_of_images(runs: Mapping[int, BoolArray]) -> float | None:
+    """Half the 95 % interval's width, in points, of these very runs' mean accuracy on other images.
+
+    None without a run, or with one image.
+    """
+    if not runs:
+        return None
+    means = _matrix(runs).mean(axis=0, keepdims=True)
+    return _crossed([means], "images only").half_width()
+
+
 def _arms(compared: Compared[BoolArray]) -> list[NDArray[np.float64]]:
     """Independent sets of runs, each (seeds, images) in points, whose means add up to the mean."""
     dense, ticket = (_matrix(runs) for runs in compared)

@@ -17,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from errors import InputError, exit_with
+from errors import InputError, RunFailed, exit_with
 from files import names
+from files.study_record import record_plan
 from study.config import ROOT, Run, Study, read_study
 from study.forecast import Forecast, make_forecasts
 from study.machine import cores, threads_each, usual_jobs, visible_gpus
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.slurm:
             return print_sbatch_commands(study, args)
         if args.run or args.folder:
-            return one_run(study, args.run or args.folder, only_folder=not args.run)
+            return one_run(study, args)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _stop)
         return run_study(study, args)
@@ -117,9 +118,18 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
         for run in todo:
             print(f"\n# {run.name}\n{shlex.join(command(run))}")
         return 0
+    record(study, args.config)
     queue = Queue(todo, command, jobs=jobs, gpus=gpus, forecasts=forecasts)
     queue.work()
     return finish(study, queue.failed)
+
+
+def record(study: Study, config: Path) -> None:
+    """Record what is planned before it runs, which the report needs to know."""
+    try:
+        record_plan(study.out, config, study.states, study.seeds)
+    except (RunFailed, OSError) as error:
+        print(f"note: the plan is not recorded: {error}", file=sys.stderr)
 
 
 def choose(study: Study, only: re.Pattern[str] | None) -> list[Run]:
@@ -178,12 +188,13 @@ def print_sbatch_commands(study: Study, args: argparse.Namespace) -> int:
     return 0
 
 
-def one_run(study: Study, number: int, *, only_folder: bool) -> int:
-    """Become run `number`; its signals and its exit status are then the main's own."""
+def one_run(study: Study, args: argparse.Namespace) -> int:
+    """Become run --run, whose signals and exit status are then the main's own; or name --folder."""
+    number = args.run or args.folder
     if number > len(study.runs):
         raise InputError(f"there are {len(study.runs)} runs; {number} is none of them")
     run = study.runs[number - 1]
-    if only_folder:
+    if not args.run:
         print(run.folder)
         return 0
     if state_of(run) == DONE:
@@ -194,6 +205,7 @@ def one_run(study: Study, number: int, *, only_folder: bool) -> int:
             print(f"error: {run.name} needs {needed.path}, which is not there yet", file=sys.stderr)
             return 1
     command = run.command(PYTHON)
+    record(study, args.config)
     print(f"$ {shlex.join(command)}", flush=True)
     return os.execv(PYTHON, command)
 

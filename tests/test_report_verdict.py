@@ -218,7 +218,7 @@ def test_verdict_json_has_the_stated_rows():
     data = verdict.to_json()
     group = {"pretraining": "adv", "dataset": "cifar10", "data_number": 1.0}
     hashes = {"init_sha256": sha256("adv"), "test_split": sha256("cifar10")}
-    assert data["rows"] == [
+    stated = [
         {
             **group, "state": 2, "density": 0.8**2, "ticket": "imp",
             "wins": {"st_sa": True, "at_sa": True, "at_ra": True}, "double_win": True,
@@ -230,6 +230,8 @@ def test_verdict_json_has_the_stated_rows():
             **hashes, "warnings": [],
         },
     ]  # fmt: skip
+    assert [dict(list(row.items())[:11]) for row in data["rows"]] == stated
+    assert list(data["rows"][0])[11:] == ["difference", "evidence", "double_win_evidence", "look"]
     assert data["sparsest"] == [{**group, "state": 2, "sparsity": 0.36, **hashes}]
     assert data["margin"] == 0.5
     assert judge(DENSE + ticket(1, 0, 0, 0)).to_json()["sparsest"] == []

@@ -317,7 +317,7 @@ def test_without_any_good_file_the_run_is_refused_and_nothing_is_touched(whole, 
         damaged.write_bytes(b"")
     before = contents(tmp_path / "run")
     capsys.readouterr()
-    with pytest.raises(InputError, match=r"checkpoint.pth.tar.previous: not a readable"):
+    with pytest.raises(InputError, match=r"checkpoint.pth.tar.previous is an empty file"):
         main_downstream.main(transfer(whole.root, tmp_path / "run", "--resume"))
     assert contents(tmp_path / "run") == before
 
@@ -575,7 +575,7 @@ def test_the_scripts_for_slurm_queue_again_what_left_preempted():
     assert len(scripts) >= 2
     for script in scripts:
         text = script.read_text()
-        for words in ("#SBATCH --requeue", "--signal=", "PREEMPTED", "scontrol requeue"):
+        for words in ("#SBATCH --requeue", "--signal=", "slurm/job.sh", "end_job"):
             assert words in text, f"{script.name}: {words}"
 
 

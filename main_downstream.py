@@ -14,29 +14,34 @@ from typing import Any
 from torch import Tensor
 
 import pruning_utils as pruning
-from cli import build
+from cli import build, networks
 from cli.flags import build_transfer_parser
 from cli.plan import plan_transfer
 from cli.recipes import apply_recipe
 from dataset import DATASETS
+from engine.data_warnings import compare_classes, warn_of_skipped
 from engine.distributed import Runtime, on_main
 from engine.launching import launch
-from engine.log import RunLog, plot_curves, provenance, say, warn
+from engine.log import RunLog, Warnings, plot_curves, provenance, say, warn
 from engine.run_folder import supervise
 from engine.steps import Metrics
 from engine.training import StopSignals
 from errors import run_main
 from evaluation.autoattack import forget_progress
 from evaluation.checkpoint import evaluate_checkpoint
-from evaluation.request import further_tests, sa_and_ra
+from evaluation.split_test import SplitTest, check_source_classes
 from files import names, transfer_run
 from files.checkpoints import to_cpu
-from files.results import Accuracy, build_results, write_results
+from files.class_names import class_names_in
+from files.results import Accuracy, build_results, name_of_init, write_results
 from files.tickets import read_ticket
 from files.transfer_run import CURVES, KEPT, TransferRecord
 from models import ARCHS
 
-SHOWN_AS = {"ta": "val SA", "ra": "val RA", "test_ta": "test SA"}
+SHOWN_AS = {
+    "train_acc": "train", "val_sa": "val SA", "val_ra": "val RA",
+    "test_sa": "test SA", "test_ra": "test RA",
+}  # fmt: skip
 TRANSFER_DATASETS = tuple(name for name in DATASETS if name != "imagenet")
 
 
@@ -49,15 +54,20 @@ class Transfer:
         # Read once: what becomes of the file while the run trains does not matter.
         self.ticket = read_ticket(args.tickets_file) if args.tickets_file else None
         self.execution = build.execution(args, runtime.device)
-        self.train, self.val, self.test = build.target_loaders(args, runtime)
-        self.model = build.target_network(args, self.train.num_classes, self.execution, self.ticket)
-        self.density = pruning.check_sparsity(self.model) / 100
+        self.warnings = Warnings()
+        self.train, self.val, self.test = build.target_loaders(args, runtime, self.warnings)
+        self.model, self.init_sha256 = networks.target_network(
+            args, self.train.num_classes, self.execution, self.ticket, self.warnings
+        )
+        # Without a ticket zeros among the weights are trained like the others.
+        self.density = pruning.check_sparsity(self.model) / 100 if self.ticket else 1.0
         say(pruning.remain_line(self.model))
         self.training = build.training(
             args, runtime, self.execution, self.model, self.train, stop=stop, save=self.save
         )
         self.evaluator = build.target_evaluator(args, runtime, self.training.watch)
         self.request = build.request(args)
+        check_source_classes(self.request, self.train, self.warnings)
         if self.adversarial:
             attack = build.train_attack_config(args)
             say(f"training attack: {attack}; test attack: {self.evaluator.attack}")
@@ -73,76 +83,75 @@ class Transfer:
                 trained = training.one_epoch(self.learning_rate(epoch), self.label(epoch))
                 scores = self.validate() if self.is_evaluated(epoch) else {}
                 self.finish_epoch(epoch, trained, scores)
-        self.finish(self.final_test(), self.further_tests())
+        self.finish(*self.final_test())
 
     def is_evaluated(self, epoch: int) -> bool:
         # Deviation: before `eval_from` the released code makes an accuracy of 1 % up.
         return epoch >= self.args.eval_from or epoch == self.args.epochs - 1
 
     def validate(self) -> dict[str, float]:
-        """Accuracies after an epoch, in percent, by the released code's names (TA is SA)."""
+        """Accuracies after an epoch, in percent: val_sa, val_ra, test_sa."""
         network = self.evaluator.network(self.model)
-        scores = {"ta": self.evaluator.accuracy(network, self.val, "validation SA")}
+        scores = {"val_sa": self.evaluator.accuracy(network, self.val, "validation SA")}
         if self.adversarial:
             attack = self.evaluator.pgd(network)
-            scores["ra"] = self.evaluator.accuracy(network, self.val, "validation RA", attack)
+            scores["val_ra"] = self.evaluator.accuracy(network, self.val, "validation RA", attack)
         elif self.test is self.val:
-            scores["test_ta"] = scores["ta"]
+            scores["test_sa"] = scores["val_sa"]
         else:
-            scores["test_ta"] = self.evaluator.accuracy(network, self.test, "test SA")
+            scores["test_sa"] = self.evaluator.accuracy(network, self.test, "test SA")
         return scores
 
     def finish_epoch(self, epoch: int, trained: Metrics, scores: Mapping[str, float]) -> None:
         """Record what an epoch gave, and save."""
         record = self.record
         best = {
-            names.SA_BEST: _improved(scores.get("ta"), record.best_sa),
-            names.RA_BEST: _improved(scores.get("ra"), record.best_ra),
+            names.SA_BEST: _improved(scores.get("val_sa"), record.best_sa),
+            names.RA_BEST: _improved(scores.get("val_ra"), record.best_ra),
         }
-        record.best_sa = scores["ta"] if best[names.SA_BEST] else record.best_sa
-        record.best_ra = scores["ra"] if best[names.RA_BEST] else record.best_ra
+        record.best_sa = scores["val_sa"] if best[names.SA_BEST] else record.best_sa
+        record.best_ra = scores["val_ra"] if best[names.RA_BEST] else record.best_ra
+        measured = {"train_acc": trained.top1, **scores}
         for name in CURVES:
-            record.curves[name].append(trained.top1 if name == "train" else scores.get(name))
+            record.curves[name].append(measured.get(name))
         self.training.end_epoch()
         self.log.metrics(
             epoch,
             {
                 "lr": self.training.optimizer.param_groups[0]["lr"],
                 "train_loss": trained.loss,
-                "train_acc": trained.top1,
-                "val_sa": scores.get("ta"),
-                "val_ra": scores.get("ra"),
-                "test_sa": scores.get("test_ta"),
+                **{name: measured.get(name) for name in CURVES},
             },
         )
-        measured = [f"{SHOWN_AS[name]} {value:.2f} %" for name, value in scores.items()]
+        shown = [f"{SHOWN_AS[name]} {value:.2f} %" for name, value in scores.items()]
         line = f"train loss {trained.loss:.3f} acc {trained.top1:.2f} %"
         pace = self.log.pace(epoch + 1, self.args.epochs)
-        say(f"{self.label(epoch)}: {', '.join([line, *measured, pace])}")
+        say(f"{self.label(epoch)}: {', '.join([line, *shown, pace])}")
         self.plot()
         self.save([name for name, is_best in best.items() if is_best])
 
-    def final_test(self) -> dict[str, Accuracy]:
-        """Test SA and RA, in percent, of the networks kept: best by SA, best by RA, last."""
-        scores: dict[str, Accuracy] = {}
-        by_epoch: dict[int, Accuracy] = {}
-        for role in KEPT if self.adversarial else ("sa_best", "last"):
-            epoch, weights = transfer_run.load_kept(self.save_dir, role)
-            if epoch not in by_epoch:
-                self.load_weights(weights)
-                by_epoch[epoch] = sa_and_ra(
-                    self.evaluator, self.model, self.test, role, self.request
-                )
-            scores[role] = by_epoch[epoch]
-        return scores
+    def final_test(self) -> tuple[dict[str, Accuracy], dict[str, Any]]:
+        """Test the networks kept: best by SA, best by RA, last; then what else was asked for.
 
-    def further_tests(self) -> dict[str, Any]:
-        """The tests beyond SA and RA, if any, of the network that this regime is judged by."""
-        role = "ra_best" if self.adversarial else "sa_best"
-        self.load_weights(transfer_run.load_kept(self.save_dir, role)[1])
-        return further_tests(
-            self.evaluator, self.model, self.test, role, self.request, self.save_dir
-        )
+        Returns SA and RA of each in percent, and the tests beyond them of the network that this
+        regime is judged by.
+        """
+        test = SplitTest(self.evaluator, self.test, self.request, self.save_dir)
+        roles = tuple(KEPT) if self.adversarial else ("sa_best", "last")
+        tested: dict[int, str] = {}  # the network of an epoch has a role already
+        for role in roles:
+            epoch, weights = transfer_run.load_kept(self.save_dir, role)
+            if epoch in tested:
+                test.same_network(role, tested[epoch])
+            else:
+                self.load_weights(weights)
+                test.sa_and_ra(self.model, role)
+                tested[epoch] = role
+        judged_by = "ra_best" if self.adversarial else "sa_best"
+        self.load_weights(transfer_run.load_kept(self.save_dir, judged_by)[1])
+        further = test.further(self.model, judged_by)
+        test.save(names.OUTCOMES)
+        return {role: test.accuracy(role) for role in roles}, further
 
     def finish(self, scores: Mapping[str, Accuracy], further: Mapping[str, Any]) -> None:
         """Print the lines that people's scripts read, and write results.json, the last file."""
@@ -154,6 +163,7 @@ class Transfer:
             say(f"* last SA={scores['last'].sa:.2f}")
             say(f"* best SA={scores['sa_best'].sa:.2f}")
         say(pruning.remain_line(self.model))
+        warn_of_skipped(self.warnings, self.train, self.val, self.test)
         on_main(lambda: self.write_results(scores, further))
         forget_progress(self.save_dir)
         say(f"done: {names.RESULTS} and {names.CURVES_PLOT} in {self.save_dir}")
@@ -174,8 +184,8 @@ class Transfer:
         curves = self.record.curves
         plot_curves(
             self.save_dir / names.CURVES_PLOT,
-            range(1, len(curves["train"]) + 1),
-            {SHOWN_AS.get(name, name): values for name, values in curves.items()},
+            range(1, len(curves["train_acc"]) + 1),
+            {SHOWN_AS[name]: values for name, values in curves.items()},
             "epoch",
             f"{self.args.dataset}, {self.args.mode}, density {100 * self.density:.2f} %",
         )
@@ -184,6 +194,9 @@ class Transfer:
 
     def contents(self) -> dict[str, str]:
         return build.contents(self.args, self.train, self.ticket)
+
+    def facts(self) -> dict[str, Any]:
+        return {"class_names": self.train.classes, "init_sha256": self.init_sha256}
 
     def save(self, best: Sequence[str] = ()) -> None:
         """Write the run's checkpoint; every process takes part, rank 0 writes."""
@@ -194,6 +207,7 @@ class Transfer:
                 self.record,
                 epoch=self.training.epoch,
                 arch=self.args.arch,
+                classes=self.train.classes,
                 weights=to_cpu(self.model.state_dict()),
                 training=training,
                 lr_schedule=self.args.lr_schedule,
@@ -209,9 +223,11 @@ class Transfer:
     def resume(self, path: Path) -> None:
         """Take up a checkpoint; the run goes on as if it had been left alone."""
         checkpoint = transfer_run.load_newest(path, warn)
+        theirs = class_names_in(checkpoint)
+        compare_classes(theirs, self.train, f"--resume {path}", self.warnings)
         self.load_weights(transfer_run.read_weights(checkpoint))
         self.record = transfer_run.read_record(checkpoint)
-        self.training.restore(checkpoint)
+        self.training.restore(checkpoint, self.warnings.add)
         say(f"resumed {path}: {checkpoint['epoch']} of {self.args.epochs} epochs done")
 
     def write_results(self, scores: Mapping[str, Accuracy], further: Mapping[str, Any]) -> None:
@@ -230,6 +246,11 @@ class Transfer:
             arch=args.arch,
             scores=scores,
             further=further,
+            init=name_of_init(args.init),
+            init_sha256=self.init_sha256,
+            test_split=self.test.fingerprint(),
+            class_names=self.train.classes,
+            warnings=self.warnings.lines,
             provenance=provenance(),
         )
         write_results(self.save_dir, results)

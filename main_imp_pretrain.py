@@ -10,17 +10,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 import pruning_utils as pruning
-from cli import build
+from cli import build, networks
 from cli.flags import build_imp_parser
 from cli.plan import plan_imp
 from cli.recipes import apply_recipe
+from engine.data_warnings import compare_classes, warn_of_skipped
 from engine.distributed import Runtime, broadcast_from_main, on_main
 from engine.launching import launch
-from engine.log import RunLog, plot_curves, say, warn
+from engine.log import RunLog, Warnings, plot_curves, say
 from engine.run_folder import supervise, taking_up
 from engine.schedules import Schedule
 from engine.steps import Metrics
@@ -29,6 +31,7 @@ from errors import InputError, run_main
 from files import imp_run, names
 from files.atomic import write_json
 from files.checkpoints import to_cpu
+from files.class_names import class_names_in
 from files.imp_run import SearchRecord
 from files.tickets import save_ticket
 from models import ARCHS
@@ -42,8 +45,11 @@ class TicketSearch:
         self.args, self.save_dir = args, Path(args.save_dir)
         self.states = build.states(args)
         self.execution = build.execution(args, runtime.device)
-        self.train, self.val = build.source_loaders(args, runtime)
-        self.model = build.source_network(args, self.train.num_classes, self.execution)
+        self.warnings = Warnings()
+        self.train, self.val = build.source_loaders(args, runtime, self.warnings)
+        self.model, self.init_sha256 = networks.source_network(
+            args, self.train, self.execution, self.warnings
+        )
         if args.mode == "adv":
             say(f"attack: {build.train_attack_config(args)}")
         self.training = build.training(
@@ -66,6 +72,7 @@ class TicketSearch:
                 self.finish_epoch(epoch, trained, self.validate())
             # Deviation: the mask after the last state is a ticket too, not thrown away.
             self.prune(states.last + 1)
+        warn_of_skipped(self.warnings, self.train, self.val)
         if self.args.keep != "all":
             last = states.last if self.args.keep == "tickets" else states.last - 1
             on_main(lambda: imp_run.drop_checkpoints(self.save_dir, last))
@@ -168,6 +175,9 @@ class TicketSearch:
     def contents(self) -> dict[str, str]:
         return build.contents(self.args, self.train)
 
+    def facts(self) -> dict[str, Any]:
+        return {"class_names": self.train.classes, "init_sha256": self.init_sha256}
+
     def fix_initial_weights(self) -> None:
         """Every state is rewound to the network as it is before the first prune."""
         self.init = {name: value.clone() for name, value in self.model.state_dict().items()}
@@ -196,6 +206,7 @@ class TicketSearch:
                 self.record,
                 epoch=self.training.epoch,
                 arch=self.args.arch,
+                classes=self.train.classes,
                 weights=to_cpu(self.model.state_dict()),
                 training=training,
                 is_best=is_best,
@@ -205,7 +216,9 @@ class TicketSearch:
 
     def resume(self, path: Path, *, to_train: bool = True) -> None:
         """Take up a checkpoint; the run goes on as if it had been left alone."""
-        checkpoint = imp_run.load_newest(path, warn)
+        checkpoint = imp_run.load_newest(path, self.warnings.add)
+        theirs = class_names_in(checkpoint)
+        compare_classes(theirs, self.train, f"--resume {path}", self.warnings)
         weights, self.record.state = checkpoint["state_dict"], checkpoint["state_prune"]
         if self.record.state > 0:
             pruning.prune_model_custom(self.model, pruning.extract_mask(weights))
@@ -214,7 +227,7 @@ class TicketSearch:
         if to_train:
             self.record = imp_run.read_record(checkpoint)
             self.training.optimizer = build.optimizer(self.args, self.model)
-            self.training.restore(checkpoint)
+            self.training.restore(checkpoint, self.warnings.add)
         if to_train and self.record.state > 0:
             init = imp_run.load_initial_weights(path, self.record.init)
             device = self.execution.device
@@ -243,6 +256,8 @@ def validate_only(args: argparse.Namespace, runtime: Runtime, checkpoint: Path) 
         search.resume(checkpoint, to_train=False)
     metrics = search.validate()
     result = {"checkpoint": str(checkpoint), "acc1": metrics.top1, "acc5": metrics.top5}
+    warn_of_skipped(search.warnings, search.val)
+    result = {**result, "warnings": search.warnings.lines}
     on_main(lambda: write_json(search.save_dir / names.EVALUATION, result))
 
 

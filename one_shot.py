@@ -7,15 +7,16 @@ states; random tickets have masks with the same counts.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
 import pruning_utils as pruning
-from cli import build
+from cli import build, networks
 from engine.distributed import seed_everything
-from engine.log import say
-from engine.run_folder import holding
+from engine.log import Warnings, say
+from engine.run_folder import WARNINGS, holding
 from errors import InputError
 from files import imp_run, names
 from files.tickets import save_ticket
@@ -30,11 +31,16 @@ def prune_without_training(args: argparse.Namespace) -> None:
         return
     if args.init is None:
         raise InputError(f"--ticket {args.ticket} prunes pre-trained weights: name them by --init")
-    path = build.init_file(args)
-    mean, std = build.normalization(args, "imagenet")
-    model = build_model(args.arch, count_classes(path), mean, std, args.stem, args.width)
-    load_pretrained(model, path)
-    with holding(folder):
+    path = networks.init_file(args)
+    mean, std = networks.normalization(args, "imagenet")
+    classes = count_classes(path, args.arch, args.init_key)
+    model = build_model(args.arch, classes, mean, std, args.stem, args.width)
+    warnings = Warnings()
+    loaded = load_pretrained(model, path, key=args.init_key)
+    networks.refuse_pruned(args.init, loaded)
+    networks.warn_of_zeros(args.init, model, warnings)
+    facts = {"init_sha256": networks.trunk_sha256(model, loaded), WARNINGS: warnings.lines}
+    with holding(replace(folder, facts=facts)):
         write_tickets(args, model, last)
     say(f"done: {last + 2} {args.ticket} tickets in {folder.path}")
 

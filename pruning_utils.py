@@ -155,7 +155,7 @@ def _parameter(module: nn.Conv2d) -> Tensor:
     return parameter
 
 
-def _effective(module: nn.Conv2d) -> Tensor:
+def effective_weight(module: nn.Conv2d) -> Tensor:
     """Mask times parameter as they are now: `weight` is as old as the last forward pass."""
     return _parameter(module).detach() * _mask_of(module)
 
@@ -184,8 +184,9 @@ def prune_model_custom(model: nn.Module, mask_dict: Mapping[str, Tensor]) -> lis
     unknown = [name for name in given if name not in layers]
     if unknown:
         raise InputError(
-            f"ticket: {unknown[0]}{MASK_SUFFIX} ({len(unknown)} such) fits no convolution of this "
-            "network; the ticket was made for another architecture"
+            f"ticket: {len(unknown)} of its {len(given)} masks, such as {unknown[0]}{MASK_SUFFIX}, "
+            "fits no convolution of this network by its name: another architecture (-a), or names "
+            f"in another spelling than {next(iter(layers), 'conv1')}{MASK_SUFFIX}"
         )
     left_dense = []
     for name, module in layers.items():
@@ -202,7 +203,7 @@ def prune_model_custom(model: nn.Module, mask_dict: Mapping[str, Tensor]) -> lis
         else:
             raise InputError(
                 f"ticket: {name}{MASK_SUFFIX} is {tuple(given[name].shape)}, the weight "
-                f"{tuple(module.weight.shape)}; the ticket was made for another architecture"
+                f"{tuple(module.weight.shape)}; it fits another architecture (-a) or --width"
             )
     empty = [name for name, mask in given.items() if not bool(mask.any())]
     if given and len(empty) == len(given):
@@ -230,7 +231,10 @@ def extract_mask(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def generate_mask(model: nn.Module) -> dict[str, Tensor]:
     """Masks that keep the nonzero effective weights: for networks saved without their masks."""
-    return {f"{name}{MASK_SUFFIX}": _effective(module) != 0 for name, module in convolutions(model)}
+    return {
+        f"{name}{MASK_SUFFIX}": effective_weight(module) != 0
+        for name, module in convolutions(model)
+    }
 
 
 def remove_prune(model: nn.Module) -> None:

@@ -27,7 +27,7 @@ from attack_utils import PGDConfig, make_pgd
 from dataset import DataSpec, Loader, build_loaders, train_transform
 from engine.distributed import keep_freed_memory
 from engine.steps import Execution, Metrics, evaluate, make_sgd, training_step
-from input_pipeline.sources import Split
+from input_pipeline.splits import Split
 from models import build_model, fold_for_evaluation
 from models.flops import estimate_flops
 from pruning_utils import pruning_model, rewind

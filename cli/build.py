@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-import pruning_utils as pruning
 from attack_utils import CHECKED_EVERY, Perturb, PGDConfig, checked, make_pgd
 from cli.flags import FREE_FLAGS
-from dataset import DataSpec, build_loaders, mean_std
+from dataset import DataSpec, build_loaders
+from engine.data_warnings import warn_of_notes
 from engine.distributed import (
     Runtime,
     configure_torch,
     main_first,
     own_random_starts,
     seed_everything,
-    synchronised,
 )
 from engine.launching import Launch
-from engine.log import say, warn
+from engine.log import Warnings, say
 from engine.run_folder import RunFolder, recorded_batch
 from engine.schedules import Schedule, States
 from engine.steps import Execution, make_sgd
 from engine.training import StopSignals, Training
-from errors import InputError
 from evaluation.evaluator import Evaluator, Watch
 from evaluation.request import Request
 from files import imp_run, names, transfer_run
 from files.atomic import sha256_of
 from files.tickets import Ticket
 from input_pipeline.loader import Loader
-from models import build_model, load_pretrained, torchvision_file
+from models import is_fetched
 
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -92,7 +90,7 @@ def contents(
 ) -> dict[str, str]:
     """Fingerprints of input files: on resume paths may change, contents may not."""
     found = {"data": loader.described()}
-    if args.init not in (None, "torchvision"):
+    if args.init is not None and not is_fetched(args.init):
         found["init"] = _short(sha256_of(args.init))
     if ticket is not None:
         found["tickets_file"] = _short(ticket.sha256)
@@ -123,9 +121,11 @@ def data_spec(args: argparse.Namespace) -> DataSpec:
     )
 
 
-def source_loaders(args: argparse.Namespace, runtime: Runtime) -> tuple[Loader, Loader]:
+def source_loaders(
+    args: argparse.Namespace, runtime: Runtime, warnings: Warnings
+) -> tuple[Loader, Loader]:
     """Training and validation images of the pre-training task."""
-    train, val, _ = _loaders(args, runtime, eval_batch_size=min(args.batch_size, 256))
+    train, val, _ = _loaders(args, runtime, warnings, min(args.batch_size, 256))
     say(
         f"data: {train.num_images} training and {val.num_images} validation images, "
         f"{train.num_classes} classes"
@@ -133,9 +133,11 @@ def source_loaders(args: argparse.Namespace, runtime: Runtime) -> tuple[Loader, 
     return train, val
 
 
-def target_loaders(args: argparse.Namespace, runtime: Runtime) -> tuple[Loader, Loader, Loader]:
+def target_loaders(
+    args: argparse.Namespace, runtime: Runtime, warnings: Warnings
+) -> tuple[Loader, Loader, Loader]:
     """Training, validation and test images of a transfer."""
-    train, val, test = _loaders(args, runtime, args.eval_batch_size)
+    train, val, test = _loaders(args, runtime, warnings, args.eval_batch_size)
     assert test is not None  # only an ImageNet layout has none
     say(
         f"data: {args.dataset}, {train.num_images} training, {val.num_images} validation and "
@@ -145,96 +147,32 @@ def target_loaders(args: argparse.Namespace, runtime: Runtime) -> tuple[Loader, 
 
 
 def _loaders(
-    args: argparse.Namespace, runtime: Runtime, eval_batch_size: int
+    args: argparse.Namespace, runtime: Runtime, warnings: Warnings, eval_batch_size: int
 ) -> tuple[Loader, Loader, Loader | None]:
     with main_first():
-        return build_loaders(
+        loaders = build_loaders(
             data_spec(args),
-            batch_size=_global_batch(args, runtime),
+            batch_size=_global_batch(args, runtime, warnings),
             eval_batch_size=eval_batch_size,
             workers=args.workers,
             seed=args.seed,
             pin_memory=runtime.device.type == "cuda",
         )
+    warn_of_notes(warnings, loaders[0])
+    return loaders
 
 
-def _global_batch(args: argparse.Namespace, runtime: Runtime) -> int:
+def _global_batch(args: argparse.Namespace, runtime: Runtime, warnings: Warnings) -> int:
     """The images of a step over all nodes; a run that is resumed keeps the number it began with."""
     asked = args.batch_size * runtime.nodes
     kept = recorded_batch(Path(args.save_dir)) if args.resume and not args.evaluate else None
     if kept is None or kept == asked:
         return asked
-    warn(
+    warnings.add(
         f"the run began with steps of {kept} images over all nodes and keeps them: "
         f"{kept / runtime.world_size:g} for each of now {runtime.world_size} processes"
     )
     return kept
-
-
-# --- networks -------------------------------------------------------------------------------------
-
-
-def source_network(args: argparse.Namespace, classes: int, execution: Execution) -> nn.Module:
-    """The network of a ticket search: pre-trained, or fresh for --pretrain_epochs."""
-    model = _fresh_network(args, classes, "imagenet")
-    if args.init:
-        _load_init(model, args, fc="drop" if args.reset_fc else "strict", pruned=True)
-    elif not args.pretrain_epochs:
-        warn(f"no --init: starting from random weights (seed {args.seed})")
-    return _placed(model, args, execution)
-
-
-def target_network(
-    args: argparse.Namespace, classes: int, execution: Execution, ticket: Ticket | None
-) -> nn.Module:
-    """The pre-trained network with a fresh classifier, under the ticket's masks."""
-    model = _fresh_network(args, classes, args.dataset)
-    if args.reinit:
-        say(f"re-initialised weights (seed {args.seed}); --init is not used")
-    elif args.init:
-        _load_init(model, args, fc="drop", stem="fresh", normalization="keep")
-    else:
-        warn(f"no --init: starting from random weights (seed {args.seed})")
-    if ticket is not None:
-        for note in pruning.prune_model_custom(model, ticket.masks):
-            warn(f"ticket: {note}")
-    return _placed(model, args, execution)
-
-
-def _fresh_network(args: argparse.Namespace, classes: int, dataset: str) -> nn.Module:
-    mean, std = normalization(args, dataset)
-    return build_model(args.arch, classes, mean, std, args.stem, args.width)
-
-
-def normalization(
-    args: argparse.Namespace, dataset: str
-) -> tuple[Sequence[float], Sequence[float]]:
-    """Channel means and standard deviations: the flags', else the data set's."""
-    return (args.mean, args.std) if args.mean else mean_std(dataset)
-
-
-def init_file(args: argparse.Namespace) -> Path:
-    """Where --init lies; `torchvision` asks for a download."""
-    return torchvision_file(args.arch) if args.init == "torchvision" else Path(args.init)
-
-
-def _load_init(
-    model: nn.Module, args: argparse.Namespace, *, pruned: bool = False, **how: str
-) -> None:
-    path = init_file(args)
-    loaded = load_pretrained(model, path, **how)
-    say(f"init: {path} ({loaded.layout})")
-    for note in loaded.notes:
-        say(f"init: {note}")
-    if pruned and loaded.layout == "MoCo v2":
-        raise InputError(f"--init {args.init}: MoCo v2 can only be transferred, not pruned")
-
-
-def _placed(model: nn.Module, args: argparse.Namespace, execution: Execution) -> nn.Module:
-    execution.place(synchronised(model) if args.sync_bn else model)
-    if args.compile:
-        model.compile()
-    return model
 
 
 # --- training -------------------------------------------------------------------------------------

@@ -7,19 +7,22 @@ from collections.abc import Sequence
 from cli.parsing import (
     Parser,
     Switch,
-    below_one,
-    channel_triple,
     evaluation_set,
-    image_size,
-    milestones,
     natural,
-    not_negative,
     pixel_fraction,
     positive,
     positive_int,
     pruning_rate,
-    seed_value,
     share,
+)
+from cli.shared_flags import (
+    add_image_flags,
+    add_mode,
+    add_model_flags,
+    add_optimisation_flags,
+    add_output_flags,
+    add_runtime_flags,
+    add_training_attack,
 )
 
 FILES = ("init", "tickets_file", "masking_source")  # flags that name a file
@@ -44,7 +47,7 @@ def build_imp_parser(archs: Sequence[str]) -> Parser:
         description="Find lottery tickets by iterative magnitude pruning on a pre-training task: "
         "prune the trained weights, rewind the others to the pre-trained ones, train, repeat.",
     )
-    _add_mode(parser, "adversarial (PGD) or standard training of every state (adv)")
+    add_mode(parser, "adversarial (PGD) or standard training of every state (adv)")
     data = parser.add_argument_group("data")
     data.add_argument(
         "data",
@@ -52,8 +55,8 @@ def build_imp_parser(archs: Sequence[str]) -> Parser:
         nargs="?",
         help="ImageNet layout: DATA/train/CLASS/*, DATA/val/CLASS/*; only --ticket imp needs it",
     )
-    _add_image_flags(data)
-    model = _add_model_flags(parser, archs)
+    add_image_flags(data)
+    model = add_model_flags(parser, archs)
     model.add_argument(
         "--pretrained",
         dest="init",
@@ -66,6 +69,33 @@ def build_imp_parser(archs: Sequence[str]) -> Parser:
         action="store_true",
         help="a fresh classifier, where --init's has other classes",
     )
+    _add_search_flags(parser)
+    add_training_attack(parser.add_argument_group("attack, in --mode adv"))
+    add_optimisation_flags(parser)
+    parser.add_argument_group("evaluation").add_argument(
+        "-e",
+        "--evaluate",
+        action="store_true",
+        help="only validate --resume PATH (or the newest checkpoint) and write eval.json",
+    )
+    add_runtime_flags(parser)
+    add = add_output_flags(parser, "runs/imp")
+    add(
+        "--keep",
+        choices=("all", "last", "tickets"),
+        default="all",
+        help="which checkpoints stay; tickets always do (all)",
+    )
+    add(
+        "--export_released",
+        type=natural,
+        metavar="K",
+        help="only write state K of --save_dir as one file in the released code's format",
+    )
+    return parser
+
+
+def _add_search_flags(parser: Parser) -> None:
     add = parser.add_argument_group("ticket").add_argument
     add(
         "--ticket",
@@ -89,29 +119,6 @@ def build_imp_parser(archs: Sequence[str]) -> Parser:
         default=0.1,
         help="its learning rate, by a cosine to 0 (0.1)",
     )
-    _add_training_attack(parser.add_argument_group("attack, in --mode adv"))
-    _add_optimisation_flags(parser)
-    parser.add_argument_group("evaluation").add_argument(
-        "-e",
-        "--evaluate",
-        action="store_true",
-        help="only validate --resume PATH (or the newest checkpoint) and write eval.json",
-    )
-    _add_runtime_flags(parser)
-    add = _add_output_flags(parser, "runs/imp")
-    add(
-        "--keep",
-        choices=("all", "last", "tickets"),
-        default="all",
-        help="which checkpoints stay; tickets always do (all)",
-    )
-    add(
-        "--export_released",
-        type=natural,
-        metavar="K",
-        help="only write state K of --save_dir as one file in the released code's format",
-    )
-    return parser
 
 
 def build_transfer_parser(archs: Sequence[str], datasets: Sequence[str]) -> Parser:
@@ -121,7 +128,7 @@ def build_transfer_parser(archs: Sequence[str], datasets: Sequence[str]) -> Pars
         description="Transfer a ticket, or the dense network, to a data set: train it there and "
         "measure SA and, in --mode adv, RA.",
     )
-    _add_mode(parser, "adversarial (PGD) training, SA and RA; or standard training, SA (adv)")
+    add_mode(parser, "adversarial (PGD) training, SA and RA; or standard training, SA (adv)")
     data = parser.add_argument_group("data")
     data.add_argument(
         "--dataset",
@@ -136,8 +143,8 @@ def build_transfer_parser(archs: Sequence[str], datasets: Sequence[str]) -> Pars
     data.add_argument(
         "--data_number", type=share, default=1.0, help="fraction of the training images (1)"
     )
-    _add_image_flags(data)
-    _add_model_flags(parser, archs)
+    add_image_flags(data)
+    add_model_flags(parser, archs)
     add = parser.add_argument_group("ticket").add_argument
     add(
         "--tickets_file",
@@ -147,16 +154,16 @@ def build_transfer_parser(archs: Sequence[str], datasets: Sequence[str]) -> Pars
     )
     add("--reinit", action="store_true", help="random weights, not --init's, under the masks")
     attack = parser.add_argument_group("attack, in --mode adv")
-    _add_training_attack(attack)
+    add_training_attack(attack)
     add = attack.add_argument
     add("--test_eps", type=pixel_fraction, help="radius in evaluation (recipe)")
     add("--test_step", "--test_steps", type=natural, help="PGD steps in evaluation (recipe)")
     add("--test_gamma", "--test_step_size", type=pixel_fraction, help="step size there (recipe)")
     add("--test_randinit", action=Switch, help="start at a random point in evaluation (on)")
-    _add_optimisation_flags(parser)
+    add_optimisation_flags(parser)
     _add_transfer_evaluation(parser)
-    _add_runtime_flags(parser)
-    add = _add_output_flags(parser, "runs/transfer")
+    add_runtime_flags(parser)
+    add = add_output_flags(parser, "runs/transfer")
     add(
         "--save_all",
         action="store_true",
@@ -179,7 +186,7 @@ def _add_transfer_evaluation(parser: Parser) -> None:
         "--evaluate",
         action="store_true",
         help="only test --resume PATH (or the newest checkpoint) and write eval.json; the network "
-        "is told from the file",
+        "is inferred from the file",
     )
     add(
         "--eval_set",
@@ -217,141 +224,3 @@ def _add_transfer_evaluation(parser: Parser) -> None:
         "vanishes at a huge radius, attacks from another network are no stronger",
     )
     add("--masking_source", metavar="CKPT", help="that other network: the dense transfer, say")
-
-
-# --- groups that both mains share -----------------------------------------------------------------
-
-
-def _add_mode(parser: Parser, meaning: str) -> None:
-    parser.add_argument("--mode", choices=("adv", "std"), default="adv", help=meaning)
-
-
-def _add_image_flags(group) -> None:
-    add = group.add_argument
-    add("--input_size", type=image_size, help="side of the square input, in pixels (recipe)")
-    add(
-        "--augment",
-        choices=("rrc", "crop", "none"),
-        help="training images: random resized crops, padded crops at native size, or as in "
-        "evaluation (recipe)",
-    )
-    add("--hflip", action=Switch, help="random horizontal flips in training (recipe)")
-    add("--classes", metavar="N|FILE", help="the first N classes, or those that FILE names by line")
-    add(
-        "-j",
-        "--workers",
-        type=natural,
-        default=2,
-        help="loader processes; results do not depend on their number (2)",
-    )
-    add("--skip_bad", action="store_true", help="go on past unreadable images, with a warning")
-
-
-def _add_model_flags(parser: Parser, archs: Sequence[str]):
-    group = parser.add_argument_group("model")
-    add = group.add_argument
-    add("-a", "--arch", choices=archs, metavar="ARCH", help=f"one of {', '.join(archs)} (recipe)")
-    add("--width", type=positive_int, default=16, help="channels of resnet20s' first stage (16)")
-    add(
-        "--stem",
-        choices=("imagenet", "cifar"),
-        help="7x7 stride 2 and max-pool, or 3x3 stride 1 without (cifar below 64 pixels)",
-    )
-    add("--mean", type=channel_triple, help="channel means, like .49,.48,.45 (the data set's)")
-    add("--std", type=channel_triple, help="channel standard deviations (the data set's)")
-    add(
-        "--init",
-        metavar="PATH",
-        help="pre-trained weights, or `torchvision` to download torchvision's (random weights)",
-    )
-    return group
-
-
-def _add_training_attack(group) -> None:
-    add = group.add_argument
-    add("--train_eps", type=pixel_fraction, help="radius in training, like 8/255 (recipe)")
-    add("--train_step", "--train_steps", type=natural, help="PGD steps in training (recipe)")
-    add("--train_gamma", "--train_step_size", type=pixel_fraction, help="step size (recipe)")
-    add("--train_randinit", action=Switch, help="start at a random point of the ball (on)")
-
-
-def _add_optimisation_flags(parser: Parser) -> None:
-    add = parser.add_argument_group("optimisation").add_argument
-    add("--epochs", type=positive_int, help="epochs in all (recipe)")
-    add("-b", "--batch_size", type=positive_int, help="images per node and step (recipe)")
-    add(
-        "--micro_batch",
-        type=positive_int,
-        metavar="N",
-        help="images per pass; the batch's gradients are accumulated (the whole batch)",
-    )
-    add("--lr", "--learning_rate", type=positive, help="learning rate (recipe)")
-    add("--lr_schedule", choices=("constant", "multistep", "cosine"), help="(recipe)")
-    add(
-        "--decreasing_lr",
-        type=milestones,
-        metavar="E,E",
-        help="epochs at which multistep divides the rate by ten (recipe)",
-    )
-    add("--warmup", type=natural, help="epochs of linear warm-up, by step (0)")
-    add("--momentum", type=below_one, help="(0.9)")
-    add("--wd", "--weight_decay", dest="weight_decay", type=not_negative, help="(recipe)")
-
-
-def _add_runtime_flags(parser: Parser) -> None:
-    add = parser.add_argument_group("runtime").add_argument
-    add("--seed", type=seed_value, help="with the same seed a run repeats to the bit (1)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(CUDA if it is there)")
-    add("--gpu", type=natural, metavar="I", help="use this one GPU")
-    add("--threads", type=positive_int, help="CPU threads (PyTorch's choice)")
-    add("--channels_last", action=Switch, default=True, help="layout; changes rounding only (on)")
-    add(
-        "--amp",
-        choices=("off", "bf16", "fp16"),
-        default="off",
-        help="mixed precision in training, attacks and evaluation; changes results (off)",
-    )
-    add("--tf32", action="store_true", help="TF32 matrix products on CUDA; changes results")
-    add("--compile", action="store_true", help="torch.compile the network: for GPUs")
-    add("--sync_bn", action="store_true", help="BatchNorm statistics over all GPUs (CUDA only)")
-    add(
-        "--multiprocessing_distributed",
-        action="store_true",
-        help="start one process per GPU of this node (torchrun works too)",
-    )
-    add("--nproc", type=positive_int, help="processes per node for that (its GPUs, or 1)")
-    add("--world_size", type=positive_int, default=1, help="number of nodes (1)")
-    add("--rank", type=natural, default=0, help="this node's number (0)")
-    add("--dist_url", default="tcp://127.0.0.1:23456", help="where the nodes meet")
-    add("--dist_backend", choices=("nccl", "gloo"), help="(nccl with CUDA, else gloo)")
-    add("--dist_timeout", type=positive_int, default=600, help="seconds to wait for others (600)")
-
-
-def _add_output_flags(parser: Parser, save_dir: str):
-    add = parser.add_argument_group("output").add_argument
-    add("--save_dir", default=save_dir, metavar="DIR", help=f"where the run writes ({save_dir})")
-    add("--tag", help="name of the pre-training in results and figures: std, adv, fast, …")
-    add(
-        "-p",
-        "--print_freq",
-        type=positive_int,
-        metavar="N",
-        help="without a terminal, a progress line every N batches (every 10 s)",
-    )
-    add(
-        "--resume",
-        nargs="?",
-        const="auto",
-        metavar="PATH",
-        help="go on from PATH, or from the newest file in --save_dir; a new run if there is none",
-    )
-    add(
-        "--save_every_steps",
-        type=positive_int,
-        metavar="N",
-        help="a checkpoint every N steps, besides the one after every epoch",
-    )
-    add("--dry_run", action="store_true", help="print what would be done, written and spent")
-    add("--time_it", action="store_true", help="with --dry_run: time a few steps, estimate hours")
-    add("--json", action="store_true", help="with --dry_run: print the plan as one JSON object")
-    return add

@@ -16,7 +16,7 @@ from engine.schedules import States
 from engine.steps import training_step
 from errors import InputError
 from files import names
-from models import build_model, estimate_activations, estimate_flops
+from models import build_model, estimate_activations, estimate_flops, is_fetched
 
 IMAGENET_IMAGES = 1_281_167
 TIMED_STEPS, TIMED_IMAGES = 4, 64  # of --time_it
@@ -143,7 +143,7 @@ def _transfer_files(args: argparse.Namespace, adversarial: bool) -> tuple[Writte
     return (
         *_files(*first, *([names.RA_BEST] if adversarial else [])),
         *([every] if args.save_all else []),
-        *_files(names.CURVES_PLOT, names.RESULTS),
+        *_files(names.CURVES_PLOT, names.OUTCOMES, names.RESULTS),
     )
 
 
@@ -151,6 +151,7 @@ def _plan_evaluation(args: argparse.Namespace) -> RunPlan:
     kind, path = args.eval_set
     checkpoint = args.resume if args.resume not in (None, "auto") else None
     tests = {"--eval_attack": args.eval_attack, "--check_masking": args.check_masking or None}
+    written = (names.EVALUATION, *((names.EVALUATION_OUTCOMES,) if kind == "test" else ()))
     return RunPlan(
         task="evaluation",
         settings=f"evaluation of a checkpoint on {kind}",
@@ -163,7 +164,7 @@ def _plan_evaluation(args: argparse.Namespace) -> RunPlan:
         ),
         tests={name: value for name, value in tests.items() if value},
         save_dir=args.save_dir,
-        writes=_files(names.EVALUATION),
+        writes=_files(*written),
         writes_elsewhere=args.save_adv or None,
     )
 
@@ -183,11 +184,11 @@ def _numbered(first: int, last: int, *makers: Callable[[int], str]) -> Written:
 
 
 def _inputs(paths: Mapping[str, str | None]) -> tuple[Input, ...]:
-    """Every path that is one: --init torchvision and --resume auto are words."""
+    """Every path that is one: --resume auto and weights that --init fetches are none."""
     return tuple(
         Input(name, path, not Path(path).exists())
         for name, path in paths.items()
-        if path and path not in ("torchvision", "auto")
+        if path and path != "auto" and not is_fetched(str(path))
     )
 
 

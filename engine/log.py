@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
@@ -45,17 +45,33 @@ def warn(text: str) -> None:
         tqdm.write(f"warning: {text}", file=sys.stderr)
 
 
+class Warnings:
+    """What a run goes on past, one line each: told when it is added, and kept for its files."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def add(self, line: str) -> None:
+        """Tell a line (rank 0) and keep it, unless it is there already."""
+        if line not in self.lines:
+            warn(line)
+            self.lines.append(line)
+
+    def recall(self, lines: Iterable[str]) -> None:
+        """Put lines of the run's earlier starts, which were told then, before those of this one."""
+        self.lines = list(dict.fromkeys([*lines, *self.lines]))
+
+
 @contextlib.contextmanager
 def lacks_told_once() -> Iterator[None]:
     """Print what a file system lacks as a line, and the same one only once, in the block."""
-    told, show = set[str](), warnings.showwarning
+    told, show = Warnings(), warnings.showwarning
 
     def show_line(message: Warning | str, category: type[Warning], *where: Any, **at: Any) -> None:
-        if not issubclass(category, LacksFeature):
-            show(message, category, *where, **at)
-        elif str(message) not in told:
+        if issubclass(category, LacksFeature):
             told.add(str(message))
-            warn(str(message))
+        else:
+            show(message, category, *where, **at)
 
     warnings.showwarning = show_line  # type: ignore[assignment]
     try:

@@ -12,13 +12,13 @@ import fcntl
 import json
 import shutil
 import signal
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from engine.distributed import barrier, is_main
-from engine.log import lacks_told_once, provenance, say, warn
+from engine.log import Warnings, lacks_told_once, provenance, say, warn
 from engine.training import NotFinite, Preempted, StopSignals, Training
 from errors import InputError, RunFailed, memory_advice
 from files import names
@@ -27,6 +27,7 @@ from files.features import discard, tell_lack
 
 HELD = (errno.EAGAIN, errno.EACCES)  # what lockf answers where another process has the lock
 GLOBAL_BATCH = "global_batch"
+WARNINGS = "warnings"
 CONTENT = "_content"  # ends the name under which the fingerprint of an input is recorded
 
 
@@ -37,7 +38,7 @@ class RunFolder:
     free: the flags that may differ. resume: what --resume says: None, auto or a checkpoint.
     newest: finds the checkpoint to resume from. last_file: the file that a finished run has.
     contents: fingerprints of input files, as `{flag: text}`; on resume paths may change, contents
-    may not. processes: how many the run began with, and their global batch; for the record.
+    may not. facts: what else `args.json` says of the run; it is not compared.
     """
 
     path: Path
@@ -47,7 +48,7 @@ class RunFolder:
     newest: Callable[[Path], Path | None]
     last_file: str
     contents: Mapping[str, str] = field(default_factory=dict)
-    processes: Mapping[str, int] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def is_finished(self) -> bool:
         """Whether there is nothing left to resume; then it says so."""
@@ -76,7 +77,7 @@ class RunFolder:
     def recorded(self) -> dict[str, Any]:
         """What `args.json` says, beside the provenance."""
         contents = {f"{name}{CONTENT}": value for name, value in self.contents.items()}
-        return {**self.flags, **self.processes, **contents}
+        return {**self.flags, **contents}
 
     def check(self) -> None:
         """Raise InputError if the folder holds a run and `resume` is off, or one of other flags."""
@@ -89,9 +90,8 @@ class RunFolder:
                 "another"
             )
         before = read_args(path)
-        free = {*self.free, *self.processes}
         for name, value in json.loads(json.dumps(self.recorded())).items():
-            if name not in free and name in before and before[name] != value:
+            if name not in self.free and name in before and before[name] != value:
                 flag = name.replace(CONTENT, " that holds") if CONTENT in name else name
                 raise InputError(
                     f"--save_dir {self.path}: holds a run with --{flag} {before[name]}, not "
@@ -101,7 +101,8 @@ class RunFolder:
     def claim(self) -> None:
         self.check()
         if not (self.path / names.ARGS).exists():
-            write_json(self.path / names.ARGS, {**self.recorded(), **provenance()})
+            recorded = {**self.recorded(), **self.facts, **provenance()}
+            write_json(self.path / names.ARGS, recorded)
         self._forget_the_stop()
         for torn in self.path.glob(".*.tmp"):  # of a run that was killed while it wrote
             if not torn.name.startswith(f".{names.EVALUATION}"):
@@ -114,6 +115,18 @@ class RunFolder:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise InputError(f"{path}: cannot be removed ({error.strerror}); remove it") from error
+
+    def warnings(self) -> list[str]:
+        """What earlier starts of the folder's run warned of."""
+        path = self.path / names.ARGS
+        lines = read_args(path).get(WARNINGS, []) if path.is_file() else []
+        return [str(line) for line in lines] if isinstance(lines, list) else []
+
+    def record(self, warnings: Sequence[str]) -> None:
+        """Let `args.json` say what the run warned of (rank 0)."""
+        if is_main() and list(warnings) != self.warnings():
+            path = self.path / names.ARGS
+            write_json(path, {**read_args(path), WARNINGS: list(warnings)})
 
     def last_checkpoint(self) -> Path | None:
         """The checkpoint that was written last, if there is any."""
@@ -201,9 +214,13 @@ class Run(Protocol):
     """What a main's algorithm looks like from outside."""
 
     training: Training
+    warnings: Warnings
 
     def contents(self) -> dict[str, str]:
         """Fingerprints of the input files, by flag."""
+
+    def facts(self) -> dict[str, Any]:
+        """What else `args.json` says of the run."""
 
     def resume(self, path: Path) -> None:
         """Take up a checkpoint."""
@@ -227,9 +244,13 @@ def supervise(make: Callable[[StopSignals], Run], folder: RunFolder, images: int
         if checkpoint:
             with taking_up(checkpoint):
                 run.resume(checkpoint)  # before the folder is claimed: it may be refused
-        folder = replace(folder, contents=run.contents(), processes=_processes(run.training))
+        facts = {**run.facts(), **_processes(run.training), WARNINGS: run.warnings.lines}
+        folder = replace(folder, contents=run.contents(), facts=facts)
         with holding(folder), _ending(folder, run.training), memory_advice(images):
+            run.warnings.recall(folder.warnings())
+            folder.record(run.warnings.lines)
             run.run()
+            folder.record(run.warnings.lines)  # some are of what was met on the way
 
 
 def _processes(training: Training) -> dict[str, int]:

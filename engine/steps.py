@@ -44,7 +44,7 @@ class Execution:
 
     @property
     def loss_scale(self) -> float:
-        """For the attack: float16 gradients to images would vanish without it."""
+        """The factor on the attack's loss: float16 gradients to images would vanish without it."""
         return 65536.0 if self.amp == torch.float16 else 1.0
 
     def place(self, model: nn.Module) -> nn.Module:
@@ -60,7 +60,7 @@ class Execution:
         return images.to(self.device, memory_format=layout)
 
     def scaler(self) -> GradScaler | None:
-        """Of the training loss, for float16 alone."""
+        """The scaler of the training loss, which float16 alone needs."""
         return GradScaler(self.device.type) if self.amp == torch.float16 else None
 
     def autocast(self) -> contextlib.AbstractContextManager:

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from attack_utils import Perturb  # the type alone
 from engine.distributed import Runtime, any_rank, broadcast_from_main, gather_from_ranks
-from engine.log import Progress, warn
+from engine.log import Progress
 from engine.steps import Execution, Meter, Metrics, Report, train_one_epoch
 from errors import InputError, RunFailed
 from files.checkpoints import to_cpu
@@ -190,8 +190,11 @@ class Training:
             },
         }
 
-    def restore(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take up `state()`; the model has the checkpoint's weights already."""
+    def restore(self, checkpoint: Mapping[str, Any], warn: Callable[[str], None]) -> None:
+        """Take up `state()`; the model has the checkpoint's weights already.
+
+        `warn` is told why the run does not go on to the bit, if it does not.
+        """
         resume, ranks = checkpoint["resume"], checkpoint["resume"]["ranks"]
         for name, value in self.model.state_dict().items():
             if not bool(value.isfinite().all()):

@@ -7,7 +7,7 @@ percent.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,19 +17,44 @@ from torch import Tensor, nn
 
 import pruning_utils as pruning
 from dataset import DataSpec, build_loaders
+from engine.data_warnings import compare_classes, warn_of_notes, warn_of_skipped
 from engine.distributed import is_main
-from engine.log import provenance, say, warn
+from engine.log import Warnings, provenance, say
 from errors import InputError
 from evaluation.autoattack import forget_progress
 from evaluation.evaluator import Evaluator, count_images
-from evaluation.request import Request, check_classes, count_classes, further_tests, sa_and_ra
+from evaluation.request import Request
 from evaluation.sets import SEVERITIES, adversarial_loader, cifar10_c_loader, corruptions
+from evaluation.split_test import (
+    SplitTest,
+    check_classes,
+    check_source_classes,
+    count_classes,
+)
 from files import checkpoints as files
 from files.atomic import write_json
-from files.names import EVALUATION
-from models.export import load_network
+from files.class_names import CLASSES, class_names_in
+from files.names import EVALUATION, EVALUATION_OUTCOMES
+from files.transfer_run import role_of
+from input_pipeline.loader import Loader
+from models import load_network, stem_of
 
 CIFAR10_C_FOLDER = "CIFAR-10-C"  # as the archive unpacks
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A network, the names of its classes if its file has them, and what its test goes on past."""
+
+    path: Path
+    model: nn.Module
+    class_names: tuple[str, ...] | None
+    warnings: Warnings
+
+    def compare(self, loader: Loader) -> None:
+        """Raise InputError, or warn, where the images are of other classes."""
+        check_classes(self.model, loader, "--resume")
+        compare_classes(self.class_names, loader, f"--resume {self.path}", self.warnings)
 
 
 def evaluate_checkpoint(
@@ -54,23 +79,26 @@ def evaluate_checkpoint(
     if request.save_adv and evaluator.runtime.world_size > 1:
         raise InputError("--save_adv works in one process only")
     model = evaluator.execution.place(load_network(str(path), mean=mean, std=std))
+    tested = Tested(path, model, class_names_in(files.load_checkpoint(path)), Warnings())
     if is_main():
         say(pruning.remain_line(model))
     kind, where = request.eval_set
-    if (model.stem == "cifar") != (spec.input_size < 64):
-        warn(f"the {model.stem} stem on images of {spec.input_size} pixels: check --input_size")
+    stem, size = stem_of(model), spec.input_size
+    if stem is not None and (stem == "cifar") != (size < 64):
+        tested.warnings.add(f"the {stem} stem on images of {size} pixels: check --input_size")
     if kind == "cifar10_c":
         where = where or str(Path(spec.root) / CIFAR10_C_FOLDER)
-        found = _on_cifar10_c(evaluator, model, request, replace(spec, root=where))
+        found = _on_cifar10_c(evaluator, tested, request, replace(spec, root=where))
     elif kind == "adv":
-        found = _on_adversarial(evaluator, model, request, spec)
+        found = _on_adversarial(evaluator, tested, request, spec)
     else:
-        found = _on_test_split(evaluator, model, path.name, request, spec, save_dir)
+        found = _on_test_split(evaluator, tested, request, spec, save_dir)
     about = {
         "checkpoint": str(path),
         "eval_set": f"{kind}:{where}" if where else kind,
         "dataset": spec.dataset,
         "seed": evaluator.seed,
+        "warnings": tested.warnings.lines,
     }
     if is_main():
         write_json(save_dir / EVALUATION, {**about, **found, **provenance()})
@@ -85,12 +113,12 @@ def evaluate_checkpoint(
 
 def _on_test_split(
     evaluator: Evaluator,
-    model: nn.Module,
-    role: str,
+    tested: Tested,
     request: Request,
     spec: DataSpec,
     save_dir: Path,
 ) -> dict[str, Any]:
+    model, role = tested.model, role_of(tested.path)
     _, _, loader = build_loaders(
         spec,
         batch_size=2,  # of the training images, which nobody asks for
@@ -100,46 +128,55 @@ def _on_test_split(
         pin_memory=evaluator.execution.device.type == "cuda",
     )
     assert loader is not None  # only an ImageNet layout has none
-    check_classes(model, loader, "--resume")
+    warn_of_notes(tested.warnings, loader)
+    tested.compare(loader)
+    check_source_classes(request, loader, tested.warnings)
     crafted: list[tuple[Tensor, Tensor]] = []
     keep = crafted if request.save_adv else None
-    scores = sa_and_ra(evaluator, model, loader, role, request, keep)
+    test = SplitTest(evaluator, loader, request, save_dir)
+    test.sa_and_ra(model, role, keep)
+    warn_of_skipped(tested.warnings, loader)
     if request.save_adv:
         data, label = (torch.cat(parts) for parts in zip(*crafted, strict=True))
-        files.save_checkpoint(request.save_adv, {"data": data, "label": label})
+        files.save_checkpoint(
+            request.save_adv, {"data": data, "label": label, CLASSES: list(loader.classes)}
+        )
         say(f"{request.save_adv}: {len(label)} adversarial images")
+    further = test.further(model, role)
+    test.save(EVALUATION_OUTCOMES)
     return {
-        **scores._asdict(),
+        **test.accuracy(role)._asdict(),
         "images": count_images(loader, request.images),
         "attack": str(evaluator.attack) if request.attacked else None,
-        **further_tests(evaluator, model, loader, role, request, save_dir),
+        **further,
     }
 
 
 def _on_adversarial(
-    evaluator: Evaluator, model: nn.Module, request: Request, spec: DataSpec
+    evaluator: Evaluator, tested: Tested, request: Request, spec: DataSpec
 ) -> dict[str, Any]:
     """RA on images that were made adversarial before, for this network or for another."""
     path = request.eval_set[1]
-    names = [str(label) for label in range(count_classes(model))]
+    names = tested.class_names or [str(n) for n in range(count_classes(tested.model))]
     loader = adversarial_loader(
         path, spec, names, batch_size=evaluator.batch_size, workers=evaluator.workers
     )
+    tested.compare(loader)
     ra = evaluator.accuracy(
-        evaluator.network(model), loader, f"RA on {path}", images=request.images
+        evaluator.network(tested.model), loader, f"RA on {path}", images=request.images
     )
     return {"sa": None, "ra": ra, "images": count_images(loader, request.images)}
 
 
 def _on_cifar10_c(
-    evaluator: Evaluator, model: nn.Module, request: Request, spec: DataSpec
+    evaluator: Evaluator, tested: Tested, request: Request, spec: DataSpec
 ) -> dict[str, Any]:
     """SA under every corruption at each severity; `sa` is the mean over the benchmark's."""
-    network, found = evaluator.network(model), corruptions(spec.root)
+    network, found = evaluator.network(tested.model), corruptions(spec.root)
     first = cifar10_c_loader(spec, found.benchmark[0], 1, batch_size=1)
-    check_classes(model, first, "--resume")
+    tested.compare(first)
     for note in found.notes:
-        warn(note)
+        tested.warnings.add(note)
     width = max(map(len, (*found.benchmark, *found.extra)))
     say(f"{'SA by severity':{width}}" + "".join(f"{s:8}" for s in SEVERITIES) + "    mean")
 
@@ -168,5 +205,4 @@ def _on_cifar10_c(
         "corruptions": table,
         **({"corruptions_missing": list(found.missing)} if found.missing else {}),
         **({"corruptions_extra": extra} if extra else {}),
-        **({"warnings": list(found.notes)} if found.notes else {}),
     }

@@ -1,23 +1,12 @@
-"""What a run is asked to test, and the tests themselves: SA and RA first, then those beyond."""
+"""What a run is asked to test."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor, nn
-
-from attack_utils import Perturb, import_autoattack
-from engine.distributed import seed_everything
-from engine.log import say
+from attack_utils import import_autoattack
 from errors import InputError
-from evaluation.autoattack import run_autoattack
-from evaluation.evaluator import Evaluator
-from evaluation.masking import masking_checks
-from files.results import Accuracy
-from input_pipeline.loader import Loader
-from models.export import load_network
 
 
 @dataclass(frozen=True)
@@ -71,77 +60,3 @@ class Request:
     def further(self) -> bool:
         """Whether there is more to test than SA and RA."""
         return self.autoattack or self.check_masking
-
-
-def sa_and_ra(
-    evaluator: Evaluator,
-    model: nn.Module,
-    loader: Loader,
-    role: str,
-    request: Request,
-    crafted: list[tuple[Tensor, Tensor]] | None = None,
-) -> Accuracy:
-    """SA and, if asked for, RA on a test split: in percent; `role` says which network's.
-
-    A list `crafted` takes the attack's images and labels, batch by batch, on the CPU.
-    """
-    network, attack = evaluator.network(model), None
-    if request.attacked:
-        attack = evaluator.pgd(network, restarts=request.restarts)
-        attack = attack if crafted is None else _kept(attack, crafted)
-    # Deviation: random starts from the run's seed, so that `--evaluate` gives the same figures.
-    seed_everything(evaluator.seed)
-    images, ra = request.images if request.evaluate else None, None
-    sa = evaluator.accuracy(network, loader, f"test SA ({role})", images=images)
-    if attack:
-        ra = evaluator.accuracy(network, loader, f"test RA ({role})", attack, images)
-    return Accuracy(sa, ra)
-
-
-def _kept(attack: Perturb, crafted: list[tuple[Tensor, Tensor]]) -> Perturb:
-    def perturb(images: Tensor, labels: Tensor) -> Tensor:
-        adversarial = attack(images, labels)
-        crafted.append((adversarial.cpu().contiguous(), labels.cpu()))
-        return adversarial
-
-    return perturb
-
-
-def further_tests(
-    evaluator: Evaluator,
-    model: nn.Module,
-    loader: Loader,
-    role: str,
-    request: Request,
-    folder: Path,
-) -> dict[str, Any]:
-    """The tests beyond SA and RA that were asked for: `autoattack`, `masking_checks`."""
-    found: dict[str, Any] = {"restarts": request.restarts} if request.restarts > 1 else {}
-    network = evaluator.network(model)
-    if request.autoattack:
-        result = run_autoattack(evaluator, network, loader, folder, request.images).record
-        note = f" ({result['note']})" if result["note"] else ""
-        say(f"AutoAttack ({role}), {result['images']} images{note}: RA {result['ra']:.2f} %")
-        found["autoattack"] = {"network": role, **result}
-    if request.check_masking:
-        source = None
-        if request.masking_source:
-            source = evaluator.network(load_network(request.masking_source))
-            check_classes(source, loader, request.masking_source)
-        checks = masking_checks(evaluator, network, loader, source, request.images)
-        found["masking_checks"] = checks
-    return found
-
-
-def check_classes(network: nn.Module, loader: Loader, what: str) -> None:
-    """Raise InputError, naming `what`, if a network has other classes than the images."""
-    classes = count_classes(network)
-    if classes != loader.num_classes:
-        raise InputError(
-            f"{what}: a network of {classes} classes, the evaluation set has "
-            f"{loader.num_classes}; choose by --dataset and --classes"
-        )
-
-
-def count_classes(network: nn.Module) -> int:
-    return network.get_parameter("fc.weight").shape[0]

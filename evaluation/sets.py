@@ -11,6 +11,7 @@ from torch import Tensor
 from dataset import DataSpec, eval_transform
 from errors import InputError
 from files.checkpoints import load_checkpoint
+from files.class_names import class_names_in
 from input_pipeline.loader import Loader
 from input_pipeline.sources import CIFAR10_CLASSES
 from input_pipeline.splits import Split
@@ -133,7 +134,8 @@ def adversarial_loader(
     """Return a saved adversarial set, a file {"data": images (N, 3, H, W), "label": (N,)}.
 
     Floats in [0, 1] are the network's inputs and stay floats, so they must be of spec's size; uint8
-    images (also as (N, H, W, 3)) are framed like spec's evaluation. classes: those of the network.
+    images (also as (N, H, W, 3)) are framed like spec's evaluation. classes: those of the network,
+    which stand where the file does not name its own.
     """
     content = load_checkpoint(path)
     data, labels = content.get("data"), content.get("label")
@@ -162,4 +164,5 @@ def adversarial_loader(
     elif data.dtype != torch.uint8:
         raise InputError(f"{path}: images of type {data.dtype}; uint8 or floats in [0, 1] expected")
     split = Split(data, labels.numpy().astype(np.int64))
+    classes = class_names_in(content) or classes
     return Loader(split, transform, classes, batch_size=batch_size, workers=workers)

@@ -18,11 +18,14 @@ import torch
 from torch import Tensor
 
 from errors import InputError
+from files import stranger_pickles
 from files.atomic import check_archive, replacing
-from files.sealed import SUFFIX as SAFETENSORS
+from files.kinds import describe, is_safetensors
 from files.sealed import read_safetensors
+from files.state_dicts import as_state_dicts
 
 CONSTANTS = ("normalize.mean", "normalize.std")
+LARGEST_SPARSE = 2**27  # entries of a sparse tensor, which stores fewer than it stands for
 
 
 # --- writing ------------------------------------------------------------------------------------
@@ -56,8 +59,12 @@ def load_checkpoint(path: str | os.PathLike[str], content: bytes | None = None) 
             running code.
     """
 
+    kind = describe(path)
+    if kind:
+        raise InputError(f"{path} is {kind}")
+
     def read() -> Any:
-        if Path(path).suffix == SAFETENSORS:
+        if is_safetensors(path):
             return read_safetensors(path, content)[0]
         check_archive(path, None if content is None else io.BytesIO(content))
         source = path if content is None else io.BytesIO(content)
@@ -79,8 +86,12 @@ def _check_tensors(path: str | os.PathLike[str], value: Any) -> None:
         for item in value:
             _check_tensors(path, item)
     elif isinstance(value, Tensor):
-        stored = value.layout == torch.strided and value.device.type == "cpu"
-        if not stored or value.nbytes > value.untyped_storage().nbytes():
+        if value.layout != torch.strided:
+            small = value.device.type == "cpu" and value.numel() <= LARGEST_SPARSE
+        else:
+            stored = value.device.type == "cpu" and value.untyped_storage().nbytes()
+            small = value.nbytes <= stored
+        if not small:
             raise InputError(
                 f"{path}: refused, a tensor in it has {tuple(value.shape)} entries but stores fewer"
             )
@@ -99,10 +110,19 @@ def load_first_good(candidates: Sequence[Path], tell: Callable[[str], None]) -> 
 
 
 def load_trusted_pickle(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a file by running whatever code is in it: only for `models.convert --trust_pickle`."""
+    """Read a file by running whatever code is in it: only for `models.convert --trust_pickle`.
+
+    Networks in it become their state dicts, NumPy arrays become tensors.
+    """
 
     def read() -> Any:
-        return torch.load(path, map_location="cpu", weights_only=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of TorchScript archives, and of classes that changed
+            return as_state_dicts(
+                torch.load(
+                    path, map_location="cpu", weights_only=False, pickle_module=stranger_pickles
+                )
+            )
 
     return _read_dictionary(path, read, passed=(ImportError, AttributeError))
 

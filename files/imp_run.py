@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from errors import InputError
 from files import names
 from files.atomic import sha256_of
 from files.checkpoints import load_checkpoint, load_first_good, save_checkpoint
+from files.class_names import CLASSES
 from files.features import discard
 from pruning_utils import MASK_SUFFIX
 
@@ -63,6 +64,7 @@ def save_state(
     *,
     epoch: int,
     arch: str,
+    classes: Sequence[str],
     weights: Mapping[str, Tensor],
     training: Mapping[str, Any],
     is_best: bool,
@@ -72,6 +74,7 @@ def save_state(
 
     Args:
         epoch: epochs that are finished.
+        classes: the names of the classes, in the order of the network's outputs.
         training: what `engine.training.Training.state` gives.
         keep: which checkpoints of earlier states stay: all, last or tickets.
     """
@@ -82,6 +85,7 @@ def save_state(
         "best_acc1": record.best_acc1,
         "state_prune": record.state,
         "init": record.init,
+        CLASSES: list(classes),
     }
     if is_best:
         save_checkpoint(save_dir / names.imp_best(record.state), network)

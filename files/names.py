@@ -12,6 +12,7 @@ LOCK = ".lock"
 PREEMPTED = "PREEMPTED"  # a signal asked the run to stop, and it has saved
 PREEMPTED_STATUS = 75  # its exit status: EX_TEMPFAIL of sysexits.h, try again later
 EVALUATION = "eval.json"  # of --evaluate
+EVALUATION_OUTCOMES = "eval.outcomes.safetensors"
 AUTOATTACK_PROGRESS = "autoattack_progress.json"
 
 # Of a ticket search, beside the names below that have a state in them.
@@ -23,10 +24,12 @@ CHECKPOINT = "checkpoint.pth.tar"
 SA_BEST = "model_SA_best.pth.tar"
 RA_BEST = "model_RA_best.pth.tar"
 CURVES_PLOT = "net_train.png"
+OUTCOMES = "outcomes.safetensors"  # which test images each network got right
 RESULTS = "results.json"  # written last: the run is done
 
 # Of a study and a report.
 LOG = "log.txt"
+STUDY = "study.json"  # what was planned before there was any result
 REPORT = "report"  # the folder
 PAGE = "report.html"
 TABLE = "results.csv"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ DENSE = "dense"  # the reader's name for any ticket of density 1, the network to
 REGIMES = {"std": "ST", "adv": "AT"}  # each mode, and the paper's name for it
 MODES = tuple(REGIMES)
 NETWORKS = ("ra_best", "sa_best", "last")  # best by validation RA, best by validation SA, last
+NO_INIT = "no --init"  # the reader's hash of weights that were drawn at random
 UNNAMED = "unnamed"  # the pre-training of a run without --tag
 REQUIRED = (
     "pretraining", "ticket", "state", "density", "ticket_sha256", "dataset", "mode", "data_number",
@@ -39,19 +40,56 @@ UNMEASURED = Accuracy(None, None)
 
 
 class Group(NamedTuple):
-    """The runs that one verdict compares: one pre-training, data set and share of its data."""
+    """The runs that one verdict compares: one pre-training, data set and share of its data.
+
+    init_sha256: the hash of the initial weights; NO_INIT for random ones, None where it is unknown.
+    test_split: the fingerprint of the test split; None where it is unknown. The last two are what
+    tells the group from others of the same name; "" where that is not needed.
+    """
 
     pretraining: str
     dataset: str
     data_number: float
+    init_sha256: str | None = None
+    test_split: str | None = None
+    which_weights: str = ""
+    which_split: str = ""
+
+    @property
+    def name(self) -> str:
+        """The pre-training, which no other group of the same data has."""
+        which = f" ({self.which_weights})" if self.which_weights else ""
+        return self.pretraining + which
+
+    @property
+    def data(self) -> str:
+        """The data set, which no other test split has."""
+        return f"{self.dataset} ({self.which_split})" if self.which_split else self.dataset
+
+    @property
+    def place(self) -> tuple[str, float]:
+        """What groups that are shown side by side share: the data, and the share of it."""
+        return self.data, self.data_number
 
     def __str__(self) -> str:
-        return f"{self.pretraining}, {self.dataset}, {100 * self.data_number:g} % of the data"
+        return f"{self.name}, {self.data}, {100 * self.data_number:g} % of the data"
+
+    def columns(self) -> dict[str, Any]:
+        """The group's columns in tables, but for the two hashes."""
+        return {key: getattr(self, key) for key in ("pretraining", "dataset", "data_number")}
+
+    def hashes(self) -> dict[str, str | None]:
+        """The group's further columns in tables."""
+        return {"init_sha256": self.init_sha256, "test_split": self.test_split}
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """One `results.json` as read; `ticket` is 'dense' at density 1, whatever the file says."""
+    """One `results.json` as read.
+
+    ticket: 'dense' at density 1, whatever the file says. init: what the file of the initial weights
+    is called; None where that is unknown.
+    """
 
     path: Path
     group: Group
@@ -67,6 +105,7 @@ class RunResult:
     last: Accuracy
     command: str | None = None
     warnings: tuple[str, ...] = ()
+    init: str | None = None
 
 
 # --- writing ------------------------------------------------------------------------------------
@@ -86,6 +125,11 @@ def build_results(
     arch: str,
     scores: Mapping[str, Accuracy],
     further: Mapping[str, Any],
+    init: str | None,
+    init_sha256: str | None,
+    test_split: str,
+    class_names: Sequence[str],
+    warnings: Sequence[str],
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Build the contents of `results.json`, in the order in which they are written.
@@ -98,6 +142,12 @@ def build_results(
         data_number: the fraction of the training data that was used.
         scores: test accuracies in percent of each of NETWORKS; one that is absent was not kept.
         further: the results of the tests beyond SA and RA, by their keys.
+        init: what the file of the initial weights is called (`name_of_init`); None for random ones.
+        init_sha256: the hash of those weights, `files.fingerprints.weights_sha256` without the
+            classifier and the normalisation, whether --reinit used them or not.
+        test_split: the fingerprint of the test images, their labels and class names.
+        class_names: in the order of the network's outputs.
+        warnings: what the run went on past, a line each.
         provenance: the command, the code's version, the packages and the hardware.
     """
     return {
@@ -112,9 +162,23 @@ def build_results(
         "seed": seed,
         "arch": arch,
         **{network: scores.get(network, UNMEASURED)._asdict() for network in NETWORKS},
+        "init": init,
+        "init_sha256": init_sha256,
+        "test_split": test_split,
+        "class_names": list(class_names),
+        "warnings": list(warnings),
         **further,
         **provenance,
     }
+
+
+def name_of_init(path: str | None) -> str | None:
+    """Return what to call initial weights: their file, or its folder if all are called so."""
+    if path is None:
+        return None
+    file = Path(path)
+    name = file.resolve().parent.name if file.name == names.INIT else file.name
+    return "".join(char if char.isprintable() else "?" for char in name)
 
 
 def write_results(save_dir: str | os.PathLike[str], results: Mapping[str, Any]) -> None:
@@ -165,20 +229,43 @@ def parse_result(data: Any, path: Path) -> RunResult:
         raise ValueError("sa_best.sa is null")
     return RunResult(
         path=path,
-        group=Group(_text(data, "pretraining"), _text(data, "dataset"), fraction),
+        group=Group(
+            _text(data, "pretraining"),
+            _text(data, "dataset"),
+            fraction,
+            _init_sha256(data),
+            _optional_text(data, "test_split"),
+        ),
         ticket=DENSE if dense else data["ticket"],
         state=0 if dense else _whole(data, "state", optional=True),
         density=1.0 if dense else density,
         mode=data["mode"],
         seed=_whole(data, "seed") or 0,
         arch=_text(data, "arch"),
-        ticket_sha256=None if data["ticket_sha256"] is None else _text(data, "ticket_sha256"),
+        ticket_sha256=_optional_text(data, "ticket_sha256"),
         sa_best=sa_best,
         ra_best=_accuracy(data, "ra_best"),
         last=_accuracy(data, "last"),
         command=_command(data.get("command")),
-        warnings=_masking_warnings(data.get("masking_checks")),
+        warnings=(*_lines(data, "warnings"), *_masking_warnings(data.get("masking_checks"))),
+        init=_optional_text(data, "init"),
     )
+
+
+def _init_sha256(data: Mapping[str, Any]) -> str | None:
+    """Read the hash of the initial weights; a run that re-initialised any may not have had them."""
+    known = "init_sha256" in data and not (
+        data["init_sha256"] is None and data["ticket"] == "reinit"
+    )
+    return (_optional_text(data, "init_sha256") or NO_INIT) if known else None
+
+
+def _lines(data: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """Read a list of lines; a file of an earlier version has none."""
+    lines = data.get(key) or []
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise ValueError(f"{key} is {lines!r}, not a list of lines")
+    return tuple(" ".join(line.split()) for line in lines)
 
 
 def _masking_warnings(checks: Any) -> tuple[str, ...]:
@@ -221,6 +308,10 @@ def _text(data: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise ValueError(f"{key} is {value!r}, not a printable name")
     return value
+
+
+def _optional_text(data: Mapping[str, Any], key: str) -> str | None:
+    return None if data.get(key) is None else _text(data, key)
 
 
 def _command(value: Any) -> str | None:

@@ -15,7 +15,6 @@ from torch import Tensor
 from errors import InputError
 from files.atomic import replacing
 
-SUFFIX = ".safetensors"
 HASH = "sha256"  # the header's entry
 
 

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from errors import InputError
-from files.checkpoints import bare_keys, load_checkpoint
-from files.sealed import HASH, SUFFIX, header_of, write_sealed
-from pruning_utils import MASK_SUFFIX
+from files.checkpoints import load_checkpoint
+from files.kinds import is_safetensors
+from files.mask_layouts import ticket_masks
+from files.sealed import HASH, header_of, write_sealed
 
 FORMAT = "double-win-ticket-1"
 AnyPath = str | os.PathLike[str]
@@ -30,13 +31,14 @@ class Ticket:
 
     masks: `{module name + '.weight_mask': bool tensor}`, named as in the bare network. kind: how it
     was found (imp, omp, random). state: how many times the weights were pruned; None where the file
-    does not say. sha256: the hash of the file's bytes.
+    does not say. sha256: the hash of the file's bytes. notes: a line for each mask left out.
     """
 
     masks: dict[str, Tensor]
     kind: str
     state: int | None
     sha256: str
+    notes: tuple[str, ...] = ()
 
     def state_at(self, density: float) -> int:
         """The file's own state, else the one of IMP at rate 0.2 that is nearest to a density."""
@@ -82,7 +84,8 @@ def read_ticket(path: AnyPath) -> Ticket:
     """Read a ticket, once, from any file that holds masks.
 
     That is: a ticket file, an IMP checkpoint of this project or of the released code, a transfer
-    checkpoint (with or without `1.`), one with `module.`, or a bare dictionary of masks.
+    checkpoint (with or without `1.`), one under wrappers' prefixes, or a dictionary of masks; see
+    `mask_layouts`.
 
     Raises:
         InputError: unreadable, without any mask, or with values other than 0 and 1.
@@ -94,19 +97,20 @@ def read_ticket(path: AnyPath) -> Ticket:
     except OSError as error:
         raise InputError(f"{path}: not a readable ticket ({error.strerror})") from error
     payload = load_checkpoint(path, content)
-    header = _ticket_header(header_of(content)) if Path(path).suffix == SUFFIX else {}
+    header = _ticket_header(header_of(content)) if is_safetensors(path) else {}
     if header:
         if HASH not in header:
             raise InputError(f"{path}: damaged, its header lacks the checksum")
-        masks = _unpack(path, payload, _shapes(path, header))
+        masks, notes = _unpack(path, payload, _shapes(path, header)), list[str]()
     else:
-        masks = _masks_in(path, payload)
+        masks, notes = ticket_masks(payload, str(path))
     state: Any = header.get("state", payload.get("state_prune"))
     return Ticket(
         masks,
         kind=header.get("kind", "imp"),
         state=int(state) if str(state).isdecimal() else None,
         sha256=hashlib.sha256(content).hexdigest(),
+        notes=tuple(notes),
     )
 
 
@@ -120,7 +124,7 @@ def ticket_header(path: AnyPath) -> dict[str, str]:
 
     Empty for a file that is not one of this project's ticket files.
     """
-    if Path(path).suffix != SUFFIX:
+    if not is_safetensors(path):
         return {}
     try:
         with open(path, "rb") as file:
@@ -133,18 +137,6 @@ def ticket_header(path: AnyPath) -> dict[str, str]:
 
 def _ticket_header(header: dict[str, str]) -> dict[str, str]:
     return header if header.get("format") == FORMAT else {}
-
-
-def _masks_in(path: AnyPath, payload: Mapping[str, Any]) -> dict[str, Tensor]:
-    for candidate in (payload.get("state_dict"), payload.get("mask"), payload):
-        if isinstance(candidate, Mapping):
-            found = {str(n): v for n, v in candidate.items() if str(n).endswith(MASK_SUFFIX)}
-            masks = bare_keys(found)
-            if len(masks) < len(found):
-                raise InputError(f"{path}: holds two masks of one layer under different prefixes")
-            if masks:
-                return {name: _as_bool(path, name, value) for name, value in masks.items()}
-    raise InputError(f"{path}: holds no masks; a ticket has entries named like conv1{MASK_SUFFIX}")
 
 
 def _shapes(path: AnyPath, header: Mapping[str, str]) -> dict[str, list[int]]:
@@ -170,9 +162,3 @@ def _unpack(
         unpacked = np.unpackbits(bits.numpy(), count=count).astype(bool)
         masks[name] = torch.from_numpy(unpacked).reshape(shape)
     return masks
-
-
-def _as_bool(path: AnyPath, name: str, mask: Any) -> Tensor:
-    if not isinstance(mask, Tensor) or not bool(((mask == 0) | (mask == 1)).all()):
-        raise InputError(f"{path}: {name} is no mask; every entry must be 0 or 1")
-    return mask.bool()

@@ -17,9 +17,13 @@ from files.checkpoints import (
     save_checkpoint,
     transfer_keys,
 )
+from files.class_names import CLASSES
 
-# The released code's names of the curves; TA is its word for SA.
-CURVES = ("train", "ta", "ra", "test_ta", "test_ra")
+# The curves, and the released code's names of them in a checkpoint; TA is its word for SA.
+CURVES = {
+    "train_acc": "train", "val_sa": "ta", "val_ra": "ra",
+    "test_sa": "test_ta", "test_ra": "test_ra",
+}  # fmt: skip
 # The networks that are tested at the end, by the file that holds each.
 KEPT = {"sa_best": names.SA_BEST, "ra_best": names.RA_BEST, "last": names.CHECKPOINT}
 
@@ -44,6 +48,7 @@ def save_transfer(
     *,
     epoch: int,
     arch: str,
+    classes: Sequence[str],
     weights: Mapping[str, Tensor],
     training: Mapping[str, Any],
     lr_schedule: str,
@@ -54,6 +59,7 @@ def save_transfer(
 
     Args:
         epoch: epochs that are finished.
+        classes: the names of the classes, in the order of the network's outputs.
         weights: the state dict in bare names; the file has the released code's `0.*` and `1.*`.
         training: what `engine.training.Training.state` gives.
         best: the file names of which this network is the best so far.
@@ -62,10 +68,11 @@ def save_transfer(
     network: dict[str, Any] = {
         "best_sa": record.best_sa,
         "best_ra": record.best_ra,
-        "result": record.curves,
+        "result": {CURVES[name]: curve for name, curve in record.curves.items()},
         "epoch": epoch,
         "arch": arch,
         "state_dict": transfer_keys(weights),
+        CLASSES: list(classes),
     }
     for name in best:
         save_checkpoint(save_dir / name, network)
@@ -78,7 +85,8 @@ def save_transfer(
 
 def read_record(checkpoint: Mapping[str, Any]) -> TransferRecord:
     """The record in a checkpoint of `save_transfer`; KeyError names what it lacks."""
-    return TransferRecord(checkpoint["best_sa"], checkpoint["best_ra"], checkpoint["result"])
+    curves = {name: checkpoint["result"][released] for name, released in CURVES.items()}
+    return TransferRecord(checkpoint["best_sa"], checkpoint["best_ra"], curves)
 
 
 def read_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -90,6 +98,12 @@ def load_kept(save_dir: Path, role: str) -> tuple[int, dict[str, Tensor]]:
     """The network of a role of KEPT: the number of its epochs and its weights in bare names."""
     checkpoint = load_checkpoint(save_dir / KEPT[role])
     return checkpoint["epoch"], read_weights(checkpoint)
+
+
+def role_of(path: Path) -> str:
+    """The name of a checkpoint's network in outcomes: its role, or what the file is called."""
+    roles = {name: role for role, name in KEPT.items()}
+    return roles.get(path.name, path.name.partition(".")[0] or "network")
 
 
 def newest_checkpoint(save_dir: Path) -> Path | None:

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from errors import InputError
 from input_pipeline.decoding import read_image
+from input_pipeline.names import compare_classes, doubtful_order
 from input_pipeline.splits import Split, fingerprint, short_fingerprint
 from input_pipeline.transforms import DRAWS, Transform, uniforms
 from input_pipeline.workers import STOP_SIGNALS as STOP_SIGNALS  # for those who run a loader
@@ -147,6 +148,14 @@ class Loader:
         """
         assert self._source is not None
         return fingerprint(self._source, self.classes)
+
+    def compare_classes(self, theirs: Sequence[str], holder: str, offer: str) -> str | None:
+        """Say in what the classes of a file differ from these, if at all; `names` has the rules."""
+        return compare_classes(theirs, self.classes, holder, offer)
+
+    def doubtful_order(self) -> str | None:
+        """Say why another program may number these classes otherwise; None if that is unlikely."""
+        return doubtful_order(self.classes)
 
     def num_batches(self, world: int = 1) -> int:
         """Count the global batches of an epoch that `world` processes share."""

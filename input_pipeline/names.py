@@ -2,6 +2,7 @@
 
 import codecs
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -123,3 +124,56 @@ def missing_classes(lacking: Sequence[str], others: Sequence[str]) -> str:
     alike = {_loosely(name): name for name in others}
     meant = [f"{alike[_loosely(n)]!r} for {n!r}" for n in lacking if _loosely(n) in alike]
     return few(lacking) + (f" (is {few(meant, 2)} meant?)" if meant else "")
+
+
+# ------------------------------------------------------------- classes of files and of data sets
+
+
+def compare_classes(
+    theirs: Sequence[str], ours: Sequence[str], holder: str, offer: str
+) -> str | None:
+    """Say in what the classes of a file differ from those of a data set; None where they do not.
+
+    Raises InputError for the same names in another order: whatever is counted then is wrong.
+    """
+    if tuple(theirs) == tuple(ours):
+        return None
+    place = {name: number for number, name in enumerate(ours)}
+    moved = [(number, n) for number, n in enumerate(theirs) if place.get(n, number) != number]
+    example = f"{moved[0][1]} is {moved[0][0]} there, {place[moved[0][1]]} here" if moved else ""
+    if set(theirs) == set(ours):
+        raise InputError(
+            f"{holder}: its classes are those of the data set in another order (class {example}); "
+            f"its order is {few(theirs)}: {offer}"
+        )
+    gone = [name for name in theirs if name not in place]
+    new = [name for name in ours if name not in set(theirs)]
+    parts = [f"{few(gone)} only there"] if gone else []
+    parts += [f"{few(new)} only here"] if new else []
+    if moved:
+        parts.append(
+            f"{len(moved)} with another number, which counts them as wrong (class {example})"
+        )
+    return f"{holder}: its classes are not those of the data set: {'; '.join(parts)}"
+
+
+def doubtful_order(classes: Sequence[str]) -> str | None:
+    """Say why another program may number these classes otherwise; None where that is unlikely."""
+    here = list(classes)
+    orders = {
+        "in Unicode's NFC form": sorted(here),
+        "in Unicode's NFD form": sorted(here, key=lambda n: unicodedata.normalize("NFD", n)),
+        "counted as numbers": sorted(here, key=_natural),
+        "in upper and lower case alike": sorted(here, key=str.casefold),
+    }
+    for how, order in orders.items():
+        if order != here:
+            first, other = next(p for p in zip(here, order, strict=True) if p[0] != p[1])
+            return f"{other} comes before {first} {how}"
+    alike = {name.casefold(): name for name in here}
+    twins = [(name, alike[name.casefold()]) for name in here if alike[name.casefold()] != name]
+    return f"{twins[0][0]} and {twins[0][1]} differ in case alone" if twins else None
+
+
+def _natural(name: str) -> str:
+    return re.sub(r"\d+", lambda digits: digits[0].zfill(20), name)

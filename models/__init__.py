@@ -1,10 +1,13 @@
-"""Networks, foreign weight files, what a network costs; commands models.convert, models.export."""
+"""Networks, foreign weight files, what a network costs; commands models.convert, models.export.
 
-from models.download import torchvision_file
+May import files, pruning_utils and errors.
+"""
+
+from models.download import is_fetched, torchvision_file, weights_file
 from models.flops import estimate_activations, estimate_flops
 from models.fold import bake_masks, fold_for_evaluation
-from models.pretrained import Loaded, count_classes, load_pretrained
-from models.zoo import ARCHS, STEMS, Guess, build_model, guess_arch
+from models.pretrained import Loaded, count_classes, fit_masks, load_network, load_pretrained
+from models.zoo import ARCHS, STEMS, Guess, build_model, classifier, guess_arch, is_arch, stem_of
 
 __all__ = [
     "ARCHS",
@@ -13,11 +16,18 @@ __all__ = [
     "Loaded",
     "bake_masks",
     "build_model",
+    "classifier",
     "count_classes",
     "estimate_activations",
     "estimate_flops",
+    "fit_masks",
     "fold_for_evaluation",
     "guess_arch",
+    "is_arch",
+    "is_fetched",
+    "load_network",
     "load_pretrained",
+    "stem_of",
     "torchvision_file",
+    "weights_file",
 ]

@@ -11,12 +11,13 @@ import torch
 
 from errors import InputError
 from files.checkpoints import load_checkpoint, load_trusted_pickle, save_checkpoint
+from files.state_dicts import take_state_dict
 from models.command import OneLineParser, run_command
-from models.layouts import holds_weights, state_dict_of
 
 DESCRIPTION = """\
 Write the state dict inside IN to OUT, a file that torch.load(OUT, weights_only=True) opens and
---init accepts. The names of the weights stay as they are; everything else in IN is left out.
+--init accepts. The names of the weights stay as they are; everything else in IN is left out. IN may
+also hold a whole network (torch.save(model), TorchScript), even if its code is not here.
 
 Some checkpoints (MadryLab/robustness, robust-models-transfer, old releases) hold pickled objects
 beside the weights, and can be opened only by running code that is stored in them. This project
@@ -29,6 +30,7 @@ EXAMPLES = """\
 examples:
   python -m models.convert resnet50_linf_eps4.0.ckpt robust.pth.tar --trust_pickle
   python -m models.convert cv_lth.pth.tar start.pth.tar --key init_weight
+  python -m models.convert whole_network.pt weights.pth.tar --trust_pickle
 """
 
 
@@ -45,7 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--trust_pickle", "--trust-pickle", action="store_true", help="run the code stored in IN"
     )
     parser.add_argument(
-        "--key", help="the entry of IN to take (else state_dict, model, or IN itself)"
+        "--key",
+        metavar="NAME",
+        help="the entry of IN to take, OUTER.INNER if nested (state_dict, model, or IN itself)",
     )
     return parser
 
@@ -61,15 +65,7 @@ def convert(source: str, target: str, *, trust_pickle: bool = False, key: str | 
     if target.endswith(".safetensors"):
         raise InputError(f"{target}: OUT is a PyTorch file; name it like robust.pth.tar")
     payload = _load_trusted(source) if trust_pickle else load_checkpoint(source)
-    if key is None:
-        state = state_dict_of(payload, source)
-    elif holds_weights(payload.get(key)):
-        state = payload[key]
-    else:
-        fitting = [str(name) for name, value in payload.items() if holds_weights(value)]
-        raise InputError(
-            f"{source}: no dictionary of tensors under {key!r}; there is {fitting or 'none'}"
-        )
+    state = take_state_dict(payload, source, key, "--key").state
     save_checkpoint(target, {str(name): _plain(value) for name, value in state.items()})
     return len(state)
 
@@ -89,7 +85,8 @@ def _load_trusted(source: str) -> Mapping[str, Any]:
 
 def _plain(value: torch.Tensor) -> torch.Tensor:
     # A copy, since tensors that are views of a larger one would take all of it into the file.
-    return torch.empty_like(value, requires_grad=False).copy_(value.detach())
+    value = value.detach() if value.layout == torch.strided else value.detach().to_dense()
+    return torch.empty_like(value, requires_grad=False).copy_(value)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,12 +1,57 @@
 """Weights that are fetched by name, only when they are asked for by name."""
 
+from __future__ import annotations
+
+import hashlib
+import importlib
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import URLError
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 
 import torch
 from torchvision.models import get_model_weights
 
 from errors import InputError
+from files.atomic import sha256_of
+
+TORCHVISION = "torchvision"
+HUB = "hf:"
+WEB = ("https://", "http://")
+HUB_NAME = re.compile(r"(?P<repo>[^/@]+/[^/@]+)/(?P<file>[^@]+)(@(?P<revision>.+))?")
+SHA256 = re.compile(r"[0-9a-f]{8,64}")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where weights lie, and what to say of it: nothing of a file that was named by its path."""
+
+    path: Path
+    note: str | None = None
+
+
+def is_fetched(init: str) -> bool:
+    """Whether `--init` names weights to be fetched, not a file."""
+    return init == TORCHVISION or init.startswith((HUB, *WEB))
+
+
+def weights_file(init: str, arch: str) -> Found:
+    """The file that `--init` means, downloaded if need be.
+
+    `init` is a path, `torchvision`, `hf:OWNER/REPO/FILE[@REVISION]` (Hugging Face's hub, through
+    its own cache), or a URL with `#sha256=…`. Raises InputError where nothing can be had.
+    """
+    if init == TORCHVISION:
+        path = torchvision_file(arch)
+    elif init.startswith(HUB):
+        path = hub_file(init)
+    elif init.startswith(WEB):
+        path = web_file(init)
+    else:
+        return Found(Path(init))
+    return Found(path, f"{init} lies at {path}, sha256 {sha256_of(path)}")
 
 
 def torchvision_file(arch: str) -> Path:
@@ -25,5 +70,77 @@ def torchvision_file(arch: str) -> Path:
         raise InputError(
             f"--init torchvision: download failed ({error}); fetch {weights.url} elsewhere, put it "
             f"at {path}, or pass its path to --init"
+        ) from error
+    return path
+
+
+def hub_file(init: str) -> Path:
+    """Give a file of Hugging Face's hub, by its client: cached, resumed, offline if asked to.
+
+    Raises InputError without the package `huggingface_hub`, for a name in another form, and where
+    the file cannot be had.
+    """
+    found = HUB_NAME.fullmatch(init.removeprefix(HUB))
+    if found is None:
+        raise InputError(f"--init {init}: must be like hf:OWNER/REPO/FILE or …/FILE@REVISION")
+    try:
+        hub: Any = importlib.import_module("huggingface_hub")
+        errors: Any = importlib.import_module("huggingface_hub.errors")
+    except ImportError as error:
+        raise InputError(
+            f"--init {init}: needs the package huggingface_hub: pip install huggingface_hub"
+        ) from error
+    try:
+        return Path(hub.hf_hub_download(found["repo"], found["file"], revision=found["revision"]))
+    except errors.GatedRepoError as error:
+        reason = f"{found['repo']} asks for a login: accept its terms, then run `hf auth login`"
+        raise InputError(f"--init {init}: {reason}") from error
+    except errors.RevisionNotFoundError as error:
+        raise InputError(f"--init {init}: no revision {found['revision']}") from error
+    except errors.LocalEntryNotFoundError as error:
+        raise InputError(
+            f"--init {init}: not in the cache, and the hub cannot be reached; download it where "
+            "there is a network and pass its path"
+        ) from error
+    except errors.EntryNotFoundError as error:
+        raise InputError(f"--init {init}: no file {found['file']} in {found['repo']}") from error
+    except errors.RepositoryNotFoundError as error:
+        raise InputError(
+            f"--init {init}: no repository {found['repo']}, or a private one"
+        ) from error
+    except Exception as error:  # of the client, its transport, and what a torn download raises
+        first = str(error).partition("\n")[0]
+        raise InputError(f"--init {init}: download failed ({first})") from error
+
+
+def web_file(init: str) -> Path:
+    """Give the file of a URL that ends in `#sha256=…`, downloaded if need be.
+
+    It lies in a folder of torch.hub named by the URL's hash, since files of two places may have one
+    name. Raises InputError without the hash, where it differs, and where the file cannot be had.
+    """
+    url, _, fragment = init.partition("#")
+    sha256 = fragment.removeprefix("sha256=").lower()
+    if not fragment.startswith("sha256=") or not SHA256.fullmatch(sha256):
+        raise InputError(
+            f"--init {init}: end the URL in #sha256= and the file's SHA-256, 8 to 64 hex digits"
+        )
+    name = Path(urlsplit(url).path).name or "weights"
+    folder = hashlib.sha256(url.encode()).hexdigest()[:16]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / folder / name
+    if path.is_file() and sha256_of(path).startswith(sha256):
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=False)
+    except HTTPError as error:
+        raise InputError(f"--init {url}: the server answers {error.code} {error.reason}") from error
+    except RuntimeError as error:
+        raise InputError(
+            f"--init {url}: another file than #sha256={sha256}, or a torn one; nothing was kept"
+        ) from error
+    except (URLError, OSError, ValueError) as error:
+        raise InputError(
+            f"--init {url}: download failed ({error}); fetch it elsewhere and pass its path"
         ) from error
     return path

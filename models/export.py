@@ -17,12 +17,10 @@ from torch import Tensor, nn
 
 from errors import InputError
 from files.atomic import replacing
-from files.checkpoints import load_checkpoint
 from files.sealed import content_hash
 from models.command import OneLineParser, run_command
-from models.layouts import read_layout
-from models.pretrained import header_constants, load_pretrained
-from models.zoo import ARCHS, build_model, guess_arch
+from models.pretrained import load_network
+from models.zoo import ARCHS, build_model, classifier, stem_and_width, stem_of
 
 TOLERANCE = 1e-4  # of the largest logit; ONNX runtimes order their sums differently
 
@@ -38,7 +36,7 @@ written file gives the same logits.
                    inside, any N. Needs: pip install onnx onnxscript
 
 CKPT is a transfer checkpoint (model_RA_best.pth.tar ...), an IMP checkpoint, or any file that
---init reads. What it holds is told from its shapes.
+--init reads. What it holds is inferred from its shapes.
 """
 EXAMPLES = """\
 examples:
@@ -68,50 +66,11 @@ def build_parser() -> argparse.ArgumentParser:
     for name in ("mean", "std"):
         parser.add_argument(
             f"--{name}",
-            type=float,
-            nargs=3,
-            metavar=("R", "G", "B"),
+            nargs="+",
+            metavar="R,G,B",
             help=f"the normalisation's {name}, if CKPT has none",
         )
     return parser
-
-
-def load_network(
-    checkpoint: str,
-    arch: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-) -> nn.Module:
-    """Build the network that a checkpoint holds, masks baked in, in evaluation mode.
-
-    Raises InputError if the file does not tell the architecture or the normalisation and neither
-    does the caller, or if anything does not fit.
-    """
-    source = read_layout(load_checkpoint(checkpoint), checkpoint)
-    guess = guess_arch(source.weights)
-    known = source.arch if source.arch in ARCHS else None
-    arch = arch or known or (guess.arch if guess is not None else None)
-    if arch is None:
-        raise InputError(f"{checkpoint}: its architecture cannot be told; add --arch NAME")
-    weights = source.weights
-    absent = [name for name in ("conv1.weight", "fc.weight") if name not in weights]
-    if absent:
-        raise InputError(f"{checkpoint}: no {' and no '.join(absent)}; a whole network is needed")
-    normalization = "keep"
-    if mean is None or std is None:
-        if source.constants is None and header_constants(checkpoint) is None:
-            raise InputError(
-                f"{checkpoint}: has no mean and std; give --mean and --std, three numbers each"
-            )
-        mean, std, normalization = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "file"
-    stem = "cifar" if weights["conv1.weight"].shape[-1] == 3 else "imagenet"
-    classes, width = weights["fc.weight"].shape[0], weights["conv1.weight"].shape[0]
-    model = build_model(arch, classes, mean, std, stem, width)
-    loaded = load_pretrained(model, checkpoint, normalization=normalization)
-    with torch.no_grad():
-        for name, mask in (loaded.masks or {}).items():
-            model.get_parameter(name.removesuffix("_mask")).mul_(mask)
-    return model.eval().requires_grad_(False)
 
 
 def export_safetensors(model: nn.Module, target: Path, images: Tensor) -> None:
@@ -124,8 +83,8 @@ def export_safetensors(model: nn.Module, target: Path, images: Tensor) -> None:
     header = {
         "format": "pt",
         "arch": str(model.arch),
-        "stem": str(model.stem),
-        "num_classes": str(weights["fc.weight"].shape[0]),
+        "stem": stem_of(model) or "",
+        "num_classes": str(weights[f"{classifier(model)}.weight"].shape[0]),
         "mean": json.dumps(model.get_buffer("normalize.mean").tolist()),
         "std": json.dumps(model.get_buffer("normalize.std").tolist()),
         "input": "float RGB images (N, 3, H, W) in [0, 1], then (x - mean) / std",
@@ -141,10 +100,8 @@ def _run_safetensors(path: Path, images: Tensor) -> Tensor:
     with safe_open(path, framework="pt") as file:
         header = file.metadata()
     mean, std = json.loads(header["mean"]), json.loads(header["std"])
-    width = weights["conv1.weight"].shape[0]
-    model = build_model(
-        header["arch"], int(header["num_classes"]), mean, std, header["stem"], width
-    )
+    stem, width = stem_and_width(weights)
+    model = build_model(header["arch"], int(header["num_classes"]), mean, std, stem, width)
     weights |= {"normalize.mean": torch.tensor(mean), "normalize.std": torch.tensor(std)}
     model.load_state_dict(weights)
     return model.eval().requires_grad_(False)(images)
@@ -198,6 +155,19 @@ def _compare(expected: Tensor, written: Tensor, target: Path) -> None:
         raise RuntimeError(f"{target}: logits differ by {difference:.3g} of {scale:.3g}")
 
 
+def _triple(flag: str, words: Sequence[str] | None) -> tuple[float, ...] | None:
+    """Three numbers, with commas as the mains take them, or apart."""
+    if words is None:
+        return None
+    try:
+        values = tuple(float(part) for word in words for part in word.replace(",", " ").split())
+    except ValueError:
+        values = ()
+    if len(values) != 3:
+        raise InputError(f"{flag} {' '.join(words)}: three numbers like 0.49,0.48,0.45 are needed")
+    return values
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     target = Path(args.target)
@@ -206,12 +176,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"{target}: the name of OUT must end in {' or '.join(writers)}")
     if target.exists() and target.resolve() == Path(args.checkpoint).resolve():
         raise InputError(f"{target}: CKPT and OUT are the same file; name another OUT")
-    if (args.mean is None) != (args.std is None):
+    mean, std = _triple("--mean", args.mean), _triple("--std", args.std)
+    if (mean is None) != (std is None):
         raise InputError("--mean and --std go together")
     if args.input_size is not None and args.input_size < 1:
         raise InputError(f"--input_size {args.input_size} must be at least 1")
-    model = load_network(args.checkpoint, args.arch, args.mean, args.std)
-    size = args.input_size or (32 if model.stem == "cifar" else 224)
+    model = load_network(args.checkpoint, args.arch, mean, std)
+    size = args.input_size or (32 if stem_of(model) == "cifar" else 224)
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     writers[target.suffix](model, target, images)
     print(f"{target}: {model.arch}, same logits as {args.checkpoint}")

@@ -1,11 +1,18 @@
 """A faster network of the same function, for evaluation: masks and BatchNorm baked into weights."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.prune import BasePruningMethod
+
+from pruning_utils import convolutions, effective_weight
+
+Pair = tuple[str, str]  # the names of a convolution and of the BatchNorm that follows it directly
+OBSERVED_SIZES = (64, 224)  # of the images with which an unknown network is observed
+AGREEMENT = 1e-6  # of the folded network's logits, in double precision
 
 
 def fold_for_evaluation(model: nn.Module) -> nn.Module:
@@ -13,31 +20,28 @@ def fold_for_evaluation(model: nn.Module) -> nn.Module:
 
     The same logits to rounding. Parameters take no gradients, masks (weight_orig x weight_mask) are
     baked in, memory format and device stay. Normalisation stays a layer: folded into a padded
-    convolution it would be wrong at the border.
+    convolution it would be wrong at the border. Where no BatchNorm follows a convolution, as in
+    networks without any, the copy is the same network with its masks baked in.
     """
     folded = bake_masks(model).eval().requires_grad_(False)
     for module in list(folded.modules()):
-        for conv_name, bn_name in _conv_bn_pairs(module):
-            conv, bn = getattr(module, conv_name), getattr(module, bn_name)
-            if isinstance(bn, _BatchNorm) and bn.running_mean is not None:
-                _fold(conv, bn)
-                setattr(module, bn_name, nn.Identity())
+        _fold_pairs(module, _pairs_of(module))
     return folded
 
 
 def bake_masks(model: nn.Module) -> nn.Module:
     """Return a copy of the model whose pruned layers have plain weights, orig x mask."""
-    # The masked weight is an attribute made by a differentiable product. copy.deepcopy refuses such
-    # tensors, so it is told beforehand what their copies are: anything, they are replaced below.
+    # deepcopy rejects non-leaf tensors, as masked weights are: fill its memo with placeholders,
+    # which are replaced below.
     memo: dict[int, Tensor] = {
         id(module.weight): torch.empty(0)
         for module in model.modules()
         if "weight_orig" in module._parameters
     }
     baked = copy.deepcopy(model, memo)
-    for module in baked.modules():
+    for _, module in convolutions(baked):
         if "weight_orig" in module._parameters:
-            weight = _effective_weight(module)
+            weight = effective_weight(module)
             for key, hook in list(module._forward_pre_hooks.items()):
                 if isinstance(hook, BasePruningMethod):
                     del module._forward_pre_hooks[key]
@@ -47,18 +51,16 @@ def bake_masks(model: nn.Module) -> nn.Module:
     return baked
 
 
-def _effective_weight(module: nn.Module) -> Tensor:
-    orig, mask = module._parameters["weight_orig"], module._buffers["weight_mask"]
-    assert orig is not None
-    assert mask is not None
-    return orig.detach() * mask.to(orig.dtype)
+# --- which BatchNorm follows which convolution ----------------------------------------------------
 
 
-def _conv_bn_pairs(module: nn.Module) -> list[tuple[str, str]]:
-    """The names of a module's convolutions and the BatchNorms that follow them directly.
+def _pairs_of(module: nn.Module) -> Sequence[Pair]:
+    """A module's convolutions and the BatchNorms that follow them: as its class says, or by name.
 
     In ResNets these are convN and bnN of the stem and the blocks, and 0 and 1 of a downsample.
     """
+    if "folds" in module.__dict__ or hasattr(type(module), "folds"):
+        return module.folds  # type: ignore[return-value]
     children = dict(module.named_children())
     pairs = [(name, f"bn{name[4:]}") for name in children if name.startswith("conv")]
     if isinstance(module, nn.Sequential) and len(children) == 2:
@@ -68,6 +70,91 @@ def _conv_bn_pairs(module: nn.Module) -> list[tuple[str, str]]:
         for conv, bn in pairs
         if isinstance(children.get(conv), nn.Conv2d) and isinstance(children.get(bn), _BatchNorm)
     ]
+
+
+def observe_folds(model: nn.Module) -> tuple[Pair, ...]:
+    """Find the pairs of an unknown network by running it, as dotted names; none where in doubt.
+
+    A pair is a BatchNorm whose input is the very output of a convolution, both used once. Folding
+    all of them must give the same logits, with BatchNorms that are not the identity.
+    """
+    if next(model.parameters()).is_meta:
+        return ()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        trial = copy.deepcopy(model).double().eval()
+        for module in filter(_has_fixed_statistics, trial.modules()):
+            for tensor, low, high in (
+                (module.running_mean, -0.5, 0.5),
+                (module.running_var, 0.5, 1.5),
+                (module.weight, 0.5, 1.5),
+                (module.bias, -0.5, 0.5),
+            ):
+                if isinstance(tensor, Tensor):
+                    tensor.uniform_(low, high)
+        for size in OBSERVED_SIZES:
+            images = torch.rand(1, 3, size, size, dtype=torch.float64)
+            try:
+                pairs, expected = _run_observed(trial, images)
+                break
+            except RuntimeError:  # too small for this network
+                continue
+        else:
+            return ()
+        _fold_pairs(trial, pairs)
+        difference = (trial(images) - expected).norm()
+        return pairs if bool(difference <= AGREEMENT * expected.norm()) else ()
+
+
+def _run_observed(model: nn.Module, images: Tensor) -> tuple[tuple[Pair, ...], Tensor]:
+    """The pairs that one pass shows, and its logits."""
+    made: dict[int, str] = {}  # by the identity of an output: the convolution's name
+    outputs, pairs, calls = [], [], []
+
+    def note(name: str):
+        def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+            calls.append(name)
+            if isinstance(module, nn.Conv2d):
+                made[id(output)] = name
+                outputs.append(output)  # kept, so that no other tensor gets its identity
+            elif id(inputs[0]) in made:
+                pairs.append((made[id(inputs[0])], name))
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(note(name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) or _has_fixed_statistics(module)
+    ]
+    try:
+        logits = model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    once = [pair for pair in pairs if all(calls.count(name) == 1 for name in pair)]
+    return tuple(once), logits
+
+
+def _has_fixed_statistics(module: nn.Module) -> bool:
+    """Whether it is a BatchNorm that is an affine map in evaluation (an activation may follow)."""
+    return isinstance(module, _BatchNorm) and module.running_mean is not None
+
+
+# --- folding --------------------------------------------------------------------------------------
+
+
+def _fold_pairs(module: nn.Module, pairs: Sequence[Pair]) -> None:
+    """Fold pairs of submodules, by their names; what follows inside a BatchNorm layer stays."""
+    for conv_name, bn_name in pairs:
+        conv, bn = module.get_submodule(conv_name), module.get_submodule(bn_name)
+        assert isinstance(conv, nn.Conv2d)
+        if isinstance(bn, _BatchNorm) and _has_fixed_statistics(bn):
+            _fold(conv, bn)
+            outer, _, name = bn_name.rpartition(".")
+            rest = list(bn.children())
+            left = nn.Sequential(*rest) if rest else nn.Identity()
+            setattr(module.get_submodule(outer), name, left)
 
 
 def _fold(conv: nn.Conv2d, bn: _BatchNorm) -> None:

@@ -1,20 +1,17 @@
-"""The layouts in which pre-trained weights come, each brought to bare torchvision-style keys.
+"""The layouts in which pre-trained weights come: one row of `LAYOUTS` per source.
 
-One row of `LAYOUTS` per source. A row tells by which entries a file is recognised, under which
-prefix its network lies and what beside it is left out; everything else a file holds must fit.
+A row tells by which entries a file is recognised, which prefixes its network has beside those of
+wrappers (files.weight_names), and what else is left out; all else that a file holds must fit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from files.state_dicts import holds_weights
 
-from errors import InputError
-
-WEIGHT_KEYS = ("state_dict", "model", "model_state_dict", "net")
 # Buffers or parameters in which the sources keep mean and std, as named beside the network.
 CONSTANTS = (
     ("normalize.mean", "normalize.std"),  # this project, RobustBench
@@ -23,195 +20,139 @@ CONSTANTS = (
     ("mu", "sigma"),  # RobustBench
     ("mean", "std"),  # RobustBench
 )
-MASK = ".weight_mask"
-
-
-@dataclass
-class Source:
-    """A file's content under bare names, and how it was read."""
-
-    layout: str
-    weights: dict[str, Tensor] = field(default_factory=dict)
-    masks: dict[str, Tensor] = field(default_factory=dict)
-    constants: tuple[Tensor, Tensor] | None = None
-    names: dict[str, str] = field(default_factory=dict)  # bare name -> name in the file
-    unexpected: list[str] = field(default_factory=list)  # names in the file that fit no place
-    unmasked: list[str] = field(default_factory=list)  # read from weight_orig, but without a mask
-    notes: list[str] = field(default_factory=list)
-    arch: str | None = None  # what the file says it holds
+# torch.nn.Sequential(*resnet.children()) numbers what torchvision names.
+CHILDREN = {"0.": "conv1.", "1.": "bn1."} | {f"{i + 3}.": f"layer{i}." for i in range(1, 5)}
+# What self-supervised training puts behind or beside the trunk. A classifier with numbered parts is
+# an MLP, a projection head.
+HEADS = (
+    *("projector.", "projection_head.", "projection.", "projetion.", "predictor.", "prototypes"),
+    *(
+        "online_predictor.",
+        "target_encoder.",
+        "momentum_",
+        "queue",
+        "head.",
+        "lambd",
+        "classifier.",
+    ),
+    *(f"fc.{part}." for part in range(10)),
+)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How one source lays out its files; names are meant without a leading `module.`."""
+    """How one source lays out its files.
+
+    `recognise` gets the whole file and the names of its state dict, with all their wrappers, with
+    fewer, and without.
+    """
 
     name: str
-    recognise: Callable[[Mapping[str, Any], Mapping[str, Tensor]], bool]
-    prefixes: tuple[str, ...] = ("",)  # the network's; the first that fits most of the entries
+    recognise: Callable[[Mapping[str, Any], Collection[str]], bool]
+    prefixes: tuple[str, ...] = ()  # of the network, further to those of wrappers
     ignored: tuple[str, ...] = ()
+    trunk_only: bool = False  # a self-supervised trunk; what lies on it is no classifier
+    source: str = ""  # where files of this layout come from, for docs/checkpoints.md
 
 
-def _mostly(names: Mapping[str, Tensor], prefix: str) -> bool:
-    return 2 * sum(name.startswith(prefix) for name in names) > len(names)
-
-
-def _any(names: Mapping[str, Tensor], *prefixes: str) -> bool:
+def _any(names: Collection[str], *prefixes: str) -> bool:
     return any(name.startswith(prefixes) for name in names)
 
 
-# `payload` is the whole file, `names` the state dict in it. The first row that recognises it wins.
+def _trunk(name: str, *markers: str, prefixes: tuple[str, ...] = (), source: str = "") -> Layout:
+    """A row of a self-supervised method, recognised by entries that only it has."""
+    return Layout(
+        name, lambda payload, names: _any(names, *markers), prefixes, HEADS, True, source or name
+    )
+
+
+# The first row that recognises a file wins.
 LAYOUTS: tuple[Layout, ...] = (
     Layout(
         "MoCo v2",
         lambda payload, names: _any(names, "encoder_q."),
         ("encoder_q.",),
         ("encoder_q.fc.", "encoder_k.", "queue"),
+        True,
+        "facebookresearch/moco (v1, v2)",
     ),
+    _trunk(
+        "MoCo v3", "base_encoder.", prefixes=("base_encoder.",), source="facebookresearch/moco-v3"
+    ),
+    _trunk("SwAV", "projection_head.", "prototypes.", source="facebookresearch/swav"),
+    _trunk("DINO", "head.mlp.", "head.last_layer.", source="facebookresearch/dino"),
+    _trunk(
+        "BYOL",
+        *("online_encoder.", "target_encoder.", "projetion.", "momentum_backbone."),
+        prefixes=("online_encoder.",),
+        source="byol-pytorch, PyTorch-BYOL, solo-learn",
+    ),
+    Layout(
+        "Barlow Twins",
+        lambda payload, names: _any(names, "projector.") and "bn.running_mean" in names,
+        ignored=(*HEADS, "bn."),
+        trunk_only=True,
+        source="facebookresearch/barlowtwins",
+    ),
+    Layout(
+        "SimSiam",
+        lambda payload, names: _any(names, "predictor.") and _any(names, "encoder.fc.0."),
+        ignored=HEADS,
+        trunk_only=True,
+        source="facebookresearch/simsiam",
+    ),
+    Layout(
+        "SupCon",
+        lambda payload, names: _any(names, "encoder.") and _any(names, "head.0.", "head.weight"),
+        ignored=HEADS,
+        trunk_only=True,
+        source="HobbitLong/SupContrast",
+    ),
+    _trunk("SimCLR", "fc.0.", "projector.", source="sthalles/SimCLR, Spijkervet/SimCLR"),
     Layout(
         "MadryLab/robustness",
         lambda payload, names: _any(names, "attacker.", "normalizer."),
-        ("model.model.", "model."),
-        ("attacker.",),
+        ignored=("attacker.",),
+        source="MadryLab/robustness, robust-imagenet-models, microsoft/robust-models-transfer",
     ),
     Layout(
         "CV_LTH_Pre-training",
         lambda payload, names: "init_weight" in payload or "mask" in payload,
+        source="VITA-Group/CV_LTH_Pre-training",
     ),
     Layout(
         "released IMP checkpoint",
         lambda payload, names: "state_prune" in payload and holds_weights(payload.get("init")),
+        source="the released code's IMP",
     ),
-    Layout("IMP checkpoint", lambda payload, names: "state_prune" in payload),
-    Layout("transfer checkpoint", lambda payload, names: _mostly(names, "1."), ("1.",)),
+    Layout(
+        "IMP checkpoint",
+        lambda payload, names: "state_prune" in payload,
+        source="main_imp_pretrain.py",
+    ),
+    Layout(
+        "transfer checkpoint",
+        lambda payload, names: _any(names, "1.") and not _any(names, "0.weight", "2."),
+        ("1.",),
+        source="main_downstream.py, the released code's transfer",
+    ),
     Layout(
         "transfer checkpoint without 1.",
         lambda payload, names: "result" in payload and "state_dict" in payload,
+        source="the released code's standard transfer",
     ),
     Layout(
         "RobustBench",
-        lambda payload, names: _mostly(names, "model.") or ("mu" in names and "sigma" in names),
-        ("model.model.", "model.", ""),
+        lambda payload, names: (
+            ("mu" in names and "sigma" in names)
+            or ("normalize.mean" in names and _any(names, "model."))
+        ),
+        source="RobustBench, with the normalisation inside",
     ),
-    Layout("plain", lambda payload, names: True),
+    Layout(
+        "Lightning",
+        lambda payload, names: "pytorch-lightning_version" in payload,
+        source="PyTorch Lightning",
+    ),
+    Layout("plain", lambda payload, names: True, source="torchvision, timm, TRADES, any other"),
 )
-
-
-def read_layout(payload: Mapping[str, Any], where: str) -> Source:
-    """Bring a file's content to bare names; raises InputError where it holds no weights."""
-    state = state_dict_of(payload, where)
-    if all(name.endswith("weight_mask") for name in state):
-        raise InputError(
-            f"{where}: holds masks only, a ticket; weights are needed here "
-            "(a ticket goes to --tickets_file)"
-        )
-    prefix = "module." if _mostly(state, "module.") else ""
-    inner = {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}
-    layout = next(row for row in LAYOUTS if row.recognise(payload, inner))
-    data_parallel = bool(prefix) and layout.name == "plain"
-    source = Source(layout="module.* (data-parallel)" if data_parallel else layout.name)
-    arch = payload.get("arch")
-    source.arch = arch if isinstance(arch, str) else None
-    source.unexpected += [name for name in state if not name.startswith(prefix)]
-    source.constants = _take_constants(inner, source)
-    _take_weights(inner, layout, source, prefix)
-    _take_masks_beside(payload, layout, source)
-    source.unmasked = [n for n in source.unmasked if n + "_mask" not in source.masks]
-    _note_other_entries(payload, state, source)
-    return source
-
-
-def state_dict_of(payload: Mapping[str, Any], where: str) -> dict[str, Tensor]:
-    """Find the state dict in a file: under one of WEIGHT_KEYS, or the file itself."""
-    candidates = [payload.get(key) for key in WEIGHT_KEYS] + [payload]
-    for candidate in candidates:
-        if holds_weights(candidate):
-            return {str(name): value for name, value in candidate.items()}  # type: ignore[union-attr]
-    found = ", ".join(str(key) for key in list(payload)[:8]) or "nothing"
-    raise InputError(
-        f"{where}: no state dict found; it must be the file itself or lie under "
-        f"{', '.join(WEIGHT_KEYS)} (the file holds: {found})"
-    )
-
-
-def holds_weights(value: Any) -> bool:
-    """Whether a value is a dictionary of tensors."""
-    return (
-        isinstance(value, Mapping)
-        and len(value) > 0
-        and all(isinstance(entry, Tensor) for entry in value.values())
-    )
-
-
-def _take_constants(inner: dict[str, Tensor], source: Source) -> tuple[Tensor, Tensor] | None:
-    """Remove mean and std from the entries and return them as vectors."""
-    for mean_name, std_name in CONSTANTS:
-        if mean_name in inner and std_name in inner:
-            mean = inner.pop(mean_name).detach().flatten()
-            std = inner.pop(std_name).detach().flatten()
-            source.names["mean"], source.names["std"] = mean_name, std_name
-            return mean, std
-    return None
-
-
-def _take_weights(inner: Mapping[str, Tensor], layout: Layout, source: Source, outer: str) -> None:
-    """Sort the entries into weights, masks, those left out (noted), and those that fit nowhere."""
-    kept = {name: inner[name] for name in inner if not name.startswith(layout.ignored)}
-    prefix = next((p for p in layout.prefixes if _mostly(kept, p)), layout.prefixes[-1])
-    for name, value in kept.items():
-        bare = _torchvision_name(name.removeprefix(prefix))
-        if not name.startswith(prefix) or bare in source.weights:
-            source.unexpected.append(outer + name)
-            continue
-        source.names[bare] = outer + name
-        if bare.endswith(MASK):
-            source.masks[bare] = value
-        else:
-            source.weights[bare] = value
-    for bare in [name for name in source.weights if name.endswith(".weight_orig")]:
-        plain = bare.removesuffix("_orig")
-        if plain in source.weights:
-            source.unexpected.append(source.names[plain])
-        source.weights[plain] = source.weights.pop(bare)
-        source.names[plain] = source.names[bare]
-        source.unmasked.append(plain)
-    for group in layout.ignored:
-        count = sum(name.startswith(group) for name in inner)
-        if count:
-            source.notes.append(f"left out: {count} entries {outer}{group}*")
-
-
-def _torchvision_name(name: str) -> str:
-    """Many CIFAR ResNets call the projection `shortcut` and the classifier `linear`."""
-    if name.startswith("linear."):
-        return "fc." + name.removeprefix("linear.")
-    return name.replace(".shortcut.", ".downsample.") if name.startswith("layer") else name
-
-
-def _take_masks_beside(payload: Mapping[str, Any], layout: Layout, source: Source) -> None:
-    """CV_LTH_Pre-training also keeps masks beside the weights; those in the weights come first."""
-    beside = payload.get("mask")
-    if not holds_weights(beside):
-        return
-    if source.masks:
-        source.notes.append("left out: the entry mask (the masks among the weights are used)")
-        return
-    for name, value in beside.items():  # type: ignore[union-attr]
-        bare = name.removeprefix("module.").removeprefix(layout.prefixes[0])
-        bare = bare if bare.endswith(MASK) else bare.removesuffix(".weight") + MASK
-        source.masks[bare], source.names[bare] = value, f"mask/{name}"
-
-
-def _note_other_entries(
-    payload: Mapping[str, Any], state: Mapping[str, Tensor], source: Source
-) -> None:
-    """Say what of the file was not looked at; initial weights can be had by another way."""
-    used = {*WEIGHT_KEYS, *state, "arch", "mask"}
-    others = [str(key) for key in payload if key not in used]
-    if others:
-        source.notes.append(f"left out: {', '.join(others)}")
-    for key in ("init_weight", "init"):
-        if holds_weights(payload.get(key)):
-            source.notes.append(
-                "these are the weights as trained (state_dict); the initial ones as a file: "
-                f"python -m models.convert IN OUT --key {key}"
-            )

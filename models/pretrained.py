@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,8 +13,19 @@ from torch import Tensor, nn
 
 from errors import InputError
 from files.checkpoints import load_checkpoint
-from models.layouts import MASK, Source, read_layout
-from models.zoo import guess_arch
+from files.kinds import is_safetensors
+from files.weight_names import torchvision_name
+from models.source import Source, read_layout
+from models.zoo import (
+    build_model,
+    classifier,
+    classifier_of_arch,
+    guess_arch,
+    is_arch,
+    stem_and_width,
+    stem_of,
+)
+from pruning_utils import MASK_SUFFIX, convolutions
 
 SHOWN = 3  # keys named in a message before the count
 
@@ -24,12 +34,15 @@ SHOWN = 3  # keys named in a message before the count
 class Loaded:
     """What was loaded: the layout recognised, what was left out or differs, the masks if any.
 
-    `masks` is {'conv1.weight_mask': bool tensor} in bare names; None for dense weights.
+    `masks` is {'conv1.weight_mask': bool tensor}, as the model names its layers; None for dense
+    weights. `trunk_only`: a self-supervised trunk, which can be transferred but not pruned by IMP
+    without further training.
     """
 
     layout: str
     notes: list[str] = field(default_factory=list)
     masks: dict[str, Tensor] | None = None
+    trunk_only: bool = False
 
 
 def load_pretrained(
@@ -39,82 +52,193 @@ def load_pretrained(
     fc: str = "strict",
     stem: str = "strict",
     normalization: str = "file",
+    key: str | None = None,
 ) -> Loaded:
     """Load a file of any layout of `models.layouts` into a network of `build_model`, strictly.
 
     fc 'drop' leaves the classifier at its fresh weights (transfer); stem 'fresh' does so with a
     conv1 whose shape differs. normalization 'file' takes the file's mean and std where it has them,
-    'keep' leaves the model's. Entries `weight_orig` are loaded as weights; their masks are
-    returned, not applied. Raises InputError for an unreadable file and for anything missing, left
-    over, of a wrong shape or not finite; the model is then unchanged.
+    'keep' leaves the model's. `key` names the file's entry with the weights (`outer.inner`), if not
+    the usual one. Entries `weight_orig` are loaded as weights; their masks are returned, not
+    applied. Raises InputError for an unreadable file and for anything missing, left over, of a
+    wrong shape or not finite; the model is then unchanged.
     """
     if fc not in ("strict", "drop") or stem not in ("strict", "fresh"):
         raise ValueError(f"fc={fc!r}, stem={stem!r}")
     if normalization not in ("file", "keep"):
         raise ValueError(f"normalization={normalization!r}")
-    source = read_layout(load_checkpoint(path), str(path))
-    source.constants = source.constants or header_constants(path)
+    source = _read(path, key)
+    return _fill(model, source, str(path), fc=fc, stem=stem, normalization=normalization)
+
+
+def load_network(
+    checkpoint: str,
+    arch: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> nn.Module:
+    """Build the network that a checkpoint holds, masks baked in, in evaluation mode.
+
+    Raises InputError if architecture or normalisation can neither be inferred from the file nor are
+    given, or if anything does not fit.
+    """
+    source = _read(checkpoint)
+    guess = guess_arch(source.weights)
+    known = source.arch if source.arch is not None and is_arch(source.arch) else None
+    arch = arch or known or (guess.arch if guess is not None else None)
+    if arch is None:
+        raise InputError(f"{checkpoint}: its architecture cannot be inferred; add --arch NAME")
+    head = f"{torchvision_name(classifier_of_arch(arch) + '.')}weight"
+    needed = [head] if arch.startswith("timm:") else ["conv1.weight", head]
+    absent = [name for name in needed if name not in source.weights]
+    if absent:
+        raise InputError(f"{checkpoint}: no {' and no '.join(absent)}; a whole network is needed")
+    normalization = "keep"
+    if mean is None or std is None:
+        if source.constants is None:
+            raise InputError(f"{checkpoint}: has no mean and std; give --mean R,G,B --std R,G,B")
+        mean, std, normalization = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "file"
+    classes = source.weights[head].shape[0]
+    model = build_model(arch, classes, mean, std, *stem_and_width(source.weights))
+    loaded = _fill(model, source, checkpoint, normalization=normalization)
+    with torch.no_grad():
+        for name, mask in (loaded.masks or {}).items():
+            model.get_parameter(name.removesuffix("_mask")).mul_(mask)
+    return model.eval().requires_grad_(False)
+
+
+def count_classes(
+    path: str | os.PathLike[str], arch: str = "resnet50", key: str | None = None
+) -> int:
+    """How many classes the classifier of a weight file has; InputError where there is none."""
+    name = torchvision_name(classifier_of_arch(arch) + ".") + "weight"
+    weight = _read(path, key).weights.get(name)
+    if weight is None:
+        raise InputError(f"{path}: has no classifier ({name}); it can only be transferred")
+    return weight.shape[0]
+
+
+def fit_masks(model: nn.Module, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Name masks as the model names its layers: tickets come in torchvision's spelling."""
+    own = {torchvision_name(name + "."): name for name, _ in convolutions(model)}
+    fitted = {}
+    for name, mask in masks.items():
+        layer = name.removesuffix(MASK_SUFFIX)
+        fitted[own.get(torchvision_name(layer + "."), layer) + MASK_SUFFIX] = mask
+    return fitted
+
+
+# --- reading and filling --------------------------------------------------------------------------
+
+
+def _read(path: str | os.PathLike[str], key: str | None = None) -> Source:
+    source = read_layout(load_checkpoint(path), str(path), key)
+    return replace(source, constants=source.constants or header_constants(path))
+
+
+def header_constants(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor] | None:
+    """Mean and std that `models.export` writes into the header of a safetensors file."""
+    if not is_safetensors(path):
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+        return torch.tensor(json.loads(header["mean"])), torch.tensor(json.loads(header["std"]))
+    except (KeyError, TypeError, ValueError, SafetensorError):
+        return None
+
+
+def _fill(
+    model: nn.Module,
+    source: Source,
+    where: str,
+    *,
+    fc: str = "strict",
+    stem: str = "strict",
+    normalization: str = "file",
+) -> Loaded:
+    """Copy a source's weights into a model; see `load_pretrained`."""
+    target = _targets(model)
+    head = torchvision_name(f"{classifier(model)}.")
     if fc == "drop":
-        _drop_classifier(source)
-    elif source.layout == "MoCo v2" and "fc.weight" not in source.weights:
-        raise InputError(f"{path}: {source.layout} has no classifier; it can only be transferred")
-    target = _targets(model, skip_fc=fc == "drop")
+        source = _without_classifier(source, head)
+        target = {name: value for name, value in target.items() if not name.startswith(head)}
+    elif source.trunk_only and head + "weight" not in source.weights:
+        raise InputError(f"{where}: {source.layout} has no classifier; it can only be transferred")
     if stem == "fresh":
-        _drop_other_stem(source, target)
-    _drop_absent_counters(source, target)
-    _check(source, target, model, str(path))
-    constants = _choose_constants(model, source, normalization, str(path))
+        source, target = _without_other_stem(source, target)
+    source, target = _without_absent_counters(source, target)
+    _check(source, target, model, where)
+    constants, notes = _choose_constants(model, source, normalization, where)
     with torch.no_grad():
         for name, tensor in target.items():
             tensor.copy_(source.weights[name])
         for own, new in constants:
             own.copy_(new)
-    masks = {name: mask.bool() for name, mask in source.masks.items()}
-    return Loaded(source.layout, source.notes, masks or None)
+    masks = fit_masks(model, {name: mask.bool() for name, mask in source.masks.items()})
+    return Loaded(source.layout, [*source.notes, *notes], masks or None, source.trunk_only)
 
 
-def _targets(model: nn.Module, skip_fc: bool) -> dict[str, Tensor]:
+def _targets(model: nn.Module) -> dict[str, Tensor]:
+    """The model's own tensors, to be written into, in torchvision's spelling."""
     target = {
-        name: tensor
+        torchvision_name(name): tensor
         for name, tensor in model.state_dict().items()
-        if not name.startswith("normalize.") and not (skip_fc and name.startswith("fc."))
+        if not name.startswith("normalize.")
     }
     if any(name.endswith("weight_orig") for name in target):
         raise ValueError("load weights before masks are applied")
     return target
 
 
-def _drop_classifier(source: Source) -> None:
-    dropped = [name for name in source.weights if name.startswith("fc.")]
-    if dropped:
-        weight = source.weights.get("fc.weight")
+def _without_classifier(source: Source, head: str) -> Source:
+    kept = {n: value for n, value in source.weights.items() if not n.startswith(head)}
+    notes = list(source.notes)
+    if len(kept) < len(source.weights):
+        weight = source.weights.get(head + "weight")
         classes = f" of {weight.shape[0]} classes" if weight is not None and weight.dim() else ""
-        source.notes.append(f"left out: the source's classifier{classes} (fc.*)")
-    for name in dropped:
-        del source.weights[name]
-    source.masks.pop(f"fc{MASK}", None)
-    source.unmasked = [name for name in source.unmasked if name != "fc.weight"]
-
-
-def _drop_other_stem(source: Source, target: dict[str, Tensor]) -> None:
-    weight, own = source.weights.get("conv1.weight"), target["conv1.weight"]
-    if weight is None or weight.shape == own.shape:
-        return
-    source.notes.append(
-        f"left out: conv1.weight {_size(weight)}; the model's own {_size(own)} stays fresh"
+        notes.append(f"left out: the source's classifier{classes} ({head}*)")
+    return replace(
+        source,
+        weights=kept,
+        masks={n: mask for n, mask in source.masks.items() if not n.startswith(head)},
+        unmasked=[n for n in source.unmasked if not n.startswith(head)],
+        notes=notes,
     )
-    del source.weights["conv1.weight"], target["conv1.weight"]
-    if source.masks.pop(f"conv1{MASK}", None) is not None:
-        source.notes.append(f"left out: conv1{MASK}, of the other stem")
 
 
-def _drop_absent_counters(source: Source, target: dict[str, Tensor]) -> None:
+def _without_other_stem(
+    source: Source, target: dict[str, Tensor]
+) -> tuple[Source, dict[str, Tensor]]:
+    stem, stem_mask = "conv1.weight", f"conv1{MASK_SUFFIX}"
+    weight, own = source.weights.get(stem), target.get(stem)
+    if weight is None or own is None or weight.shape == own.shape:
+        return source, target
+    note = f"left out: {stem} {_size(weight)}; the model's own {_size(own)} stays fresh"
+    notes = [*source.notes, note]
+    if stem_mask in source.masks:
+        notes.append(f"left out: {stem_mask}, of the other stem")
+    return replace(
+        source,
+        weights={n: value for n, value in source.weights.items() if n != stem},
+        masks={n: mask for n, mask in source.masks.items() if n != stem_mask},
+        notes=notes,
+    ), {n: value for n, value in target.items() if n != stem}
+
+
+def _without_absent_counters(
+    source: Source, target: dict[str, Tensor]
+) -> tuple[Source, dict[str, Tensor]]:
     """Files older than PyTorch 0.4.1 have no `num_batches_tracked`; nothing is computed from it."""
     counters = [name for name in target if name.endswith("num_batches_tracked")]
-    if counters and not any(name in source.weights for name in counters):
-        source.notes.append("num_batches_tracked is not in the file (an old one); it stays 0")
-        for name in counters:
-            del target[name]
+    if not counters or any(name in source.weights for name in counters):
+        return source, target
+    note = "num_batches_tracked is not in the file (an old one); it stays 0"
+    rest = {name: value for name, value in target.items() if name not in counters}
+    return replace(source, notes=[*source.notes, note]), rest
+
+
+# --- whether all fits -----------------------------------------------------------------------------
 
 
 def _check(source: Source, target: dict[str, Tensor], model: nn.Module, where: str) -> None:
@@ -155,7 +279,7 @@ def _check_values(source: Source, target: dict[str, Tensor], where: str) -> None
 
 
 def _hint(source: Source, model: nn.Module) -> str:
-    """Name the flag that would make the file fit, where that can be told."""
+    """Name the flag that would make the file fit, where that can be inferred."""
     own = getattr(model, "arch", None)
     guess = guess_arch(source.weights)
     if guess is None:
@@ -164,7 +288,7 @@ def _hint(source: Source, model: nn.Module) -> str:
         return f" (it looks like {guess.arch}: -a {guess.arch})"
     if guess.arch == "resnet20s" and guess.width != getattr(model, "width", guess.width):
         return f" (it looks like --width {guess.width})"
-    if guess.stem is not None and guess.stem != getattr(model, "stem", guess.stem):
+    if guess.stem is not None and guess.stem != stem_of(model):
         return f" (it looks like --stem {guess.stem})"
     return ""
 
@@ -179,24 +303,12 @@ def _size(tensor: Tensor) -> str:
     return "x".join(str(n) for n in tensor.shape) or "scalar"
 
 
-def header_constants(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor] | None:
-    """Mean and std that `models.export` writes into the header of a safetensors file."""
-    if Path(path).suffix != ".safetensors":
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-        return torch.tensor(json.loads(header["mean"])), torch.tensor(json.loads(header["std"]))
-    except (KeyError, TypeError, ValueError, SafetensorError):
-        return None
-
-
 def _choose_constants(
     model: nn.Module, source: Source, normalization: str, where: str
-) -> list[tuple[Tensor, Tensor]]:
-    """The (model's, file's) pairs of mean and std to copy: none where equal or to be kept."""
+) -> tuple[list[tuple[Tensor, Tensor]], list[str]]:
+    """The (model's, file's) pairs of mean and std to copy, if they differ; and what to say."""
     if source.constants is None:
-        return []
+        return [], []
     mean, std = source.constants
     for name, value in (("mean", mean), ("std", std)):
         if value.shape != (3,) or not bool(torch.isfinite(value).all()):
@@ -208,23 +320,14 @@ def _choose_constants(
     if torch.allclose(own_mean.cpu().float(), mean.float(), rtol=0, atol=1e-6) and torch.allclose(
         own_std.cpu().float(), std.float(), rtol=0, atol=1e-6
     ):
-        return []
+        return [], []
     theirs = f"mean {_numbers(mean)}, std {_numbers(std)}"
     ours = f"mean {_numbers(own_mean)}, std {_numbers(own_std)}"
     if normalization == "keep":
-        source.notes.append(f"the file was made for {theirs}; the model keeps {ours}")
-        return []
-    source.notes.append(f"normalisation from the file: {theirs} (instead of {ours})")
-    return [(own_mean, mean), (own_std, std)]
+        return [], [f"the file was made for {theirs}; the model keeps {ours}"]
+    note = f"normalisation from the file: {theirs} (instead of {ours})"
+    return [(own_mean, mean), (own_std, std)], [note]
 
 
 def _numbers(values: Tensor) -> str:
     return " ".join(f"{value:.4g}" for value in values.tolist())
-
-
-def count_classes(path: str | os.PathLike[str]) -> int:
-    """How many classes the classifier of a weight file has; InputError where there is none."""
-    fc = read_layout(load_checkpoint(path), str(path)).weights.get("fc.weight")
-    if fc is None:
-        raise InputError(f"{path}: has no classifier (fc.weight); it can only be transferred")
-    return fc.shape[0]

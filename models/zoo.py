@@ -8,11 +8,24 @@ import torch
 from torch import Tensor, nn
 
 from errors import InputError
+from files.weight_names import torchvision_name
+from models.preact_resnet import VARIANTS as PREACT
+from models.preact_resnet import PreActResNet
 from models.resnet import VARIANTS, ResNet
 from models.resnet20s import ResNet20s
+from models.timm_networks import PREFIX as TIMM
+from models.timm_networks import build_timm
+from models.wide_resnet import VARIANTS as WIDE
+from models.wide_resnet import WideResNet
 
-ARCHS: tuple[str, ...] = (*VARIANTS, "resnet20s")
+SMALL_IMAGE_ARCHS = ("resnet20s", *WIDE, *PREACT)
+ARCHS: tuple[str, ...] = (*VARIANTS, *SMALL_IMAGE_ARCHS)
 STEMS: tuple[str, ...] = ("imagenet", "cifar")
+
+
+def is_arch(name: str) -> bool:
+    """Whether `build_model` may know a network of this name: one of ARCHS, or timm:NAME."""
+    return name in ARCHS or name.startswith(TIMM)
 
 
 def build_model(
@@ -25,14 +38,16 @@ def build_model(
 ) -> nn.Module:
     """Build a network with fresh weights: float images (N, 3, H, W) in [0, 1] -> logits.
 
-    Its keys are torchvision's, with `normalize.mean` and `normalize.std` beside them. `width` is
-    the channels of the first stage of resnet20s; the others have a fixed width. Without `stem` a
-    network has its own: 'cifar' for resnet20s, 'imagenet' for the others. Raises InputError for an
-    unknown arch or stem, and for constants that cannot normalise three channels.
+    Its keys are those of its source, torchvision, TRADES, RobustBench or timm, with
+    `normalize.mean` and `normalize.std` beside them. `width` is the channels of the first stage of
+    resnet20s; the others have a fixed width. Without `stem` a network has its own: 'cifar' for the
+    networks for small images, 'imagenet' for the others; timm's have no choice. Raises InputError
+    for an unknown arch or stem, and for constants that cannot normalise three channels.
     """
-    if arch not in ARCHS:
-        raise InputError(f"unknown architecture {arch!r}; choose from {', '.join(ARCHS)}")
-    stem = stem or ("cifar" if arch == "resnet20s" else "imagenet")
+    if not is_arch(arch):
+        known = ", ".join(ARCHS)
+        raise InputError(f"unknown architecture {arch!r}; choose from {known}, or {TIMM}NAME")
+    stem = stem or ("cifar" if arch in SMALL_IMAGE_ARCHS else "imagenet")
     if stem not in STEMS:
         raise InputError(f"unknown stem {stem!r}; choose from {', '.join(STEMS)}")
     if num_classes < 1 or width < 1:
@@ -42,9 +57,42 @@ def build_model(
             "mean and std must be three numbers each, std above 0, "
             f"not {tuple(mean)} and {tuple(std)}"
         )
+    if arch.startswith(TIMM):
+        return build_timm(arch, num_classes, mean, std)
     if arch == "resnet20s":
         return ResNet20s(num_classes, mean, std, stem, width)
+    if arch in WIDE:
+        return WideResNet(arch, num_classes, mean, std, stem)
+    if arch in PREACT:
+        return PreActResNet(arch, num_classes, mean, std, stem)
     return ResNet(arch, num_classes, mean, std, stem)
+
+
+# --- the classifier -------------------------------------------------------------------------------
+
+
+def classifier(model: nn.Module) -> str:
+    """The name of a network's classifier, a linear layer: `fc` in most."""
+    name = getattr(model, "classifier_name", "fc")
+    assert isinstance(name, str)
+    return name
+
+
+@lru_cache(maxsize=64)
+def classifier_of_arch(arch: str) -> str:
+    """The same of an architecture; raises InputError for an unknown one."""
+    # timm may compute with weights as it makes them, which the meta device cannot.
+    with torch.device("cpu" if arch.startswith(TIMM) else "meta"):
+        return classifier(build_model(arch, 2, (0.0,) * 3, (1.0,) * 3))
+
+
+def stem_of(model: nn.Module) -> str | None:
+    """The stem that a network was built with; None for timm's, which have no choice."""
+    stem = getattr(model, "stem", None)  # in some of timm's a layer
+    return stem if isinstance(stem, str) else None
+
+
+# --- which network a file holds -------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -64,30 +112,37 @@ def _shapes_of(arch: str, width: int) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         model = build_model(arch, 2, (0.0,) * 3, (1.0,) * 3, width=width)
     outside = ("conv1.", "fc.", "normalize.")
+    shapes = {torchvision_name(n): tuple(value.shape) for n, value in model.state_dict().items()}
     return {
-        name: tuple(value.shape)
-        for name, value in model.state_dict().items()
+        name: shape
+        for name, shape in shapes.items()
         if not name.startswith(outside) and not name.endswith("num_batches_tracked")
     }
 
 
 def guess_arch(weights: Mapping[str, Tensor]) -> Guess | None:
-    """Tell a bare state dict's network from its shapes; None where none fits nine tenths of it."""
-    conv1, fc = weights.get("conv1.weight"), weights.get("fc.weight")
-    width = conv1.shape[0] if conv1 is not None and conv1.dim() == 4 else 16
+    """Infer a bare state dict's network from its shapes; None where none fits nine tenths of it."""
+    fc = weights.get("fc.weight")
+    stem, width = stem_and_width(weights)
     found = {name: tuple(value.shape) for name, value in weights.items()}
+    parts = [n for n in found if n.startswith(("layer", "block"))]
     best, best_share = "", 0.0
     for arch in ARCHS:
         expected = _shapes_of(arch, width if arch == "resnet20s" else 16)
         same = sum(found.get(name) == shape for name, shape in expected.items())
-        inner = sum(name in expected or name.startswith("layer") for name in found)
-        inner -= sum(n.startswith("layer") and n.endswith("num_batches_tracked") for n in found)
+        inner = sum(name in expected for name in found)
+        inner += sum(n not in expected and not n.endswith("num_batches_tracked") for n in parts)
         share = same / max(len(expected), inner, 1)
         if share > best_share:
             best, best_share = arch, share
     if best_share < 0.9:
         return None
-    stem = None
-    if conv1 is not None and conv1.dim() == 4:
-        stem = {3: "cifar", 7: "imagenet"}.get(conv1.shape[-1])
     return Guess(best, stem, fc.shape[0] if fc is not None else None, width, best_share)
+
+
+def stem_and_width(weights: Mapping[str, Tensor]) -> tuple[str | None, int]:
+    """The stem and the channels of the first stage, as a bare state dict's conv1 shows them."""
+    conv1 = weights.get("conv1.weight")
+    if conv1 is None or conv1.dim() != 4:
+        return None, 16
+    return {3: "cifar", 7: "imagenet"}.get(conv1.shape[-1]), conv1.shape[0]

@@ -1,6 +1,7 @@
 """The command that judges finished runs, or looks at one ticket.
 
-bash script/report.sh RUNS [--out DIR] [--margin POINTS]
+bash script/report.sh RUNS [--out DIR] [--margin POINTS] [--evidence_margin POINTS]
+bash script/report.sh RUNS --plan
 bash script/report.sh --inspect TICKET
 """
 
@@ -11,13 +12,15 @@ import contextlib
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from errors import InputError, RunFailed, failures_named
 from report.console import print_verdict
+from report.plan import plan_text
 from report.tickets import inspect_ticket
 from report.verdict import DEFAULT_MARGIN
-from report.write import write_report
+from report.write import judge_runs, write_report
 
 SMALLEST_INPUT = 8  # pixels; the networks halve an image up to five times
 
@@ -38,6 +41,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--margin", type=float, default=DEFAULT_MARGIN, metavar="POINTS",
         help="what a ticket may lack where the dense network has one seed (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--evidence_margin", "--evidence-margin", type=float, metavar="POINTS",
+        help="what a ticket may lack by the evidence, fixed beforehand (left out: the rule's "
+        "tolerance, which is itself estimated)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--plan", action="store_true",
+        help="write nothing; print what would decide the tickets that are undecided",
     )  # fmt: skip
     parser.add_argument("--inspect", metavar="TICKET", help="describe this file with masks instead")
     parser.add_argument(
@@ -64,8 +76,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.inspect is not None:
             print(inspect_ticket(args.inspect, args.input_size))
             return 0
+        if args.plan:
+            runs = Path(args.runs)
+            _, verdict, record = judge_runs(runs, args.margin, args.evidence_margin)
+            print(*(f"warning: {line}" for line in verdict.warnings), sep="\n", file=sys.stderr)
+            print(plan_text(verdict, record, runs))
+            return 0
         with failures_named():
-            verdict, files = write_report(args.runs, args.out, args.margin)
+            verdict, files = write_report(args.runs, args.out, args.margin, args.evidence_margin)
     except (InputError, RunFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1

@@ -8,13 +8,15 @@ from pathlib import Path
 
 from files import names
 from files.results import DENSE
-from report.verdict import (
-    BESIDE,
-    MEASURES,
-    GroupVerdict,
-    TicketRow,
-    Verdict,
+from report.judged import BESIDE, MEASURES, GroupVerdict, TicketRow, Verdict
+from report.words import (
+    ANSWERS,
+    LOOKS,
+    SIGNS,
     conclusion,
+    difference,
+    evidence_rule,
+    kinds,
     rule,
 )
 
@@ -26,7 +28,7 @@ def print_verdict(verdict: Verdict, files: Sequence[Path]) -> None:
     for line in verdict.warnings:
         print(f"warning: {line}", file=sys.stderr)
     for group in verdict.groups:
-        print(table(group, verdict.margin), end="\n\n")
+        print(table(group, verdict), end="\n\n")
     if verdict.missing:
         print(f"{len(verdict.missing)} missing:", *verdict.missing[:MOST_MISSING], sep="\n  ")
         print(f"  … (all in {names.PAGE})" if len(verdict.missing) > MOST_MISSING else "")
@@ -36,28 +38,56 @@ def print_verdict(verdict: Verdict, files: Sequence[Path]) -> None:
     print("written:", *files, sep="\n  ")
 
 
-def table(group: GroupVerdict, margin: float) -> str:
-    """Lay one group out as text: '+' marks a win, '-' a loss, '?' what a missing run leaves open.
+def table(group: GroupVerdict, verdict: Verdict) -> str:
+    """Lay one group out as text: '+' marks a win, '-' a loss, '?' what is open or undecided.
 
-    `margin` is in points.
+    First by the rule, then by the evidence. What its runs went on past is numbered between them.
     """
     lines = [str(group.group)]
-    head = ["ticket", "sparsity %", *(m.title for m in MEASURES), "best-SA net, AT", "double win"]
-    rows = [head, *(_cells(row) for row in group.all_rows)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    for name, *values in rows:
-        cells = [value.rjust(width) for value, width in zip(values, widths[1:], strict=True)]
-        lines.append("  " + "  ".join([name.ljust(widths[0]), *cells]).rstrip())
+    head = ["ticket", "sparsity %", *(m.title for m in MEASURES), "best-SA net, AT"]
+    head += ["double win", "evidence"]
+    notes = list(dict.fromkeys(line for row in group.all_rows for line in row.warnings))
+    lines += _aligned([head, *(_cells(row, notes) for row in group.all_rows)])
     if group.dense:
-        lines.append(f"  matches = at least the dense mean minus {rule(group, margin)}")
+        lines.append(f"  matches = at least the dense mean minus {rule(group, verdict.margin)}")
+    lines += [f"  [{number}] {note}" for number, note in enumerate(notes, start=1)]
+    if group.dense and group.rows:
+        lines += ["", *_evidence(group, verdict)]
     lines.append(f"  {conclusion(group)}")
     return "\n".join(lines)
 
 
-def _cells(row: TicketRow) -> list[str]:
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lay cells out in columns, the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for name, *values in rows:
+        cells = [value.rjust(width) for value, width in zip(values, widths[1:], strict=True)]
+        lines.append("  " + "  ".join([name.ljust(widths[0]), *cells]).rstrip())
+    return lines
+
+
+def _evidence(group: GroupVerdict, verdict: Verdict) -> list[str]:
+    """Lay the differences to the dense network out, in points with their intervals."""
+    rows = [["ticket - dense", *(m.title for m in MEASURES), "interval"]]
+    for row in group.rows:
+        cells = [
+            f"{difference(row.differences[m.name])} {SIGNS[row.evidence[m.name]]}" for m in MEASURES
+        ]
+        rows.append([row.name, *cells, kinds(row.differences.values())])
+    return [
+        *_aligned(rows),
+        f"  [95 % interval]; {evidence_rule(group, verdict)}",
+        f"  {LOOKS[group.look]}",
+    ]
+
+
+def _cells(row: TicketRow, notes: Sequence[str]) -> list[str]:
+    """Lay a row out; numbers in brackets after its name are those of its warnings in `notes`."""
     mark = {True: " +", False: " -", None: " ?"}
     dense = row.ticket == DENSE
-    cells = [row.name, f"{row.sparsity:.2f}"]
+    numbers = ",".join(str(notes.index(line) + 1) for line in row.warnings)
+    cells = [f"{row.name} [{numbers}]" if numbers else row.name, f"{row.sparsity:.2f}"]
     for measure in MEASURES:
         stat = row.stats[measure.name]
         sign = "  " if dense else mark[row.wins[measure.name]]
@@ -65,4 +95,5 @@ def _cells(row: TicketRow) -> list[str]:
     beside = [row.stats[measure.name] for measure in BESIDE]
     cells.append(" / ".join("-" if stat is None else f"{stat.mean:.2f}" for stat in beside))
     cells.append("" if dense else {True: "yes", False: "no", None: "open"}[row.double_win])
+    cells.append("" if dense else ANSWERS[row.double_win_evidence])
     return cells

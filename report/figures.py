@@ -23,8 +23,8 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
 from files.results import DENSE
+from report.judged import IMP, MEASURES, GroupVerdict, Measure, TicketRow
 from report.runs import Point, natural_order
-from report.verdict import MEASURES, GroupVerdict, Measure, TicketRow
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -101,15 +101,16 @@ def accuracy_figure(groups: Sequence[GroupVerdict], look: Look) -> Figure:
         axes = figure.subplots(1, len(MEASURES))
         for axis, measure in zip(axes, MEASURES, strict=True):
             for group in groups:
-                _draw_group(axis, group, measure, *look[group.group.pretraining])
-            _sparsity_axis(axis, [row.density for group in groups for row in group.all_rows])
+                _draw_chance(axis, group, measure, look[group.group.name][0])
+                _draw_group(axis, group, measure, *look[group.group.name])
+            sparsity_axis(axis, [row.density for group in groups for row in group.all_rows])
             _accuracy_limits(axis, groups, measure)
             axis.set_title(measure.title)
             if not any(_points(group.all_rows, measure) for group in groups):
                 axis.text(0.5, 0.5, "no runs", transform=axis.transAxes, ha="center", color="#666")
         axes[0].set_ylabel("accuracy on the test set (%)")
         key = groups[0].group
-        figure.suptitle(f"{plain(key.dataset)}, {100 * key.data_number:g} % of the training data")
+        figure.suptitle(f"{plain(key.data)}, {100 * key.data_number:g} % of the training data")
         handles = _legend(groups, look)
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8))
     return figure
@@ -165,7 +166,18 @@ def _draw_group(
     )  # fmt: skip
 
 
-def _sparsity_axis(axis: Axes, densities: Sequence[float]) -> None:
+def _draw_chance(axis: Axes, group: GroupVerdict, measure: Measure, colour: str) -> None:
+    """Draw what other test images might have given, without caps, wider and paler than the std."""
+    for row in group.all_rows:
+        stat, half = row.stats[measure.name], row.chance.get(measure.name)
+        if row.ticket in (DENSE, IMP) and stat is not None and half is not None:
+            axis.vlines(
+                state_of(row.density), stat.mean - half, stat.mean + half, color=colour,
+                linewidth=4, alpha=0.25, zorder=1,
+            )  # fmt: skip
+
+
+def sparsity_axis(axis: Axes, densities: Sequence[float]) -> None:
     """Label the axis in percent, at most eight times, the last ticket always included."""
     places = sorted({round(state_of(density), 2) for density in densities}, reverse=True)
     shown = places[:: max(1, math.ceil(len(places) / 8))]
@@ -187,7 +199,7 @@ def _accuracy_limits(axis: Axes, groups: Sequence[GroupVerdict], measure: Measur
 def _legend(groups: Sequence[GroupVerdict], look: Look) -> list[Line2D]:
     handles = []
     for group in groups:
-        name = group.group.pretraining
+        name = group.group.name
         colour, marker = look[name]
         handles.append(Line2D([], [], color=colour, marker=marker, label=plain(name)))
     grey = "#444444"

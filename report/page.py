@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
-from typing import NamedTuple
 
 from files.results import REGIMES, Accuracy, RunResult
+from report.judged import BESIDE, MEASURES, GroupVerdict, TicketRow, Verdict
+from report.markup import Cell, listing, number, table, text, words
+from report.page_evidence import contrast_table, explained, undecided
 from report.runs import Point
-from report.verdict import (
-    BESIDE,
-    MEASURES,
-    GroupVerdict,
-    Stat,
-    TicketRow,
-    Verdict,
-    conclusion,
-)
+from report.words import ANSWERS, LOOKS, conclusion, difference
 
+SECTIONS = (
+    "verdict", "figures", "tickets", "undecided", "contrasts", "runs", "missing", "warnings",
+)  # fmt: skip
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
@@ -42,19 +38,6 @@ class Picture:
         return self.stem.with_name(f"{self.stem.name}.svg")
 
 
-class Cell(NamedTuple):
-    """HTML to show, and the value to sort by (None: a missing one, always last)."""
-
-    html: str
-    value: str | float | None
-    css: str = ""
-
-
-def text(value: object) -> str:
-    """Escape a value for element content and quoted attributes; None is empty."""
-    return escape("" if value is None else str(value), quote=True)
-
-
 def page(
     verdict: Verdict,
     pictures: Sequence[Picture],
@@ -66,14 +49,13 @@ def page(
         _section("verdict", "Verdict", _verdict(verdict)),
         _section("figures", "Figures", "".join(map(_picture, pictures))),
         _section("tickets", "Every ticket", _ticket_table(verdict)),
+        _section("undecided", "What would decide the rest", undecided(verdict)),
+        _section("contrasts", "Between pre-trainings", contrast_table(verdict)),
         _section("runs", f"Every run ({len(runs)})", _run_table(runs, curves)),
-        _section("missing", f"Missing runs ({len(verdict.missing)})", _list(verdict.missing)),
-        _section("warnings", "Warnings and omissions", _list(verdict.warnings)),
+        _section("missing", f"Missing runs ({len(verdict.missing)})", listing(verdict.missing)),
+        _section("warnings", "Warnings and omissions", listing(verdict.warnings)),
     ]
-    links = "".join(
-        f'<a href="#{name}">{name}</a>'
-        for name in ("verdict", "figures", "tickets", "runs", "missing", "warnings")
-    )
+    links = "".join(f'<a href="#{name}">{name}</a>' for name in SECTIONS)
     top, middle, rest = re.split(
         "<!-- (?:links|sections) -->", TEMPLATE.read_text(encoding="utf-8")
     )
@@ -82,11 +64,6 @@ def page(
 
 def _section(name: str, title: str, body: str) -> str:
     return f'<section id="{name}"><h2>{text(title)}</h2>\n{body}</section>'
-
-
-def _list(lines: Iterable[str]) -> str:
-    items = "".join(f"<li>{text(line)}</li>" for line in lines)
-    return f"<ul>{items}</ul>" if items else "<p>None.</p>"
 
 
 # --- the verdict in words -----------------------------------------------------------------------
@@ -99,13 +76,13 @@ def _verdict(verdict: Verdict) -> str:
         "SA is accuracy on clean test images, RA on attacked ones, in percent. To match is to have "
         "a mean over seeds of at least the dense mean minus the dense network\u2019s standard "
         f"deviation over seeds; with one dense seed, minus a margin of {verdict.margin:g} points. "
-        "Under AT, both figures are those of the network with the best validation RA.</p>"
+        "Under AT, both figures are those of the network with the best validation RA.</p>",
+        explained(verdict),
     ]
-    places = dict.fromkeys((g.group.dataset, g.group.data_number) for g in verdict.groups)
-    for dataset, fraction in places:
+    for dataset, fraction in dict.fromkeys(g.group.place for g in verdict.groups):
         parts.append(f"<h3>{text(dataset)}, {100 * fraction:g} % of the training data</h3><ul>")
         for group in verdict.groups:
-            if (group.group.dataset, group.group.data_number) == (dataset, fraction):
+            if group.group.place == (dataset, fraction):
                 parts.append(_sentence(group))
         parts.append("</ul>")
     return "".join(parts)
@@ -114,7 +91,7 @@ def _verdict(verdict: Verdict) -> str:
 def _sentence(group: GroupVerdict) -> str:
     kind = "error" if group.error else "win" if group.sparsest else "none"
     said = group.error.split(": ", 1)[-1] if group.error else conclusion(group)
-    words = [f"<strong>{text(group.group.pretraining)}</strong>: {text(said)}"]
+    parts = [f"<strong>{text(group.group.name)}</strong>: {text(said)}"]
     for measure in MEASURES:
         line = group.dense.stats[measure.name] if group.dense else None
         allowed = group.tolerance[measure.name]
@@ -126,78 +103,76 @@ def _sentence(group: GroupVerdict) -> str:
             need = f"dense {line.mean:.2f} minus {allowed:.2f}, {why}"
         if need:
             own = f" {best}; needed:" if best else " needed:"
-            words.append(f"<small>{text(f'{measure.title}{own} {need}')}</small>")
-    return f'<li class="{kind}">{" ".join(words)}</li>'
+            parts.append(f"<small>{text(f'{measure.title}{own} {need}')}</small>")
+    warned = dict.fromkeys(line for row in group.all_rows for line in row.warnings)
+    if group.rows and not group.error:
+        parts.append(f"<small>{text(LOOKS[group.look])}</small>")
+    return f'<li class="{kind}">{" ".join(parts)}{_warnings(list(warned))}</li>'
 
 
 # --- tables -------------------------------------------------------------------------------------
 
 
-def _table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
-    """Build a table whose heads are buttons that sort it."""
-    top = "".join(f'<th scope="col"><button type="button">{text(h)}</button></th>' for h in heads)
-    body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-    return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{text(caption)}">'
-        f'<table class="sortable"><caption>{text(caption)}</caption>'
-        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _cell(cell: Cell) -> str:
-    css = f' class="{cell.css}"' if cell.css else ""
-    return f'<td{css} data-v="{text(cell.value)}">{cell.html}</td>'
-
-
-def _words(value: object) -> Cell:
-    return Cell(text(value), str(value))
-
-
-def _number(value: float | None, shape: str = "{:.2f}") -> Cell:
-    if value is None:
-        return Cell("–", None, "num")
-    return Cell(text(shape.format(value)), value, "num")
-
-
-def _measured(stat: Stat | None, won: bool | None, judged: bool) -> Cell:
+def _measured(row: TicketRow, name: str, judged: bool) -> Cell:
+    """Lay an accuracy out, and below it the difference to the dense network and the evidence."""
+    stat, found = row.stats[name], row.differences.get(name)
     if stat is None:
         return Cell("missing", None, "num missing")
-    mark = {True: "win", False: "loss", None: "open"}[won]
+    mark = {True: "win", False: "loss", None: "open"}[row.wins.get(name)]
     shown = f'<span class="{mark}" title="{mark}">{mark}</span> ' if judged else ""
-    return Cell(f"{shown}{text(stat)}<small> n={stat.n}</small>", stat.mean, "num")
+    html = f"{shown}{text(stat)}<small> n={stat.n}</small>"
+    if judged and found is not None:
+        said = row.evidence[name]
+        how = "" if found.kind == "none" else f"; {found.kind}"
+        html += f"<br><small>{text(difference(found))}<br>{text(said + how)}</small>"
+    return Cell(html, stat.mean, "num")
 
 
 def _ticket_table(verdict: Verdict) -> str:
     heads = ["pre-training", "dataset", "data %", "ticket", "state", "sparsity %"]
     heads += [measure.title for measure in MEASURES]
-    heads += ["best-SA net: SA, AT", "best-SA net: RA, AT", "double win"]
+    heads += ["best-SA net: SA, AT", "best-SA net: RA, AT", "double win", "evidence"]
     rows = []
     for group in verdict.groups:
         for row in group.all_rows:
             judged = row is not group.dense
             double = {True: "yes", False: "no", None: "open"}[row.double_win] if judged else "–"
+            surely = ANSWERS[row.double_win_evidence] if judged else "–"
             beside = [row.stats[measure.name] for measure in BESIDE]
             rows.append(
                 [
                     *_place(row),
-                    *(_measured(row.stats[m.name], row.wins.get(m.name), judged) for m in MEASURES),
-                    *(_number(None if stat is None else stat.mean) for stat in beside),
+                    *(_measured(row, m.name, judged) for m in MEASURES),
+                    *(number(None if stat is None else stat.mean) for stat in beside),
                     Cell(double, double, f"double {double}" if judged else ""),
+                    Cell(surely, surely, f"double {surely}" if judged else ""),
                 ]
             )
-    caption = "Mean ± std over n seeds, in percent on the test set. Select a heading to sort."
-    return _table(caption, heads, rows)
+    caption = (
+        "Mean ± std over n seeds, in percent on the test set; below it the difference to the dense "
+        "network in points, [its 95 % interval], what that says, and what it covers: seeds and "
+        "images (paired or unpaired), images only, or seeds only. Select a heading to sort."
+    )
+    return table(caption, heads, rows)
 
 
 def _place(row: TicketRow | RunResult) -> list[Cell]:
     return [
-        _words(row.group.pretraining),
-        _words(row.group.dataset),
-        _number(100 * row.group.data_number, "{:g}"),
-        _words(row.ticket),
-        _number(row.state, "{:d}"),
-        _number(100 * (1 - row.density)),
+        words(row.group.name),
+        words(row.group.data),
+        number(100 * row.group.data_number, "{:g}"),
+        Cell(text(row.ticket) + _warnings(row.warnings), row.ticket),
+        number(row.state, "{:d}"),
+        number(100 * (1 - row.density)),
     ]
+
+
+def _warnings(lines: Sequence[str]) -> str:
+    """Fold what stands behind a figure into a few characters beside it."""
+    if not lines:
+        return ""
+    count = "1 warning" if len(lines) == 1 else f"{len(lines)} warnings"
+    return f'<details class="warned"><summary>{count}</summary>{listing(lines)}</details>'
 
 
 def _run_table(runs: Sequence[RunResult], curves: Mapping[Path, Sequence[Point]]) -> str:
@@ -213,9 +188,9 @@ def _run_table(runs: Sequence[RunResult], curves: Mapping[Path, Sequence[Point]]
         rows.append(
             [
                 *_place(run),
-                _words(REGIMES[run.mode]),
-                _number(run.seed, "{:d}"),
-                *(_number(value) for pair in pairs for value in pair),
+                words(REGIMES[run.mode]),
+                number(run.seed, "{:d}"),
+                *(number(value) for pair in pairs for value in pair),
                 Cell(curve_svg(points), top),
                 Cell(
                     f"<details><summary>how</summary><pre>{text(command)}</pre>"
@@ -228,7 +203,7 @@ def _run_table(runs: Sequence[RunResult], curves: Mapping[Path, Sequence[Point]]
         "One row a run. The curve is SA (solid) and RA (dashed) by epoch, from 0 to 100 %; "
         "it sorts by the highest SA."
     )
-    return _table(caption, heads, rows)
+    return table(caption, heads, rows)
 
 
 def curve_svg(points: Sequence[Point], most: int = 60) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from errors import InputError
 from files.results import Group
 from files.tickets import load_ticket
+from report.difference_figure import difference_figure
 from report.figures import (
     accuracy_figure,
     density_figure,
@@ -18,10 +19,10 @@ from report.figures import (
     styles,
     time_figure,
 )
+from report.judged import MEASURES, GroupVerdict, TicketRow, Verdict
 from report.page import Picture
 from report.runs import Point
 from report.tickets import Masks, TicketFile, find_tickets, layer_densities, overlap_matrix, pick
-from report.verdict import MEASURES, GroupVerdict, TicketRow, Verdict
 
 MOST_SOURCES = 16  # IMP runs whose tickets are drawn
 MOST_TICKETS = 16  # rows of the overlap's heat map, where fewer sources allow it
@@ -40,6 +41,7 @@ def draw_pictures(
     notes: list[str] = []
     pictures = [
         *_accuracy_pictures(verdict, out),
+        *_difference_pictures(verdict, out),
         *_time_pictures(verdict, curves, out, notes),
         *_ticket_pictures(find_tickets(runs_dir), runs_dir, out, notes),
     ]
@@ -49,22 +51,22 @@ def draw_pictures(
 def _places(verdict: Verdict) -> Iterator[tuple[str, list[GroupVerdict]]]:
     """Yield the groups of each data set and fraction, with a name that is good for a file."""
     used: set[str] = set()
-    for place in dict.fromkeys(group.group[1:] for group in verdict.groups):
+    for place in dict.fromkeys(group.group.place for group in verdict.groups):
         name = base = slug(place[0], f"{100 * place[1]:g}%")
         for number in itertools.count(2):
             if name.lower() not in used:
                 break
             name = f"{base}-{number}"
         used.add(name.lower())
-        yield name, [group for group in verdict.groups if group.group[1:] == place]
+        yield name, [group for group in verdict.groups if group.group.place == place]
 
 
 def _title(group: Group) -> str:
-    return f"{group.dataset}, {100 * group.data_number:g} % of the training data"
+    return f"{group.data}, {100 * group.data_number:g} % of the training data"
 
 
 def _look(verdict: Verdict) -> dict[str, tuple[str, str]]:
-    return styles(group.group.pretraining for group in verdict.groups)
+    return styles(group.group.name for group in verdict.groups)
 
 
 # --- accuracy -----------------------------------------------------------------------------------
@@ -75,12 +77,29 @@ def _accuracy_pictures(verdict: Verdict, out: Path) -> Iterator[Picture]:
         stem = out / f"accuracy-{name}"
         save_figure(accuracy_figure(groups, _look(verdict)), stem)
         caption = (
-            "Mean over seeds, bars are one standard deviation. Dashed: the dense network of the "
-            "same colour. Stars: double-win tickets. Thin lines: baselines, which may leave the "
+            "Mean over seeds. Bars with caps: one standard deviation. Pale wide bars: 95 % for "
+            "other test images, where outcomes are there. Dashed: the dense network of the same "
+            "colour. Stars: double wins by the rule. Thin lines: baselines, which may leave the "
             "panel at the bottom. A gap is a missing run. Each step to the right prunes 20 % of "
             "what is left."
         )
         yield Picture(stem, f"Accuracy against sparsity: {_title(groups[0].group)}", caption)
+
+
+def _difference_pictures(verdict: Verdict, out: Path) -> Iterator[Picture]:
+    for name, groups in _places(verdict):
+        judged = [group for group in groups if group.dense is not None and group.found]
+        if not judged:
+            continue
+        stem = out / f"difference-{name}"
+        save_figure(difference_figure(judged, _look(verdict)), stem)
+        caption = (
+            "What each ticket that IMP found lacks against its dense network, with 95 % intervals "
+            "(dashed: of images only or of seeds alone; very wide ones leave the panel). Grey: "
+            "within the margin. A ticket matches where its interval lies above the band\u2019s "
+            "lower edge and is worse where it lies below. Stars: double wins on all three."
+        )
+        yield Picture(stem, f"Differences to the dense network: {_title(groups[0].group)}", caption)
 
 
 def _time_pictures(
@@ -116,7 +135,7 @@ def _timed_lines(
         for row, measure in itertools.product((group.dense, chosen), MEASURES):
             curve = _first_timed_curve(row, measure.mode, curves)
             if curve is not None:
-                line = (group.group.pretraining, row is group.dense, curve)
+                line = (group.group.name, row is group.dense, curve)
                 lines.setdefault(measure.name, []).append(line)
     return lines
 

@@ -122,46 +122,62 @@ class Cost:
     sparse: int
 
 
-def find_arch(masks: Masks) -> tuple[str, str, int] | None:
-    """Find the architecture, stem and width that the masks fit; None where no network does."""
-    from models import ARCHS, build_model  # slow to import, and only --inspect needs it
+def find_arch(masks: Masks, named: str | None = None) -> tuple[str, str | None, int] | None:
+    """Architecture, stem and width of the network that the masks fit, None where none does.
+
+    `named` is what a ticket's header says: only so a network of timm can be known, and one of two
+    that have the same masks.
+    """
+    from models import ARCHS  # slow to import, and only --inspect needs it
 
     first = masks.get("conv1" + MASK_SUFFIX)
-    inner = {n: tuple(m.shape) for n, m in masks.items() if n != "conv1" + MASK_SUFFIX}
-    narrow = next(iter(inner.values()), (16,))[0]
+    inner = [tuple(m.shape) for n, m in masks.items() if n != "conv1" + MASK_SUFFIX]
+    narrow = next(iter(inner), (16,))[0]
     stem = "cifar" if first is None or first.shape[-1] == 3 else "imagenet"
-    for arch in ARCHS:
+    if named is not None and named.startswith("timm:"):
+        return (named, None, 16) if _fits(masks, named, None, 16) else None
+    first_tried = (named,) if named in ARCHS else ()
+    for arch in (*first_tried, *ARCHS):
         width = narrow if arch == "resnet20s" else 16
-        with torch.device("meta"):
-            model = build_model(arch, 1, (0.0,) * 3, (1.0,) * 3, stem=stem, width=width)
-        shapes = {
-            name.removesuffix(".weight") + MASK_SUFFIX: tuple(weight.shape)
-            for name, weight in model.named_parameters()
-            if weight.dim() == 4
-        }
-        fits = first is None or shapes["conv1" + MASK_SUFFIX] == tuple(first.shape)
-        del shapes["conv1" + MASK_SUFFIX]
-        if fits and shapes == inner:
+        if _fits(masks, arch, stem, width):
             return arch, stem, width
     return None
 
 
-def cost(masks: Masks, input_size: int | None = None) -> Cost | None:
-    """Count the FLOPs of the convolutions; None for a network that is not of the zoo.
+def _fits(masks: Masks, arch: str, stem: str | None, width: int) -> bool:
+    """Whether the masks are those of all of a network's convolutions, conv1 perhaps left out."""
+    from models import build_model, fit_masks
 
-    `input_size` is in pixels; left out, it is 32 for the CIFAR stem and 224 for the other.
+    with torch.device("cpu" if stem is None else "meta"):
+        model = build_model(arch, 1, (0.0,) * 3, (1.0,) * 3, stem=stem, width=width)
+    shapes = {
+        name.removesuffix(".weight") + MASK_SUFFIX: tuple(weight.shape)
+        for name, weight in model.named_parameters()
+        if weight.dim() == 4
+    }
+    found = {n: tuple(mask.shape) for n, mask in fit_masks(model, dict(masks)).items()}
+    stem_mask = "conv1" + MASK_SUFFIX
+    return found == shapes or found == {n: s for n, s in shapes.items() if n != stem_mask}
+
+
+def cost(masks: Masks, input_size: int | None = None, named: str | None = None) -> Cost | None:
+    """What the convolutions cost; None for a network that is not of the zoo.
+
+    `input_size` is 32 for the CIFAR stem and 224 for the other if left out. `named` is the
+    architecture that a ticket's header names.
     """
-    from models import build_model, estimate_flops
+    from models import build_model, classifier, estimate_flops, fit_masks
 
-    found = find_arch(masks)
+    found = find_arch(masks, named)
     if found is None:
         return None
     arch, stem, width = found
     size = input_size or (32 if stem == "cifar" else 224)
     model = build_model(arch, 1, (0.0,) * 3, (1.0,) * 3, stem=stem, width=width)
-    no_fc = {"fc" + MASK_SUFFIX: torch.zeros(1, dtype=torch.bool)}
+    no_fc = {classifier(model) + MASK_SUFFIX: torch.zeros(1, dtype=torch.bool)}
     dense = estimate_flops(model, size, no_fc)
-    return Cost(arch, size, dense, estimate_flops(model, size, {**masks, **no_fc}))
+    sparse = estimate_flops(model, size, {**fit_masks(model, dict(masks)), **no_fc})
+    return Cost(arch, size, dense, sparse)
 
 
 def inspect_ticket(path: str | Path, input_size: int | None = None) -> str:
@@ -179,7 +195,7 @@ def inspect_ticket(path: str | Path, input_size: int | None = None) -> str:
     lines.append(f"sha256   {sha256_of(path)}")
     lines.append(f"weights  {left:,} of {total:,} masked weights left: density {left / total:.6f}")
     lines.append(f"         sparsity {100 * (1 - left / total):.2f} %")
-    price = cost(masks, input_size)
+    price = cost(masks, input_size, header.get("arch"))
     if price is None:
         lines.append("FLOPs    unknown: the masks fit no network of the model zoo")
     else:

@@ -5,154 +5,44 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Iterable
 
 from errors import InputError
 from files.results import DENSE, REGIMES, TICKETS, Group, RunResult
+from files.study_record import StudyRecord
+from report.groups import group_runs
+from report.judged import BESIDE, MEASURES, GroupVerdict, Measure, Stat, TicketRow, Verdict
+from report.plan import with_plan
 from report.runs import natural_order
+from report.weighing import AllTested, contrasts, weigh, without_outcomes
 
 DEFAULT_MARGIN = 0.5  # points; only used where the dense network has a single seed
 
 
-class Measure(NamedTuple):
-    """An accuracy by which a ticket and the dense network are compared."""
-
-    name: str
-    title: str
-    mode: str
-    value: Callable[[RunResult], float | None]
-
-
-# Both AT figures are those of one network, the one with the best validation RA.
-MEASURES = (
-    Measure("st_sa", "SA under ST", "std", lambda run: run.sa_best.sa),
-    Measure("at_sa", "SA under AT", "adv", lambda run: run.ra_best.sa),
-    Measure("at_ra", "RA under AT", "adv", lambda run: run.ra_best.ra),
-)
-BESIDE = (
-    Measure("at_sa_of_best_sa", "SA under AT, best-SA network", "adv", lambda run: run.sa_best.sa),
-    Measure("at_ra_of_best_sa", "RA under AT, best-SA network", "adv", lambda run: run.sa_best.ra),
-)
-
-
-class Stat(NamedTuple):
-    """Mean and sample standard deviation (n - 1) over seeds; `std` is None for one seed."""
-
-    mean: float
-    std: float | None
-    n: int
-
-    def __str__(self) -> str:
-        return f"{self.mean:.2f}" + ("" if self.std is None else f" ± {self.std:.2f}")
-
-
-@dataclass(frozen=True)
-class TicketRow:
-    """All runs of one ticket of one group, over regimes and seeds."""
-
-    group: Group
-    ticket: str
-    state: int | None
-    density: float
-    runs: tuple[RunResult, ...]
-    stats: dict[str, Stat | None]
-    wins: dict[str, bool | None] = field(default_factory=dict)
-    double_win: bool | None = None
-
-    @property
-    def sparsity(self) -> float:
-        """The percentage of the convolution weights that are pruned."""
-        return 100 * (1 - self.density)
-
-    @property
-    def name(self) -> str:
-        if self.ticket == DENSE:
-            return DENSE
-        where = f"density {self.density:.4g}" if self.state is None else f"state {self.state}"
-        return f"{self.ticket} {where}"
-
-
-@dataclass(frozen=True)
-class GroupVerdict:
-    """The judged tickets of one group, sparsest last; `tolerance` is in points per measure."""
-
-    group: Group
-    dense: TicketRow | None
-    rows: tuple[TicketRow, ...]
-    tolerance: dict[str, float | None]
-    missing: tuple[str, ...]
-    error: str | None = None
-
-    @property
-    def all_rows(self) -> tuple[TicketRow, ...]:
-        """The dense network, where there is one, and the tickets."""
-        return self.rows if self.dense is None else (self.dense, *self.rows)
-
-    @property
-    def sparsest(self) -> TicketRow | None:
-        """The sparsest double-win ticket found by IMP; a baseline does not count."""
-        winners = [row for row in self.rows if row.ticket == "imp" and row.double_win]
-        return min(winners, key=lambda row: row.density, default=None)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The verdict of every group, and the warnings about the input."""
-
-    margin: float
-    groups: tuple[GroupVerdict, ...]
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def errors(self) -> tuple[str, ...]:
-        return tuple(group.error for group in self.groups if group.error)
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        return tuple(line for group in self.groups for line in group.missing)
-
-    def to_json(self) -> dict[str, Any]:
-        """Build the contents of `verdict.json`; density and sparsity are fractions."""
-        rows = [
-            {
-                **row.group._asdict(),
-                "state": row.state,
-                "density": row.density,
-                "ticket": row.ticket,
-                "wins": row.wins,
-                "double_win": row.double_win,
-            }
-            for group in self.groups
-            for row in group.rows
-        ]
-        sparsest = [
-            {**row.group._asdict(), "state": row.state, "sparsity": round(1 - row.density, 6)}
-            for row in (group.sparsest for group in self.groups)
-            if row is not None
-        ]
-        return {
-            "rows": rows,
-            "sparsest": sparsest,
-            "margin": self.margin,
-            "errors": list(self.errors),
-            "warnings": list(self.warnings),
-            "missing": list(self.missing),
-        }
-
-
-def judge(results: Iterable[RunResult], margin: float = DEFAULT_MARGIN) -> Verdict:
-    """Judge every ticket against the dense network of its group.
+def judge(
+    results: Iterable[RunResult],
+    margin: float = DEFAULT_MARGIN,
+    tested: AllTested | None = None,
+    evidence_margin: float | None = None,
+    record: StudyRecord | None = None,
+) -> Verdict:
+    """Judge every ticket against the dense network of its group, by the rule and by the evidence.
 
     A ticket matches on a measure when its mean over seeds is at least the dense mean minus the
     dense network's sample standard deviation over seeds, or minus `margin` points where the dense
     network has one seed. Equal is a match. A double win matches on all three; one loss settles it,
     otherwise a missing run leaves it open (None). A group without any dense run gets an `error`.
+
+    The evidence is that of docs/verdict.md, from the outcomes `tested`, for `evidence_margin`
+    points or else for the rule's tolerance; `record` says what was planned beforehand.
     """
-    if not (math.isfinite(margin) and margin >= 0):
-        raise InputError(f"margin is {margin!r}: it must be a number of points from 0")
-    kept, warnings = _one_per_seed(results)
+    for name, points in (("margin", margin), ("evidence_margin", evidence_margin)):
+        if points is not None and not (math.isfinite(points) and points >= 0):
+            raise InputError(f"{name} is {points!r}: it must be a number of points from 0")
+    tested = tested or {}
+    grouped, notes = group_runs(results)
+    kept, warnings = _one_per_seed(grouped)
+    warnings = notes + warnings
     groups: dict[Group, list[RunResult]] = {}
     for run in kept:
         groups.setdefault(run.group, []).append(run)
@@ -160,9 +50,15 @@ def judge(results: Iterable[RunResult], margin: float = DEFAULT_MARGIN) -> Verdi
         archs = sorted({run.arch for run in runs})
         if len(archs) > 1:
             warnings.append(f"{group}: mixes the architectures {', '.join(archs)}")
-    order = sorted(groups, key=lambda g: (g.dataset, -g.data_number, natural_order(g.pretraining)))
-    judged = tuple(_judge_group(group, groups[group], margin) for group in order)
-    return Verdict(margin, judged, tuple(warnings))
+    order = sorted(groups, key=lambda g: (g.data, -g.data_number, natural_order(g.name)))
+    judged = [
+        weigh(_judge_group(group, groups[group], margin), tested, evidence_margin)
+        for group in order
+    ]
+    judged = with_plan(judged, record)
+    warnings += without_outcomes(judged, tested)
+    between = contrasts(judged, tested)
+    return Verdict(margin, tuple(judged), tuple(warnings), evidence_margin, between)
 
 
 def _identity(run: RunResult) -> tuple[str, int | None, str]:
@@ -180,8 +76,19 @@ def _one_per_seed(results: Iterable[RunResult]) -> tuple[list[RunResult], list[s
             warnings.append(f"{run.path} repeats the run of {seen[key].path} and is left out")
             continue
         seen[key] = run
-        warnings += [f"{run.path}: {line}" for line in run.warnings]
-    return list(seen.values()), warnings
+    return list(seen.values()), warnings + _of_runs(seen.values())
+
+
+def _of_runs(runs: Iterable[RunResult]) -> list[str]:
+    """Collect what runs went on past, a line that several of them have once."""
+    having: dict[str, list[RunResult]] = {}
+    for run in runs:
+        for line in run.warnings:
+            having.setdefault(line, []).append(run)
+    return [
+        f"{first.path}{f' and {len(others)} more' if others else ''}: {line}"
+        for line, (first, *others) in having.items()
+    ]
 
 
 def _stat(measure: Measure, runs: Iterable[RunResult]) -> Stat | None:
@@ -256,33 +163,3 @@ def _missing(group: Group, rows: list[TicketRow]) -> tuple[str, ...]:
             if absent:
                 lines.append(f"{group}: {row.name}, {' and '.join(absent)} of seed {run.seed}")
     return tuple(lines)
-
-
-# --- in words -----------------------------------------------------------------------------------
-
-
-def rule(group: GroupVerdict, margin: float) -> str:
-    """Say in words what a ticket may lack on each measure."""
-    parts = []
-    for measure in MEASURES:
-        allowed = group.tolerance[measure.name]
-        stat = group.dense.stats[measure.name] if group.dense else None
-        if allowed is None or stat is None:
-            parts.append(f"nothing known ({measure.title}: no dense run)")
-        elif stat.std is None:
-            parts.append(f"{margin:g} ({measure.title}: one dense seed, --margin)")
-        else:
-            parts.append(f"{allowed:.2f} ({measure.title}: std of {stat.n} dense seeds)")
-    return ", ".join(parts)
-
-
-def conclusion(group: GroupVerdict) -> str:
-    """Say the group's verdict in one sentence."""
-    best = group.sparsest
-    if group.error:
-        return "Not judged: there is no dense run to match."
-    if best is not None:
-        return f"Sparsest double-win ticket: {best.name}, sparsity {best.sparsity:.2f} %."
-    if any(row.double_win is None and row.ticket == "imp" for row in group.rows):
-        return "No double-win ticket so far; missing runs leave some tickets open."
-    return "No double-win ticket."

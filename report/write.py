@@ -7,19 +7,27 @@ import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from errors import InputError
 from files import names
 from files.atomic import replacing, write_json
 from files.results import RunResult
+from files.study_record import StudyRecord, read_study_record
+from report.groups import group_runs
+from report.judged import Verdict
 from report.page import page
 from report.pictures import draw_pictures
 from report.runs import read_curve, read_runs
-from report.verdict import DEFAULT_MARGIN, Verdict, judge
+from report.verdict import DEFAULT_MARGIN, judge
+from report.weighing import read_tested
 
 
 def write_report(
-    runs_dir: str | Path, out_dir: str | Path | None = None, margin: float = DEFAULT_MARGIN
+    runs_dir: str | Path,
+    out_dir: str | Path | None = None,
+    margin: float = DEFAULT_MARGIN,
+    evidence_margin: float | None = None,
 ) -> tuple[Verdict, list[Path]]:
     """Judge the runs below `runs_dir` and write the whole report.
 
@@ -27,8 +35,7 @@ def write_report(
     files. Raises InputError, and writes nothing, when there is no usable run or no place to write.
     """
     runs_dir = Path(runs_dir)
-    results, problems = read_runs(runs_dir)
-    verdict = judge(results, margin)
+    results, verdict, _ = judge_runs(runs_dir, margin, evidence_margin)
     out = _make_folder(runs_dir / names.REPORT if out_dir is None else Path(out_dir))
     curves = {run.path: points for run in results if (points := read_curve(run))}
     notes = []
@@ -36,13 +43,42 @@ def write_report(
         left = len(results) - len(curves)
         notes.append(f"{left} of {len(results)} runs have no usable metrics.jsonl, so no curve.")
     pictures, omissions = draw_pictures(verdict, curves, runs_dir, out)
-    warnings = (*problems, *verdict.warnings, *notes, *omissions)
+    warnings = (*verdict.warnings, *notes, *omissions)
     verdict = dataclasses.replace(verdict, warnings=warnings)
     _write_text(out / names.PAGE, page(verdict, pictures, curves))
-    _write_text(out / names.TABLE, _csv([_table_row(run, runs_dir) for run in results]))
+    _write_text(
+        out / names.TABLE, _csv([_table_row(run, runs_dir) for run in group_runs(results)[0]])
+    )
     write_json(out / names.VERDICT, verdict.to_json())
     images = [path for picture in pictures for path in (picture.png, picture.svg)]
     return verdict, [out / names.PAGE, out / names.TABLE, out / names.VERDICT, *images]
+
+
+class Judged(NamedTuple):
+    """The runs below a folder, what is said of them, and the record of their study."""
+
+    results: list[RunResult]
+    verdict: Verdict
+    record: StudyRecord | None
+
+
+def judge_runs(
+    runs_dir: Path, margin: float = DEFAULT_MARGIN, evidence_margin: float | None = None
+) -> Judged:
+    """Read the runs below a folder and judge them; what could not be read is among the warnings.
+
+    Raises InputError when there is no usable run.
+    """
+    results, problems = read_runs(runs_dir)
+    tested, unusable = read_tested(results)
+    try:
+        record = read_study_record(runs_dir)
+    except InputError as error:
+        record = None
+        problems.append(str(error))
+    verdict = judge(results, margin, tested, evidence_margin, record)
+    warnings = (*problems, *unusable, *verdict.warnings)
+    return Judged(results, dataclasses.replace(verdict, warnings=warnings), record)
 
 
 def _make_folder(out: Path) -> Path:
@@ -70,7 +106,7 @@ def _table_row(run: RunResult, runs_dir: Path) -> dict[str, object]:
         for key, value in accuracy._asdict().items()
     }
     return {
-        **run.group._asdict(),
+        **run.group.columns(),
         "mode": run.mode,
         "ticket": run.ticket,
         "state": run.state,
@@ -82,6 +118,8 @@ def _table_row(run: RunResult, runs_dir: Path) -> dict[str, object]:
         "ticket_sha256": run.ticket_sha256,
         "folder": run.path.parent.relative_to(runs_dir).as_posix(),
         "command": run.command,
+        **run.group.hashes(),
+        "warnings": "; ".join(run.warnings),
     }
 
 

@@ -17,11 +17,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from errors import InputError, exit_with
+from errors import InputError, RunFailed, exit_with
 from files import names
+from files.study_record import record_plan
 from study.config import ROOT, Run, Study, read_study
 from study.forecast import Forecast, make_forecasts
-from study.machine import cores, threads_each, visible_gpus
+from study.machine import cores, threads_each, usual_jobs, visible_gpus
 from study.running import Queue, Stop
 from study.slurm import max_array_size, sbatch_script
 from study.state import CUT_OFF, DONE, TO_DO, has_other_flags, state_of
@@ -38,7 +39,9 @@ def build_parser() -> Parser:
     parser = Parser(prog="study.sh", description=__doc__.split("\n\n")[1], allow_abbrev=False)
     add = parser.add_argument
     add("config", type=Path, metavar="CONFIG", help="TOML; see script/study/*.toml")
-    add("-J", "--jobs", type=_count, metavar="N", help="runs at a time (the GPUs, or 1)")
+    add("-J", "--jobs", type=_count, metavar="N",
+        help="runs at a time, which share the GPUs or the cores (one a GPU; on a CPU one "
+        "for each core where the networks are small, else 1)")  # fmt: skip
     add("--out", metavar="DIR", help="the study's folder (the file's own)")
     add("--only", type=_pattern, metavar="REGEX", help="only runs whose name this is found in")
     add("--dry_run", "--dry-run", action="store_true",
@@ -73,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.slurm:
             return print_sbatch_commands(study, args)
         if args.run or args.folder:
-            return one_run(study, args.run or args.folder, only_folder=not args.run)
+            return one_run(study, args)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _stop)
         return run_study(study, args)
@@ -94,13 +97,13 @@ def _stop(number: int, _: object) -> NoReturn:
 def run_study(study: Study, args: argparse.Namespace) -> int:
     """Run what is left (or with --dry_run say what that is); then write the report."""
     gpus = visible_gpus()
-    jobs = args.jobs or len(gpus) or 1
     chosen = choose(study, args.only)
     states = {run.name: state_of(run) for run in chosen}
     todo = [run for run in chosen if states[run.name] != DONE]
     if todo:
         print("asking for costs, and checking flags …", flush=True)
-    forecasts = make_forecasts(study, todo, PYTHON, max(jobs, cores()))
+    forecasts = make_forecasts(study, todo, PYTHON, max(args.jobs or 1, cores()))
+    jobs = args.jobs or usual_jobs(gpus, forecasts.values())
     print_list(states, forecasts)
     for run in chosen:
         if has_other_flags(run):
@@ -115,9 +118,18 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
         for run in todo:
             print(f"\n# {run.name}\n{shlex.join(command(run))}")
         return 0
+    record(study, args.config)
     queue = Queue(todo, command, jobs=jobs, gpus=gpus, forecasts=forecasts)
     queue.work()
     return finish(study, queue.failed)
+
+
+def record(study: Study, config: Path) -> None:
+    """Record what is planned before it runs, which the report needs to know."""
+    try:
+        record_plan(study.out, config, study.states, study.seeds)
+    except (RunFailed, OSError) as error:
+        print(f"note: the plan is not recorded: {error}", file=sys.stderr)
 
 
 def choose(study: Study, only: re.Pattern[str] | None) -> list[Run]:
@@ -176,12 +188,13 @@ def print_sbatch_commands(study: Study, args: argparse.Namespace) -> int:
     return 0
 
 
-def one_run(study: Study, number: int, *, only_folder: bool) -> int:
-    """Become run `number`; its signals and its exit status are then the main's own."""
+def one_run(study: Study, args: argparse.Namespace) -> int:
+    """Become run --run, whose signals and exit status are then the main's own; or name --folder."""
+    number = args.run or args.folder
     if number > len(study.runs):
         raise InputError(f"there are {len(study.runs)} runs; {number} is none of them")
     run = study.runs[number - 1]
-    if only_folder:
+    if not args.run:
         print(run.folder)
         return 0
     if state_of(run) == DONE:
@@ -192,6 +205,7 @@ def one_run(study: Study, number: int, *, only_folder: bool) -> int:
             print(f"error: {run.name} needs {needed.path}, which is not there yet", file=sys.stderr)
             return 1
     command = run.command(PYTHON)
+    record(study, args.config)
     print(f"$ {shlex.join(command)}", flush=True)
     return os.execv(PYTHON, command)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from errors import InputError
 from files import names
+from files.results import MODES, TICKETS
 from study.table import REQUIRED, Table, is_name
 
 if sys.version_info >= (3, 11):
@@ -21,8 +22,6 @@ else:
 
 ROOT = Path(__file__).resolve().parent.parent
 SEARCH, TRANSFER = "main_imp_pretrain.py", "main_downstream.py"
-MODES = ("std", "adv")
-TICKETS = ("imp", "omp", "random", "reinit")  # reinit: IMP's masks, weights drawn anew
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
+    """states, seeds: of the transfers, as planned."""
+
     out: Path
     runs: tuple[Run, ...]
+    states: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = ()
 
 
 def read_study(path: Path, out: str | None = None) -> Study:
@@ -91,6 +94,8 @@ def read_study(path: Path, out: str | None = None) -> Study:
         if len(set(tags)) < len(tags):
             raise InputError(f"{path}: [[pretraining]] tag {tags[-1]!r} is there twice")
     transfer.texts.update(out=str(folder))
+    states: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = ()
     if transfer.values:
         grid = Grid(transfer, flags, folder)
         for kind in ("omp", "random"):
@@ -98,9 +103,10 @@ def read_study(path: Path, out: str | None = None) -> Study:
                 runs += [grid.untrained(kind, run) for run in runs[: len(tags)]]
         for tag in tags:
             runs += grid.runs(tag)
+        states, seeds = tuple(grid.states), tuple(grid.seeds)
     if not runs:
         raise InputError(f"{path}: no [[pretraining]], so nothing to run")
-    return Study(folder, tuple(runs))
+    return Study(folder, tuple(runs), states, seeds)
 
 
 def _pretraining(table: Table, tag: str, flags: list[str], out: Path) -> Run:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from errors import InputError
-from study.config import TICKETS, Needed, Run, Study
+from files.results import TICKETS
+from study.config import Needed, Run, Study
 from study.state import has_last_ticket
 
 SPECIFIC = ("--init", "--tickets_file", "--tag", "--seed")  # no matter for the cost
@@ -25,6 +26,8 @@ class Forecast:
     last_ticket: int | None
     flop: float | None
     gpu_hours: float | None
+    flop_per_image: float | None  # of one pass
+    memory: float  # bytes, of the network and the images of a pass
     missing: tuple[str, ...]  # inputs that are not there and that no run of the study writes
 
 
@@ -81,6 +84,8 @@ def read_plan(plan: Mapping[str, Any], out: Path) -> Forecast:
         last_ticket=plan["last_ticket"],
         flop=cost.get("flop"),
         gpu_hours=cost.get("gpu_hours"),
+        flop_per_image=cost["flop"] / cost["passes"] if cost else None,
+        memory=cost["network_bytes"] + cost["activation_bytes"] if cost else 0.0,
         missing=tuple(
             f"{needed['name']} {needed['path']}"
             for needed in plan["inputs"]

@@ -1,10 +1,17 @@
-"""What this machine has to run jobs on."""
+"""What this machine has to run jobs on, and how many jobs that is good for."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+from collections.abc import Collection
+
+from study.forecast import Forecast
+
+SMALL = 5e8  # FLOP of one image through a network, below which threads in it gain next to nothing
+OF_MEMORY = 0.5  # the share of the machine's memory that the jobs may be planned to fill
+OF_PROCESS = 0.5e9  # bytes of a job beside what its plan says: Python, PyTorch, loaders
 
 
 def visible_gpus() -> list[str]:
@@ -29,3 +36,24 @@ def cores() -> int:
 def threads_each(jobs: int) -> int:
     """CPU threads for each of `jobs` jobs that run at a time."""
     return max(cores() // jobs, 1)
+
+
+def usual_jobs(gpus: Collection[str], runs: Collection[Forecast]) -> int:
+    """How many runs at a time, unless -J says so: one for each GPU.
+
+    On a CPU one for each core, with one thread each, if every network is SMALL and all fit into the
+    memory; else one run with all of the cores. A ResNet-20s at 32 pixels (0.08 GFLOP) is small; for
+    a ResNet-18 there (1.1 GFLOP) and larger networks nobody has measured a gain.
+    """
+    if gpus:
+        return len(gpus)
+    trained = [told for told in runs if told.flop_per_image is not None]
+    if not trained or any((told.flop_per_image or 0) > SMALL for told in trained):
+        return 1
+    largest = max(told.memory for told in trained) + OF_PROCESS
+    return max(min(cores(), int(OF_MEMORY * memory() / largest)), 1)
+
+
+def memory() -> float:
+    """Bytes of main memory."""
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

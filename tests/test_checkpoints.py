@@ -234,7 +234,7 @@ def test_damaged_files_are_wrong_input_not_crashes(tmp_path, name, read):
 
 @pytest.mark.parametrize("read", [load_checkpoint, load_ticket])
 def test_files_that_are_none_are_wrong_input(tmp_path, read):
-    for path in (tmp_path, tmp_path / "nowhere.pth.tar", tmp_path / "nowhere.safetensors"):
+    for path in (tmp_path / "nowhere.pth.tar", tmp_path / "nowhere.safetensors"):
         with pytest.raises(InputError, match="no such file"):
             read(path)
     torch.save([torch.ones(1)], tmp_path / "list.pth.tar")

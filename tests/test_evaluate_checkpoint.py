@@ -25,15 +25,17 @@ from helpers.main_cases import (
 import main_downstream
 from engine import log
 from evaluation.evaluator import Evaluator
-from evaluation.request import Request, sa_and_ra
+from evaluation.request import Request
+from evaluation.split_test import SplitTest
 from files.atomic import write_json
 from files.checkpoints import save_checkpoint, transfer_keys
 from files.names import AUTOATTACK_PROGRESS
+from files.outcomes import read_outcomes
 from models import build_model
 
 ATTACK = ["--test_eps", "4/255", "--test_step", "3"]
 TRAIN = ["--mode", "adv", "--epochs", "3", "--lr", "0.05", "--eval_from", "2", "--train_step", "1"]
-ALWAYS = {"checkpoint", "eval_set", "dataset", "seed", "sa", "ra", "images"}
+ALWAYS = {"checkpoint", "eval_set", "dataset", "seed", "sa", "ra", "images", "warnings"}
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +86,7 @@ def refused(capsys, *flags):
 
 def test_eval_json_of_the_test_split(data, run, checkpoint, tmp_path):
     found = evaluate(checkpoint, tmp_path / "out", data=data)
-    assert names(tmp_path / "out") == {"eval.json"}
+    assert names(tmp_path / "out") == {"eval.json", "eval.outcomes.safetensors"}
     assert set(found) == ALWAYS | {"attack"}
     assert found["checkpoint"] == str(checkpoint)
     assert (found["eval_set"], found["dataset"], found["images"]) == ("test", "folder", 12)
@@ -114,6 +116,15 @@ def test_standard_mode_measures_ra_if_asked(data, checkpoint, tmp_path):
     assert attacked["ra"] == evaluate(checkpoint, tmp_path, data=data)["ra"]
 
 
+def test_evaluating_writes_which_images_are_right(data, checkpoint, tmp_path):
+    found = evaluate(checkpoint, tmp_path, data=data)
+    outcomes = read_outcomes(tmp_path / "eval.outcomes.safetensors")
+    (network,) = {network for network, _ in outcomes.bits}
+    assert outcomes.accuracy(network, "clean") == found["sa"]
+    assert outcomes.accuracy(network, "pgd") == found["ra"]
+    assert outcomes.attacks["pgd"] == found["attack"]
+
+
 def test_restarts_are_recorded_and_never_raise_ra(data, checkpoint, tmp_path):
     single = evaluate(checkpoint, tmp_path, data=data)
     assert "restarts" not in single
@@ -127,8 +138,8 @@ def test_a_test_attacks_the_same_images_whatever_was_drawn_before():
     kept: list[list] = [[], [], []]
     for state, (seed, crafted) in enumerate(zip((1, 1, 2), kept, strict=True)):
         torch.manual_seed(100 + state)
-        scores = sa_and_ra(evaluator(seed=seed, steps=2), model, loader(20), "it", request, crafted)
-        assert set(scores) == {"sa", "ra"}
+        test = SplitTest(evaluator(seed=seed, steps=2), loader(20), request, Path())
+        test.sa_and_ra(model, "it", crafted)
     first, again, other = (torch.cat([images for images, _ in crafted]) for crafted in kept)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -143,12 +154,17 @@ def test_restarts_are_those_of_the_request(monkeypatch):
         return made(self, network, config, restarts)
 
     monkeypatch.setattr(Evaluator, "pgd", pgd)
-    once, often = (
-        sa_and_ra(tested, model, split, "it", Request(attacked=True, restarts=count))
+    tests = [
+        SplitTest(tested, split, Request(attacked=True, restarts=count), Path())
         for count in (1, 10)
-    )
-    assert once["sa"] == often["sa"]
-    assert once["ra"] >= often["ra"]
+    ]
+    for test in tests:
+        test.sa_and_ra(model, "it")
+    once, often = (test.accuracy("it") for test in tests)
+    assert once.sa == often.sa
+    assert once.ra >= often.ra
+    assert [test.measure for test in tests] == ["pgd", "restarts"]
+    assert tests[1].attacks["restarts"].endswith("worst of 10 runs")
     assert asked == [1, 10]
 
 
@@ -288,7 +304,7 @@ def test_autoattack_and_masking_checks_go_into_eval_json(
     found = evaluate(checkpoint, tmp_path, *flags, data=data)
     assert set(found) == ALWAYS | {"attack", "autoattack", "masking_checks"}
     result = found["autoattack"]
-    assert result["network"] == "model_RA_best.pth.tar"
+    assert result["network"] == "ra_best"
     assert (result["images"], result["sa"]) == (9, found["sa"])
     assert result["ra"] <= result["sa"]
     assert result["eps"] == 4 / 255
@@ -298,7 +314,7 @@ def test_autoattack_and_masking_checks_go_into_eval_json(
     checks = found["masking_checks"]
     assert [check["name"] for check in checks] == ["more_steps", "large_eps", "transfer"]
     assert all("9 images" in check["detail"] for check in (checks[0], checks[2]))
-    assert names(tmp_path) == {"eval.json"}  # no progress is left
+    assert names(tmp_path) == {"eval.json", "eval.outcomes.safetensors"}  # no progress is left
 
 
 def test_results_json_has_autoattack_and_masking_checks_beside_pgd(
@@ -327,8 +343,7 @@ def test_results_json_has_autoattack_and_masking_checks_beside_pgd(
     file = folder / "model_RA_best.pth.tar"
     found = evaluate(file, tmp_path / "eval", *flags, data=data)
     assert found["masking_checks"] == results["masking_checks"]
-    own = {**results["autoattack"], "network": file.name}
-    assert found["autoattack"] == own
+    assert found["autoattack"] == results["autoattack"]
 
 
 def test_an_evaluation_cut_off_in_autoattack_is_taken_up(data, checkpoint, tmp_path, monkeypatch):
@@ -342,7 +357,7 @@ def test_an_evaluation_cut_off_in_autoattack_is_taken_up(data, checkpoint, tmp_p
     assert names(tmp_path / "cut") == {AUTOATTACK_PROGRESS}
     assert read_json(tmp_path / "cut" / AUTOATTACK_PROGRESS)["done"] == 2
     assert evaluate(checkpoint, tmp_path / "cut", *flags, data=data) == whole
-    assert names(tmp_path / "cut") == {"eval.json"}
+    assert names(tmp_path / "cut") == {"eval.json", "eval.outcomes.safetensors"}
 
 
 def test_a_source_of_other_classes_is_refused_in_one_line(data, checkpoint, tmp_path, capsys):

@@ -196,7 +196,6 @@ def test_a_mask_of_other_values_is_refused_by_name(good, tmp_path, capsys, value
     [
         ({"layer1.0.conv1": torch.ones(4, 4, 1, 1)}, "layer1.0.conv1.weight_mask is (4, 4, 1, 1)"),
         ({"layer9.0.conv1": torch.ones(4, 4, 3, 3)}, "layer9.0.conv1.weight_mask"),
-        ({"fc": torch.ones(3, 16)}, "fc.weight_mask"),
         ({"module.conv1": torch.zeros(4, 3, 3, 3)}, "two masks of one layer"),
     ],
 )
@@ -204,6 +203,15 @@ def test_a_mask_of_another_shape_or_name_is_refused_by_name(good, tmp_path, caps
     argv = transfer(good, tmp_path / "save", "--tickets_file", ticket_of(tmp_path, **changes))
     assert told in one_error_line(argv, main_downstream.main, capsys)
     assert not (tmp_path / "save").exists()
+
+
+def test_a_mask_of_the_classifier_is_left_out_and_named(good, tmp_path, capsys):
+    ticket = ticket_of(tmp_path, fc=torch.ones(3, 16))
+    main_downstream.main(transfer(good, tmp_path / "save", "--tickets_file", ticket))
+    told = capsys.readouterr().err
+    assert told == (
+        "warning: ticket: left out: fc.weight_mask, 2-dimensional; only convolutions have masks\n"
+    )
 
 
 def test_an_all_zero_layer_is_warned_of_by_name(good, tmp_path, capsys):

@@ -330,7 +330,8 @@ def test_a_stale_tail_of_metrics_is_cut_to_where_the_run_goes_on(whole, tmp_path
     (folder / "metrics.jsonl").write_bytes(b"\n".join(lines))
     main_imp_pretrain.main(imp(whole.root, folder, "--resume"))
     assert_same_run(folder, whole.root / "imp")
-    assert capsys.readouterr().err == ""
+    (line,) = capsys.readouterr().err.splitlines()  # nothing about the figures
+    assert line.endswith("not used: test/")
 
 
 # --- damage ---------------------------------------------------------------------------------------
@@ -373,7 +374,7 @@ def test_without_any_good_file_the_run_is_refused_and_nothing_is_touched(whole, 
         damaged.write_bytes(b"")
     before = contents(tmp_path / "run")
     capsys.readouterr()
-    with pytest.raises(InputError, match=r"checkpoint.pth.tar.previous: not a readable"):
+    with pytest.raises(InputError, match=r"checkpoint.pth.tar.previous is an empty file"):
         main_downstream.main(transfer(whole.root, tmp_path / "run", "--resume"))
     assert contents(tmp_path / "run") == before
 
@@ -673,7 +674,7 @@ def test_the_scripts_for_slurm_queue_again_what_left_preempted():
     assert len(scripts) >= 2
     for script in scripts:
         text = script.read_text()
-        for words in ("#SBATCH --requeue", "--signal=", "PREEMPTED", "scontrol requeue"):
+        for words in ("#SBATCH --requeue", "--signal=", "slurm/job.sh", "end_job"):
             assert words in text, f"{script.name}: {words}"
 
 

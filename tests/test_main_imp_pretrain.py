@@ -389,7 +389,12 @@ def test_the_lines_that_scripts_read_are_printed(data, tmp_path, capsys):
     shown = [line for line in lines if line.startswith("[state 2/2, density 64.00 %] epoch 2/2")]
     assert any("2/3  loss" in line and "images/s  ETA" in line for line in shown)
     assert any("val SA" in line and "elapsed" in line for line in shown)
-    assert printed.err == "warning: no --init: starting from random weights (seed 1)\n"
+    warned = ["not used: test/", "no --init: starting from random weights (seed 1)"]
+    assert read_json(tmp_path / "run" / "args.json")["warnings"] == [
+        line.removeprefix("warning: ") for line in printed.err.splitlines()
+    ]
+    for line, words in zip(printed.err.splitlines(), warned, strict=True):
+        assert line.endswith(words)
 
 
 def test_adversarial_states_attack_with_the_flags_and_standard_ones_do_not(
@@ -431,7 +436,7 @@ def test_evaluate_writes_eval_json_with_the_accuracy_of_the_run(data, run, tmp_p
         resume = ["--resume", str(folder / name)] if name else []
         run_imp(data, folder, *SCHEDULE, "--evaluate", *resume)
         written = read_json(folder / "eval.json")
-        assert set(written) == {"checkpoint", "acc1", "acc5"}
+        assert set(written) == {"checkpoint", "acc1", "acc5", "warnings"}
         assert written["checkpoint"] == str(folder / (name or "2-checkpoint.pth.tar"))
         assert written["acc1"] == of_epoch[epoch - 1]
         assert written["acc5"] == 100

@@ -22,7 +22,6 @@ import models
 from errors import InputError
 from files.checkpoints import load_checkpoint, save_checkpoint, transfer_keys
 from models import (
-    ARCHS,
     STEMS,
     bake_masks,
     convert,
@@ -32,6 +31,7 @@ from models import (
     load_pretrained,
 )
 from models.command import run_command
+from models.resnet import VARIANTS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -80,7 +80,7 @@ def refusal(monkeypatch, capsys):
 # --- build_model ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arch", [arch for arch in ARCHS if arch != "resnet20s"])
+@pytest.mark.parametrize("arch", VARIANTS)
 def test_networks_have_the_entries_of_torchvision(arch):
     with torch.device("meta"):
         ours = build_model(arch, 5, MEAN, STD).state_dict()
@@ -395,9 +395,9 @@ def test_export_without_constants_asks_for_them(tmp_path):
     bare = {name: value for name, value in state.items() if not name.startswith("normalize.")}
     path = tmp_path / "in.pth.tar"
     save_checkpoint(path, bare)
-    with pytest.raises(InputError, match="give --mean and --std, three numbers each"):
+    with pytest.raises(InputError, match="--mean R,G,B --std R,G,B"):
         export.main([str(path), str(tmp_path / "net.safetensors")])
-    constants = ["--mean", "0.4", "0.5", "0.6", "--std", "0.2", "0.3", "0.25"]
+    constants = ["--mean", "0.4", "0.5", "0.6", "--std", "0.2,0.3,0.25"]
     export.main([str(path), str(tmp_path / "net.safetensors"), *constants])
     with safe_open(tmp_path / "net.safetensors", framework="pt") as file:
         assert file.metadata()["mean"].startswith("[0.4")
@@ -410,6 +410,8 @@ def test_export_without_constants_asks_for_them(tmp_path):
         (["none.pth.tar", "net.txt"], ".safetensors or .onnx"),
         (["none.pth.tar"], "OUT"),
         (["a.safetensors", "b.safetensors", "--mean", "1", "1", "1"], "--std"),
+        (["a.safetensors", "b.safetensors", "--mean", "1,1", "--std", "1,1,1"], "three numbers"),
+        (["a.safetensors", "b.safetensors", "--mean", "1,x,1", "--std", "1,1,1"], "three numbers"),
     ],
 )
 def test_export_answers_bad_usage_in_one_line(arguments, text, refusal):

@@ -196,6 +196,7 @@ writes into runs/transfer:
   model_RA_best.pth.tar
   {{1..3}}-checkpoint.pth.tar
   net_train.png
+  outcomes.safetensors
   results.json
 cost (estimate from FLOPs): 5e+03 passes of one image, 6.6e+09 FLOP, 3.6e-08 GPU-hours at 50 TFLOP/s
 memory (estimate): 0.00023 GB for weights, gradients, momentum and masks, 0.0012 GB for 12 \
@@ -209,6 +210,7 @@ evaluation of a checkpoint on test
   --check_masking True
 writes into runs/transfer:
   eval.json
+  eval.outcomes.safetensors
 and seen.pt
 """
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = [
     "pretraining", "dataset", "data_number", "mode", "ticket", "state", "density", "sparsity",
     "seed", "arch", "sa_best_sa", "sa_best_ra", "ra_best_sa", "ra_best_ra", "last_sa", "last_ra",
-    "ticket_sha256", "folder", "command",
+    "ticket_sha256", "folder", "command", "init_sha256", "test_split", "warnings",
 ]  # fmt: skip
 
 
@@ -46,18 +46,22 @@ def test_the_command_writes_the_whole_report_and_names_it(tmp_path, capsys):
     add_tickets(tmp_path, "adv", "std")
     assert main([str(tmp_path)]) == 0
     out = tmp_path / "report"
-    stems = ["accuracy-cifar10-100pct", "time-cifar10-100pct", "density", "overlap"]
+    stems = ["accuracy-cifar10-100pct", "difference-cifar10-100pct", "time-cifar10-100pct"]
+    stems += ["density", "overlap"]
     expected = ["report.html", "results.csv", "verdict.json"]
     expected += [stem + end for stem in stems for end in (".png", ".svg")]
     assert sorted(path.name for path in out.iterdir()) == sorted(expected)
     assert all(path.stat().st_size > 0 for path in out.iterdir())
     printed = capsys.readouterr()
     assert printed.out.splitlines()[-len(expected) :] == [f"  {out / name}" for name in expected]
-    assert "Sparsest double-win ticket: imp state 2, sparsity 36.00 %." in printed.out
+    assert (
+        "Sparsest double win: 36.0 % (imp state 2) by the paper\u2019s rule, possibly"
+        in printed.out
+    )
     assert "minus 0.5 (SA under ST: one dense seed, --margin)" in printed.out
     assert printed.err == ""
     html = (out / "report.html").read_text()
-    assert html.count("data:image/svg+xml;base64,") == 4
+    assert html.count("data:image/svg+xml;base64,") == 5
     assert html.count('<svg class="curve"') == 16
 
 
@@ -99,7 +103,7 @@ def test_a_group_without_a_dense_run_is_an_error_after_the_others_are_reported(t
     errors = [line for line in printed.err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
     assert "adv, svhn, 100 % of the data: no dense run" in errors[0]
-    assert "Sparsest double-win ticket: imp state 2" in printed.out
+    assert "Sparsest double win: 36.0 % (imp state 2)" in printed.out
     assert (tmp_path / "report" / "report.html").exists()
 
 
@@ -124,7 +128,8 @@ def test_results_alone_are_enough_and_what_is_left_out_is_said(tmp_path):
     names = [path.name for path in files]
     assert names == [
         "report.html", "results.csv", "verdict.json", "accuracy-cifar10-100pct.png",
-        "accuracy-cifar10-100pct.svg",
+        "accuracy-cifar10-100pct.svg", "difference-cifar10-100pct.png",
+        "difference-cifar10-100pct.svg",
     ]  # fmt: skip
     told = "\n".join(verdict.warnings)
     for part in ("4 of 4 runs have no usable metrics.jsonl", "seconds", "K-ticket.safetensors"):
@@ -196,6 +201,7 @@ def test_inspect_runs_as_a_command_from_another_folder(tmp_path):
     told = subprocess.run(
         ["bash", str(ROOT / "script/report.sh"), "--inspect", str(path)],
         cwd=tmp_path, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHON": sys.executable},
     ).stdout  # fmt: skip
     assert "60 of 100 masked weights left" in told
     assert "the masks fit no network of the model zoo" in told

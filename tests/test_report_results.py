@@ -32,7 +32,8 @@ def build(**changes):
         "pretraining": "adv", "ticket": "omp", "state": 2, "density": 0.64,
         "ticket_sha256": "ab" * 32, "dataset": "svhn", "mode": "adv", "data_number": 0.1,
         "seed": 3, "arch": "resnet18", "scores": {**SCORES, "ra_best": Accuracy(88.0, 40.0)},
-        "further": {}, "provenance": PROVENANCE,
+        "further": {}, "init": "adv.pt", "init_sha256": "cd" * 32, "test_split": "ef" * 32,
+        "class_names": ("cat", "dog"), "warnings": ("look",), "provenance": PROVENANCE,
     }  # fmt: skip
     return build_results(**{**values, **changes})
 
@@ -44,13 +45,15 @@ def test_what_is_written_is_what_is_read(tmp_path, ticket, mode):
     write_results(tmp_path, build(ticket=ticket, mode=mode, further=further))
     run = read_results(tmp_path / "results.json")
     assert run.path == tmp_path / "results.json"
-    assert run.group == Group("adv", "svhn", 0.1)
+    assert run.group == Group("adv", "svhn", 0.1, "cd" * 32, "ef" * 32)
+    assert run.init == "adv.pt"
     assert (run.ticket, run.state, run.density, run.ticket_sha256) == (ticket, 2, 0.64, "ab" * 32)
     assert (run.mode, run.seed, run.arch) == (mode, 3, "resnet18")
     assert (run.sa_best, run.last) == (SCORES["sa_best"], SCORES["last"])
     assert run.ra_best == Accuracy(88.0, 40.0)
     assert run.command == PROVENANCE["command"]
-    assert run.warnings == ("gradients may be masked: more steps failed (RA 40 % to 50 %)",)
+    failed = "gradients may be masked: more steps failed (RA 40 % to 50 %)"
+    assert run.warnings == ("look", failed)
 
 
 def test_the_file_of_a_standard_transfer_without_a_ticket_is_this():
@@ -63,7 +66,9 @@ def test_the_file_of_a_standard_transfer_without_a_ticket_is_this():
         "pretraining": "unnamed", "ticket": "imp", "state": 0, "density": 1.0,
         "ticket_sha256": None, "dataset": "svhn", "mode": "std", "data_number": 0.1, "seed": 3,
         "arch": "resnet18", "ra_best": {"sa": None, "ra": None},
-        "sa_best": {"sa": 82.5, "ra": None}, "last": {"sa": 81.0, "ra": None}, "restarts": 5,
+        "sa_best": {"sa": 82.5, "ra": None}, "last": {"sa": 81.0, "ra": None},
+        "init": "adv.pt", "init_sha256": "cd" * 32, "test_split": "ef" * 32,
+        "class_names": ["cat", "dog"], "warnings": ["look"], "restarts": 5,
         **PROVENANCE,
     }  # fmt: skip
     assert json.dumps(built) == json.dumps(expected)  # the order of the keys too

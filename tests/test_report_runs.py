@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers.report_cases import result, run, write_run
+from helpers.report_cases import result, run, sha256, write_run
 
 from errors import InputError
 from files.results import Accuracy, Group
@@ -19,7 +19,7 @@ def test_every_results_json_below_the_folder_is_read_in_natural_order(tmp_path):
     assert folders == ["a/deep/er", "b/run9", "b/run10"]
     assert problems == []
     first = results[0]
-    assert first.group == Group("adv", "cifar10", 1.0)
+    assert first.group == Group("adv", "cifar10", 1.0, sha256("adv"), sha256("cifar10"))
     assert (first.ticket, first.state, first.density, first.seed) == ("imp", 1, 0.8, 3)
     assert first.ra_best == Accuracy(81.5, 33.25)
     assert first.sa_best == Accuracy(84.5, 28.25)
@@ -49,6 +49,9 @@ BAD = {
     "no pretraining": {"pretraining": None},
     "an empty dataset": {"dataset": " "},
     "a name that would move the cursor": {"dataset": "\x1b[2J"},
+    "a hash that is none": {"init_sha256": 3},
+    "a split that is none": {"test_split": ["a"]},
+    "warnings that are no lines": {"warnings": {"a": 1}},
 }
 
 

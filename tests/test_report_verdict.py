@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from helpers.report_cases import FAILED_CHECK, run, ticket
+from helpers.report_cases import FAILED_CHECK, run, sha256, ticket
 
 from errors import InputError
 from report.verdict import judge
@@ -153,9 +153,9 @@ def test_pretraining_dataset_and_fraction_are_judged_apart():
     runs = DENSE + ticket(1, 50, 50, 50)
     for change in lower:
         runs += ticket(0, 50, 50, 20, **change) + ticket(1, 50, 50, 20, **change)
-    doubles = {tuple(g.group): g.rows[0].double_win for g in judge(runs).groups}
+    doubles = {str(g.group): g.rows[0].double_win for g in judge(runs).groups}
     assert len(doubles) == 4
-    assert doubles.pop(("adv", "cifar10", 1.0)) is False
+    assert doubles.pop("adv, cifar10, 100 % of the data") is False
     assert set(doubles.values()) == {True}
 
 
@@ -217,16 +217,21 @@ def test_verdict_json_has_the_stated_rows():
     verdict = judge(DENSE + ticket(2, 90, 80, 40) + [run(80, mode="std", state=3)])
     data = verdict.to_json()
     group = {"pretraining": "adv", "dataset": "cifar10", "data_number": 1.0}
-    assert data["rows"] == [
+    hashes = {"init_sha256": sha256("adv"), "test_split": sha256("cifar10")}
+    stated = [
         {
             **group, "state": 2, "density": 0.8**2, "ticket": "imp",
             "wins": {"st_sa": True, "at_sa": True, "at_ra": True}, "double_win": True,
+            **hashes, "warnings": [],
         },
         {
             **group, "state": 3, "density": 0.8**3, "ticket": "imp",
             "wins": {"st_sa": False, "at_sa": None, "at_ra": None}, "double_win": False,
+            **hashes, "warnings": [],
         },
     ]  # fmt: skip
-    assert data["sparsest"] == [{**group, "state": 2, "sparsity": 0.36}]
+    assert [dict(list(row.items())[:11]) for row in data["rows"]] == stated
+    assert list(data["rows"][0])[11:] == ["difference", "evidence", "double_win_evidence", "look"]
+    assert data["sparsest"] == [{**group, "state": 2, "sparsity": 0.36, **hashes}]
     assert data["margin"] == 0.5
     assert judge(DENSE + ticket(1, 0, 0, 0)).to_json()["sparsest"] == []

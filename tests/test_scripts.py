@@ -14,6 +14,8 @@ sys.path.insert(0, str(SCRIPT))
 
 import installed
 
+from files import names
+
 STUB = '#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n'
 
 
@@ -221,8 +223,9 @@ def test_demo_data_leaves_what_is_there_and_completes_what_is_not(tmp_path):
 
 
 DEMO_STUB = """#!/usr/bin/env bash
-echo "$@" >> "$CALLS"
-if [[ $* == *"-m study"* ]]; then exit "$STATUS"; fi
+words=$*
+echo "${words//$'\n'/; }" >> "$CALLS"
+if [[ $words == *" study "* ]]; then exit "$STATUS"; fi
 """
 
 
@@ -240,7 +243,7 @@ def test_demo_makes_data_runs_the_study_and_ends_with_names_of_files(status, stu
         STATUS=status,
     )  # fmt: skip
     made = calls.read_text().splitlines()
-    assert ["installed.py" in made[0], "demo_data.py" in made[1], "-m study" in made[2]] == [
+    assert ["installed.py" in made[0], "demo_data.py" in made[1], " study " in made[2]] == [
         True
     ] * 3
     assert made[1].endswith(f"{out}/data")
@@ -255,3 +258,13 @@ def test_batch_files_ask_to_be_requeued_and_to_be_warned(sbatch):
     text = (SCRIPT / "slurm" / sbatch).read_text()
     for line in ("#SBATCH --requeue", "#SBATCH --signal=TERM@300", "#SBATCH --open-mode=append"):
         assert line in text
+
+
+def test_batch_files_know_a_stopped_run_as_the_mains_leave_it():
+    text = (SCRIPT / "slurm/job.sh").read_text()
+    assert (
+        f'if [ -e "$folder/{names.PREEMPTED}" ]; then\n    status={names.PREEMPTED_STATUS}\n'
+        in text
+    )
+    for sbatch in ("study.sbatch", "imp_multinode.sbatch"):
+        assert f'/{names.PREEMPTED}"\n' in (SCRIPT / "slurm" / sbatch).read_text()

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 import attack_utils
 from attack_utils import PGDConfig, make_pgd
-from dataset import Loader
 from engine.distributed import Runtime, seed_everything
 from engine.steps import Execution
 from evaluation.evaluator import Evaluator
-from input_pipeline.sources import Split
+from input_pipeline.loader import Loader
+from input_pipeline.splits import Split
 from input_pipeline.transforms import Transform
 
 SIDE, EPS = 8, 10 / 255

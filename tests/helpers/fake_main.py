@@ -3,7 +3,8 @@
 Every start appends a line to CALLS; `--seconds S` is the time of an epoch, `--fail STATE` fails
 where the ticket of that state is asked for, `--ask_to_stop` ends like a run that got a signal,
 `--deaf` does not heed one, `--killed` ends by SIGTERM as if it came early, `--step_killed` sends it
-to torchrun and its shell too; `--slow_plan` takes its time to answer --dry_run.
+to torchrun and its shell too; `--slow_plan` takes its time to answer --dry_run, `--small` and
+`--gigabytes N` are the network in that answer.
 """
 
 import argparse
@@ -32,9 +33,10 @@ def read_flags():
     add("--ticket", default="imp")
     add("--seconds", type=float, default=0.0)
     add("--fail")
+    add("--gigabytes", type=float, default=0.0)
     add("--resume", action="store_true")
     signals = ("ask_to_stop", "deaf", "killed", "step_killed")
-    for name in ("reinit", "dry_run", "json", "slow_plan", *signals):
+    for name in ("reinit", "dry_run", "json", "slow_plan", "small", *signals):
         add(f"--{name}", action="store_true")
     return parser.parse_args()
 
@@ -87,11 +89,12 @@ def plan(args, last_ticket):
     """What the study reads of a real main's plan."""
     assert args.json, "the study reads JSON"
     path, name = (args.init, "--init") if last_ticket is None else (args.data, "DATA")
+    memory = {"network_bytes": 1e6, "activation_bytes": 1e6 * args.gigabytes * 1e3}
     return {
         "epochs": args.epochs,
         "last_ticket": last_ticket,
         "inputs": [{"name": name, "path": path, "missing": True}],
-        "cost": {"flop": 2e12, "gpu_hours": 0.25},
+        "cost": {"flop": 2e12, "gpu_hours": 0.25, "passes": 4e3 if args.small else 4, **memory},
     }
 
 

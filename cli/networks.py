@@ -1,0 +1,195 @@
+"""The network that a run starts from, built from its flags: its weights, and its ticket's masks."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+import pruning_utils as pruning
+from dataset import mean_std
+from engine.data_warnings import RESET, compare_classes
+from engine.distributed import main_first, synchronised
+from engine.log import Warnings, say
+from engine.steps import Execution
+from errors import InputError
+from files.checkpoints import load_checkpoint
+from files.class_names import class_names_in
+from files.fingerprints import weights_sha256
+from files.tickets import Ticket
+from input_pipeline.loader import Loader
+from models import (
+    Loaded,
+    build_model,
+    classifier,
+    fit_masks,
+    load_pretrained,
+    weights_file,
+)
+
+# Beginnings of the notes on an init file that bear on a figure; the others tell what is usual.
+FRESH_STEM = "left out: conv1.weight"
+NOTED = (FRESH_STEM, "left out: the entry mask", "these are the weights as trained")
+FOR_TRANSFER = {"fc": "drop", "stem": "fresh", "normalization": "keep"}
+FEW_ZEROS = 5.0  # percent of the weights; more look like masks that were multiplied in
+
+
+def source_network(
+    args: argparse.Namespace, loader: Loader, execution: Execution, warnings: Warnings
+) -> tuple[nn.Module, str | None]:
+    """The network of a ticket search: pre-trained, or fresh for --pretrain_epochs.
+
+    Returns:
+        It, and the hash of the weights of --init, if there are any.
+    """
+    model, sha256 = _fresh_network(args, loader.num_classes, "imagenet"), None
+    if args.init:
+        loaded = _load_init(model, args, warnings, fc="drop" if args.reset_fc else "strict")
+        if loaded.trunk_only:
+            raise InputError(
+                f"--init {args.init}: {loaded.layout} can only be transferred, not pruned"
+            )
+        refuse_pruned(args.init, loaded)
+        if not args.reset_fc:
+            names = class_names_in(load_checkpoint(init_file(args)))
+            compare_classes(names, loader, f"--init {args.init}", warnings, RESET)
+        sha256 = trunk_sha256(model, loaded)
+    elif not args.pretrain_epochs:
+        warnings.add(f"no --init: starting from random weights (seed {args.seed})")
+    return _placed(model, args, execution), sha256
+
+
+def target_network(
+    args: argparse.Namespace,
+    classes: int,
+    execution: Execution,
+    ticket: Ticket | None,
+    warnings: Warnings,
+) -> tuple[nn.Module, str | None]:
+    """The pre-trained network with a fresh classifier, under the ticket's masks.
+
+    Returns:
+        It, and the hash of the weights of --init, if there are any, --reinit or not.
+    """
+    model, sha256 = _fresh_network(args, classes, args.dataset), None
+    if args.reinit:
+        say(f"re-initialised weights (seed {args.seed}); --init is not used")
+        sha256 = _sha256_without_use(model, args, warnings) if args.init else None
+    elif args.init:
+        sha256 = _load_for_transfer(model, args, ticket, warnings)
+    else:
+        warnings.add(f"no --init: starting from random weights (seed {args.seed})")
+    if ticket is not None:
+        masks = fit_masks(model, ticket.masks)
+        for note in (*ticket.notes, *pruning.prune_model_custom(model, masks)):
+            warnings.add(f"ticket: {note}")
+    return _placed(model, args, execution), sha256
+
+
+def _fresh_network(args: argparse.Namespace, classes: int, dataset: str) -> nn.Module:
+    mean, std = normalization(args, dataset)
+    return build_model(args.arch, classes, mean, std, args.stem, args.width)
+
+
+def normalization(
+    args: argparse.Namespace, dataset: str
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Channel means and standard deviations: the flags', else the data set's."""
+    return (args.mean, args.std) if args.mean else mean_std(dataset)
+
+
+def _placed(model: nn.Module, args: argparse.Namespace, execution: Execution) -> nn.Module:
+    execution.place(synchronised(model) if args.sync_bn else model)
+    if args.compile:
+        model.compile()
+    return model
+
+
+# --- the weights of --init ------------------------------------------------------------------------
+
+
+def init_file(args: argparse.Namespace) -> Path:
+    """Where --init lies, once it is there: rank 0 fetches what must be."""
+    with main_first():
+        found = weights_file(args.init, args.arch)
+    if found.note:
+        say(f"init: {found.note}")
+    return found.path
+
+
+def _load_init(
+    model: nn.Module, args: argparse.Namespace, warnings: Warnings, **how: str
+) -> Loaded:
+    path = init_file(args)
+    loaded = load_pretrained(model, path, key=args.init_key, **how)
+    say(f"init: {path} ({loaded.layout})")
+    for note in loaded.notes:
+        tell = warnings.add if note.startswith(NOTED) else say
+        tell(f"init: {note}")
+    if not loaded.masks:
+        warn_of_zeros(args.init, model, warnings)
+    return loaded
+
+
+def _load_for_transfer(
+    model: nn.Module, args: argparse.Namespace, ticket: Ticket | None, warnings: Warnings
+) -> str:
+    """Load --init but for its classifier, and return its hash."""
+    loaded = _load_init(model, args, warnings, **FOR_TRANSFER)
+    density = pruning.check_sparsity_mask(loaded.masks) if loaded.masks else 100.0
+    if ticket is None and density < 100:
+        warnings.add(
+            f"--init {args.init}: is pruned to {density:.2f} %, but its masks are not used and the "
+            f"dense network is trained; for its ticket add --tickets_file {args.init}"
+        )
+    return trunk_sha256(model, loaded)
+
+
+def _sha256_without_use(
+    model: nn.Module, args: argparse.Namespace, warnings: Warnings
+) -> str | None:
+    """The hash that --init has without --reinit; the model stays as it is."""
+    fresh = {name: value.clone() for name, value in model.state_dict().items()}
+    try:
+        loaded = load_pretrained(model, init_file(args), key=args.init_key, **FOR_TRANSFER)
+    except InputError as error:
+        warnings.add(f"--init is not used, and its hash will not be in the results: {error}")
+        return None
+    sha256 = trunk_sha256(model, loaded)
+    model.load_state_dict(fresh)
+    return sha256
+
+
+def trunk_sha256(model: nn.Module, loaded: Loaded) -> str:
+    """The hash of the weights that were loaded: no classifier, normalisation or fresh stem."""
+    fresh = any(note.startswith(FRESH_STEM) for note in loaded.notes)
+    trunkless = (f"{classifier(model)}.", "normalize.")
+    left_out = (*trunkless, "conv1.weight") if fresh else trunkless
+    return weights_sha256(model.state_dict(), left_out)
+
+
+def refuse_pruned(init: str, loaded: Loaded) -> None:
+    """Raise InputError for initial weights that are masked: a search begins at density 1.
+
+    Its states are numbered by how often the weights were pruned, their densities (1 - rate)^state,
+    and every state is rewound to the weights before the first prune, which a pruned file lacks.
+    """
+    density = pruning.check_sparsity_mask(loaded.masks) if loaded.masks else 100.0
+    if density < 100:
+        raise InputError(
+            f"--init {init}: is pruned to {density:.2f} % already, but state 1 is pruned from "
+            "dense weights; name the file that they were before the first prune (init.pth.tar of "
+            "an IMP run)"
+        )
+
+
+def warn_of_zeros(init: str, model: nn.Module, warnings: Warnings) -> None:
+    """Warn where weights without masks look pruned all the same."""
+    zeros = 100 - pruning.check_sparsity(model)
+    if zeros > FEW_ZEROS:
+        warnings.add(
+            f"--init {init}: {zeros:.2f} % of its convolution weights are exactly 0, as of a "
+            "network that was saved pruned, without its masks; they are treated like any others"
+        )

@@ -1,0 +1,154 @@
+"""The tests of a test split: SA and RA image by image, and the tests beyond them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from attack_utils import Perturb
+from engine.data_warnings import compare_classes
+from engine.distributed import on_main, seed_everything
+from engine.log import Warnings, say, warn
+from errors import InputError
+from evaluation.autoattack import run_autoattack
+from evaluation.evaluator import Evaluator, count_images
+from evaluation.masking import masking_checks
+from evaluation.request import Request
+from files.checkpoints import load_checkpoint
+from files.class_names import class_names_in
+from files.outcomes import AUTOATTACK, CLEAN, PGD, RESTARTS, Key, Outcomes, save_outcomes
+from files.results import Accuracy
+from input_pipeline.loader import Loader
+from models import classifier, load_network
+
+
+class SplitTest:
+    """Networks on one test split: which images each gets right, and what that amounts to.
+
+    `bits` holds (N,) bool on the CPU, in the order of the split, for each network and measure.
+    """
+
+    def __init__(
+        self, evaluator: Evaluator, loader: Loader, request: Request, folder: Path
+    ) -> None:
+        self.evaluator, self.loader, self.request = evaluator, loader, request
+        self.folder = folder
+        self.bits: dict[Key, Tensor] = {}
+        self.attacks: dict[str, str] = {}
+
+    @property
+    def measure(self) -> str:
+        """What RA is measured by: PGD, or the worst of several runs of it."""
+        return PGD if self.request.restarts == 1 else RESTARTS
+
+    def sa_and_ra(
+        self, model: nn.Module, role: str, crafted: list[tuple[Tensor, Tensor]] | None = None
+    ) -> None:
+        """Measure SA and, if it is asked for, RA; `role` is the network's name in the outcomes.
+
+        A list `crafted` takes the attack's images and labels, batch by batch, on the CPU.
+        """
+        request, evaluator = self.request, self.evaluator
+        network, attack = evaluator.network(model), None
+        if request.attacked:
+            attack = evaluator.pgd(network, restarts=request.restarts)
+            attack = attack if crafted is None else _kept(attack, crafted)
+        # Deviation: random starts from the run's seed, so that `--evaluate` gives the same figures.
+        seed_everything(evaluator.seed)
+        images = request.images if request.evaluate else None
+        clean = evaluator.outcomes(network, self.loader, f"test SA ({role})", images=images)
+        self.bits[role, CLEAN] = clean
+        if attack:
+            label = f"test RA ({role})"
+            robust = evaluator.outcomes(network, self.loader, label, attack, images)
+            self.bits[role, self.measure] = robust
+            times = f", worst of {request.restarts} runs" if request.restarts > 1 else ""
+            self.attacks[self.measure] = f"{evaluator.attack}{times}"
+
+    def same_network(self, role: str, other: str) -> None:
+        """Give `role` what was found for `other`, which is the same network."""
+        for (name, measure), bits in list(self.bits.items()):
+            if name == other:
+                self.bits[role, measure] = bits
+
+    def accuracy(self, role: str) -> Accuracy:
+        """SA and RA in percent: exactly the means of the bits."""
+        return Accuracy(
+            _percent(self.bits[role, CLEAN]), _percent(self.bits.get((role, self.measure)))
+        )
+
+    def further(self, model: nn.Module, role: str) -> dict[str, Any]:
+        """The tests beyond SA and RA that were asked for: `autoattack`, `masking_checks`."""
+        request, evaluator, loader = self.request, self.evaluator, self.loader
+        found: dict[str, Any] = {"restarts": request.restarts} if request.restarts > 1 else {}
+        network = evaluator.network(model)
+        if request.autoattack:
+            result = run_autoattack(evaluator, network, loader, self.folder, request.images)
+            record = result.record
+            note = f" ({record['note']})" if record["note"] else ""
+            say(f"AutoAttack ({role}), {record['images']} images{note}: RA {record['ra']:.2f} %")
+            found["autoattack"] = {"network": role, **record}
+            self.bits[role, AUTOATTACK] = result.robust
+            self.attacks[AUTOATTACK] = f"{', '.join(record['attacks'])}, eps {record['eps']:.6g}"
+        if request.check_masking:
+            source = None
+            if request.masking_source:
+                source = evaluator.network(load_network(request.masking_source))
+                check_classes(source, loader, request.masking_source)
+            checks = masking_checks(evaluator, network, loader, source, request.images)
+            found["masking_checks"] = checks
+        return found
+
+    def save(self, name: str) -> None:
+        """Write the outcomes of all networks into the folder, on rank 0."""
+        total = self.loader.num_images
+        if any(len(bits) not in (total, self._asked()) for bits in self.bits.values()):
+            warn(f"no {name}: some test images could not be read, so outcomes have no place")
+            return
+        outcomes = Outcomes(
+            split=self.loader.fingerprint(),
+            images=total,
+            seed=self.evaluator.seed,
+            attacks=self.attacks,
+            bits={key: bits.numpy() for key, bits in self.bits.items()},
+        )
+        on_main(lambda: save_outcomes(self.folder / name, outcomes))
+
+    def _asked(self) -> int:
+        return count_images(self.loader, self.request.images)
+
+
+def _percent(bits: Tensor | None) -> float | None:
+    return None if bits is None else 100 * int(bits.sum()) / max(len(bits), 1)
+
+
+def _kept(attack: Perturb, crafted: list[tuple[Tensor, Tensor]]) -> Perturb:
+    def perturb(images: Tensor, labels: Tensor) -> Tensor:
+        adversarial = attack(images, labels)
+        crafted.append((adversarial.cpu().contiguous(), labels.cpu()))
+        return adversarial
+
+    return perturb
+
+
+def check_classes(network: nn.Module, loader: Loader, what: str) -> None:
+    """Raise InputError, naming `what`, if a network has other classes than the images."""
+    classes = count_classes(network)
+    if classes != loader.num_classes:
+        raise InputError(
+            f"{what}: a network of {classes} classes, the evaluation set has "
+            f"{loader.num_classes}; choose by --dataset and --classes"
+        )
+
+
+def check_source_classes(request: Request, loader: Loader, warnings: Warnings) -> None:
+    """Compare the classes of --masking_source, which is only read at the end, with the images'."""
+    if request.masking_source:
+        names = class_names_in(load_checkpoint(request.masking_source))
+        compare_classes(names, loader, f"--masking_source {request.masking_source}", warnings)
+
+
+def count_classes(network: nn.Module) -> int:
+    return network.get_parameter(f"{classifier(network)}.weight").shape[0]

@@ -1,0 +1,166 @@
+"""What a file is that should hold weights or masks but is something else, and what to do then."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pickletools
+import tarfile
+import zipfile
+from pathlib import Path
+
+WEIGHT_SUFFIXES = (".pt", ".pth", ".tar", ".ckpt", ".safetensors", ".bin", ".pkl", ".model")
+SHOWN = 5
+HEAD = 512  # bytes that tell most kinds
+# First bytes: what they belong to, and what to do with it.
+MAGIC = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself: run `git lfs pull` where "
+    "it was cloned, or download the file from its page",
+    b"\x1f\x8b": "a gzip archive: unpack it (gunzip, or tar -xzf) and pass the file in it",
+    b"BZh": "a bzip2 archive: unpack it (bunzip2, or tar -xjf) and pass the file in it",
+    b"\xfd7zXZ\x00": "an xz archive: unpack it (unxz, or tar -xJf) and pass the file in it",
+    b"\x28\xb5\x2f\xfd": "a zstd archive: unpack it (unzstd) and pass the file in it",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it (7z x) and pass the file in it",
+    b"Rar!": "a rar archive: unpack it (unrar x) and pass the file in it",
+    b"\x93NUMPY": "a NumPy array; a dictionary of tensors is needed",
+    b"\x89HDF\r\n": "an HDF5 file, as Keras writes them; weights of PyTorch are needed",
+}
+PAGE = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<script", b"<!--")
+
+
+def describe(path: str | os.PathLike[str]) -> str | None:
+    """Say what a file is and what to do, where it is no checkpoint that can be opened safely.
+
+    The text follows "PATH is ". None for a file of PyTorch or safetensors, whatever its suffix, for
+    one that is unlike all that is known here, and for one that is not there or may not be read.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _describe_folder(path)
+    if not path.is_file() or not os.access(path, os.R_OK):
+        return None
+    with open(path, "rb") as file:
+        head = file.read(HEAD)
+    if not head:
+        return "an empty file: download or copy it again"
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(PAGE):
+        return "a web page, not the file itself: download it by the link of its download button"
+    for magic, words in MAGIC.items():
+        if head.startswith(magic):
+            return words
+    if is_safetensors(path):
+        return None
+    if _is_zip(path):
+        return _describe_zip(path)
+    if _is_text(head):
+        first = text.decode(errors="replace").splitlines()[0][:40]
+        return f"a text file that begins with {first!r}, not the file itself: download it again"
+    return _describe_tar(path)
+
+
+def _is_zip(path: str | os.PathLike[str]) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # one that claims to be a part of several
+        return False
+
+
+def is_safetensors(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is laid out as safetensors, whatever its suffix."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if not 2 <= size <= min(100_000_000, Path(path).stat().st_size - 8):
+            return False
+        try:
+            return isinstance(json.loads(file.read(size)), dict)
+        except (ValueError, RecursionError):
+            return False
+
+
+def foreign_objects(path: str | os.PathLike[str]) -> list[str]:
+    """The names of what a PyTorch archive would import beyond PyTorch's own, without opening it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            named = (r for r in archive.infolist() if r.filename.rpartition("/")[2] == "data.pkl")
+            pickled = next(named)
+            if pickled.compress_type != zipfile.ZIP_STORED:  # PyTorch's never are; a bomb may be
+                return []
+            content = archive.read(pickled)
+        opcodes = [(opcode.name, argument) for opcode, argument, _ in pickletools.genops(content)]
+        # What torch.load(weights_only=True) asks, so that no file is refused that it would open.
+        allowed = importlib.import_module("torch._weights_only_unpickler")._get_allowed_globals()
+    except Exception:  # a damaged archive, in one of many ways, or another PyTorch
+        return []
+    found = [str(argument).replace(" ", ".") for name, argument in opcodes if name == "GLOBAL"]
+    return [name for name in dict.fromkeys(found) if name not in allowed]
+
+
+def convert_command(path: str | os.PathLike[str]) -> str:
+    """How to get at the weights of a file that runs code when it is opened."""
+    return f"python -m models.convert {path} OUT.pth.tar --trust_pickle"
+
+
+def _describe_folder(path: Path) -> str:
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    fitting = [str(f.relative_to(path)) for f in files if f.name.lower().endswith(WEIGHT_SUFFIXES)]
+    if path.joinpath("data.pkl").is_file():
+        return "a folder that a checkpoint was unpacked into: pass the checkpoint itself"
+    if not fitting:
+        return "a folder without weights in it; pass a file"
+    return f"a folder; pass a file in it: {_shown(fitting)}"
+
+
+def _describe_zip(path: Path) -> str | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except Exception:  # damaged, in one of many ways: opening it will say so
+        return None
+    last = {name.rpartition("/")[2] for name in names}
+    if "constants.pkl" in last and any("/code/" in f"/{name}" for name in names):
+        return f"a TorchScript archive; its weights as a file: {convert_command(path)}"
+    if "data.pkl" in last:
+        return _describe_pickle(path)
+    if names and all(name.endswith(".npy") for name in names):
+        return "an archive of NumPy arrays (.npz); a dictionary of tensors is needed"
+    return f"a zip archive: unpack it (unzip) and pass the file in it, of {_shown(names)}"
+
+
+def _describe_pickle(path: Path) -> str | None:
+    foreign = foreign_objects(path)
+    if not foreign:
+        return None
+    networks = [name for name in foreign if name.startswith("torch.nn.modules.")]
+    if networks:
+        others = [name for name in foreign if name not in networks]
+        needed = [n for n in others if not n.startswith(("torch.", "collections.", "builtins."))]
+        what = f"a whole network ({_shown(needed or networks)}), pickled with its code's names"
+    else:
+        what = f"a checkpoint with more than tensors in it ({_shown(foreign)})"
+    return (
+        f"{what}, which opens only by running code; if you trust it, its weights as a file: "
+        f"{convert_command(path)}"
+    )
+
+
+def _describe_tar(path: Path) -> str | None:
+    try:
+        with tarfile.open(path, "r:") as archive:
+            names = archive.getnames()
+    except (tarfile.TarError, OSError, EOFError, ValueError):
+        return None
+    if {"storages", "tensors", "pickle"} <= set(names):
+        return None  # PyTorch before 0.1.10 wrote such files
+    return f"a tar archive: unpack it (tar -xf) and pass the file in it, of {_shown(names)}"
+
+
+def _is_text(head: bytes) -> bool:
+    """Printable throughout; PyTorch's old files begin with bytes that are not."""
+    return all(byte >= 32 or byte in b"\t\r\n\f" for byte in head) and b"\x7f" not in head
+
+
+def _shown(names: list[str]) -> str:
+    more = f", … ({len(names)} in all)" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"

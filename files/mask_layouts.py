@@ -1,0 +1,103 @@
+"""Masks in any file that holds them, under the names of the bare network's convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from errors import InputError
+from files.weight_names import mask_name, strip_wrappers
+from pruning_utils import MASK_SUFFIX
+
+PLACES = ("state_dict", "mask", "masks", "net", "model", "model_state_dict", "network")
+LARGEST = 2**30  # entries of a sparse mask, which may claim any size
+
+
+def ticket_masks(payload: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Find the masks in a file's content.
+
+    Masks are entries `LAYER.weight_mask` among weights, or a dictionary of nothing but masks by
+    the names of layers, of weights (open_lth) or of masks; tensors, sparse ones, or NumPy arrays.
+
+    Returns:
+        `{layer + '.weight_mask': bool tensor}`, wrappers' prefixes removed and in torchvision's
+        spelling, and a note on each mask that is left out: a convolution's has four dimensions.
+
+    Raises:
+        InputError: no masks, two of one layer, or values other than 0 and 1.
+    """
+    found = _find(payload)
+    if not found:
+        raise InputError(
+            f"{where}: holds no masks; a ticket has entries named like conv1{MASK_SUFFIX}"
+        )
+    further = ("1.",) if any(strip_wrappers(name).startswith("1.") for name in found) else ()
+    masks: dict[str, Tensor] = {}
+    notes = []
+    for name, value in found.items():
+        bare, mask = mask_name(name, further), _as_bool(value, name, where)
+        if bare in masks:
+            raise InputError(f"{where}: holds two masks of one layer under different prefixes")
+        if mask.dim() == 4:
+            masks[bare] = mask
+        else:
+            notes.append(
+                f"left out: {name}, {mask.dim()}-dimensional; only convolutions have masks"
+            )
+    if not masks:
+        raise InputError(f"{where}: holds no mask of a convolution, only of {', '.join(found)}")
+    return masks, notes
+
+
+def _find(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries that are masks, of the first place that has any."""
+    for place in (*PLACES, None):
+        entries = payload if place is None else payload.get(place)
+        if not isinstance(entries, Mapping):
+            continue
+        named = {str(n): value for n, value in entries.items() if str(n).endswith(MASK_SUFFIX)}
+        if named:
+            return named
+        if place in ("mask", "masks") or _are_masks(entries):
+            arrays = {str(n): v for n, v in entries.items() if isinstance(v, (Tensor, np.ndarray))}
+            if arrays:
+                return arrays
+        nested = _find(entries) if place is not None else {}
+        if nested:
+            return nested
+    return {}
+
+
+def _are_masks(entries: Mapping[str, Any]) -> bool:
+    """Whether a dictionary holds nothing but arrays of 0 and 1, one of a convolution at least."""
+    values = list(entries.values())
+    return (
+        all(isinstance(value, (Tensor, np.ndarray)) for value in values)
+        and any(value.ndim == 4 for value in values)
+        and all(_is_binary(_dense(value)) for value in values)
+    )
+
+
+def _dense(value: Tensor | np.ndarray) -> Tensor:
+    """A tensor with strides of its own; an empty one for what cannot be a mask."""
+    if isinstance(value, np.ndarray):
+        numbers = value.dtype.kind in "biuf"
+        return torch.from_numpy(np.ascontiguousarray(value)) if numbers else torch.empty(0)
+    if value.layout != torch.strided:
+        return value.to_dense() if value.numel() <= LARGEST else torch.empty(0)
+    return value
+
+
+def _is_binary(mask: Tensor) -> bool:
+    return mask.numel() > 0 and bool(((mask == 0) | (mask == 1)).all())
+
+
+def _as_bool(value: Any, name: str, where: str) -> Tensor:
+    mask = _dense(value) if isinstance(value, (Tensor, np.ndarray)) else torch.empty(0)
+    if not _is_binary(mask):
+        raise InputError(f"{where}: {name} is no mask; every entry must be 0 or 1")
+    return mask.bool()

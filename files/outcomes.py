@@ -1,0 +1,146 @@
+"""`outcomes.safetensors`, which a test writes: the images that each network classified correctly.
+
+One bit per test image, in the order of the split, for every network and measure. Starts without
+PyTorch, so that the report can read outcomes anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load
+
+from errors import InputError
+from files.atomic import replacing
+
+FORMAT = "double-win-outcomes-1"
+CLEAN, PGD, RESTARTS, AUTOATTACK = MEASURES = ("clean", "pgd", "restarts", "autoattack")
+HASH = "sha256"
+
+AnyPath = str | os.PathLike[str]
+BoolArray = NDArray[np.bool_]
+Key = tuple[str, str]  # network and measure
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What one test found, image by image.
+
+    split: the fingerprint of the test images' content and order; outcomes are compared only where
+    it is equal. images: how many images the split has. seed: the run's. attacks: each attacked
+    measure in words. bits: `{(network, measure): (n,) bool}`, True where the image was classified
+    correctly; n is `images`, or less where only the first n images of the split were tested.
+
+    Raises ValueError where these do not fit together.
+    """
+
+    split: str
+    images: int
+    seed: int
+    attacks: Mapping[str, str]
+    bits: Mapping[Key, BoolArray]
+
+    def __post_init__(self) -> None:
+        for (network, measure), bits in self.bits.items():
+            if not network or "." in network or measure not in MEASURES:
+                raise ValueError(f"no network and measure of outcomes: {network!r}, {measure!r}")
+            if bits.dtype != np.bool_ or bits.ndim != 1 or not 0 < len(bits) <= self.images:
+                raise ValueError(
+                    f"{network}, {measure}: {bits.dtype} {bits.shape} for {self.images} images"
+                )
+        attacked = {measure for _, measure in self.bits} - {"clean"}
+        if attacked - self.attacks.keys():
+            raise ValueError(f"no attack is named for {', '.join(sorted(attacked))}")
+
+    def accuracy(self, network: str, measure: str) -> float | None:
+        """The percentage of the tested images that are correct; None where none was tested."""
+        bits = self.bits.get((network, measure))
+        return None if bits is None else 100 * int(np.count_nonzero(bits)) / len(bits)
+
+
+def save_outcomes(path: AnyPath, outcomes: Outcomes) -> None:
+    """Write outcomes, all of them or nothing; equal outcomes give equal bytes.
+
+    Raises RunFailed when the disk is full or the place cannot be written.
+    """
+    named = {f"{network}.{measure}": bits for (network, measure), bits in outcomes.bits.items()}
+    packed = {name: np.packbits(named[name]).tobytes() for name in sorted(named)}
+    header = {
+        "format": FORMAT,
+        "split": outcomes.split,
+        "images": str(outcomes.images),
+        "seed": str(outcomes.seed),
+        "attacks": json.dumps(dict(sorted(outcomes.attacks.items()))),
+        "tested": json.dumps({name: len(named[name]) for name in packed}),
+    }
+    header[HASH] = _content_hash(header, packed)
+    with replacing(path) as temporary:
+        temporary.write_bytes(_safetensors(header, packed))
+
+
+def read_outcomes(path: AnyPath) -> Outcomes:
+    """Read outcomes.
+
+    Raises InputError where the file is missing, damaged, or not one of outcomes.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: not readable ({error.strerror}); outcomes expected") from error
+    try:
+        arrays = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        about = header.get("__metadata__", {})
+    except Exception as error:  # a torn or hostile file fails in many ways
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path}: damaged, or no outcomes at all ({reason})") from error
+    if about.get("format") != FORMAT:
+        raise InputError(f"{path}: not a file of outcomes; a test of this program writes one")
+    packed = {name: array.tobytes() for name, array in arrays.items()}
+    if about.pop(HASH, None) != _content_hash(about, packed):
+        raise InputError(f"{path}: damaged, it does not match its checksum")
+    try:
+        return _outcomes(about, arrays)
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: not outcomes of this program ({error})") from error
+
+
+def _outcomes(about: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> Outcomes:
+    tested = json.loads(about["tested"])
+    bits = {}
+    for name, array in arrays.items():
+        network, _, measure = name.partition(".")
+        count = tested[name]
+        if type(count) is not int or array.dtype != np.uint8 or len(array) != (count + 7) // 8:
+            raise ValueError(f"{name} does not hold {count} bits")
+        bits[network, measure] = np.unpackbits(array, count=count).astype(bool)
+    attacks = {str(measure): str(text) for measure, text in json.loads(about["attacks"]).items()}
+    return Outcomes(about["split"], int(about["images"]), int(about["seed"]), attacks, bits)
+
+
+def _content_hash(header: Mapping[str, str], packed: Mapping[str, bytes]) -> str:
+    """Hash all that the file says, as the other safetensors files of this project are hashed."""
+    digest = hashlib.sha256(json.dumps(dict(sorted(header.items()))).encode())
+    for name in sorted(packed):
+        digest.update(name.encode() + packed[name])
+    return digest.hexdigest()
+
+
+def _safetensors(header: Mapping[str, str], packed: Mapping[str, bytes]) -> bytes:
+    """The file in safetensors' format; its own writer puts the metadata in a random order."""
+    entries: dict[str, Any] = {"__metadata__": dict(sorted(header.items()))}
+    end = 0
+    for name, data in packed.items():
+        start, end = end, end + len(data)
+        entries[name] = {"dtype": "U8", "shape": [len(data)], "data_offsets": [start, end]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)  # the data starts aligned
+    return len(text).to_bytes(8, "little") + text + b"".join(packed.values())

@@ -1,0 +1,207 @@
+"""A file of any layout, brought to bare torchvision-style keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from errors import InputError
+from files.mask_layouts import ticket_masks
+from files.state_dicts import WEIGHT_KEYS, averaged_weights, holds_weights, take_state_dict
+from files.weight_names import is_no_weight, strip_wrappers, strippings, torchvision_name
+from models.layouts import CHILDREN, CONSTANTS, LAYOUTS, Layout
+from pruning_utils import MASK_SUFFIX
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file's content under bare names, and how it was read."""
+
+    layout: str
+    weights: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    constants: tuple[Tensor, Tensor] | None  # mean and std, each a vector
+    names: dict[str, str]  # bare name -> name in the file
+    unexpected: list[str]  # names in the file that fit no place
+    unmasked: list[str]  # read from weight_orig, but without a mask
+    notes: list[str]
+    arch: str | None  # what the file says it holds
+    trunk_only: bool
+
+
+def read_layout(payload: Mapping[str, Any], where: str, key: str | None = None) -> Source:
+    """Bring a file's content to bare names.
+
+    `key` names the entry with the weights, `outer.inner` for a nested one; else it is found. Raises
+    InputError where the file holds no weights.
+    """
+    taken = take_state_dict(payload, where, key)
+    _refuse_masks_alone(taken.state, where)
+    stripped = {name: strip_wrappers(name) for name in taken.state}
+    names = {stage for name in taken.state for stage in strippings(name)}
+    row = next(row for row in LAYOUTS if row.recognise(payload, names))
+    network, constants, constant_names = _split_constants(taken.state, stripped)
+    kept, left_out = _split_ignored(network, stripped, row)
+    weights, full, unexpected = _bare(kept, row)
+    weights, full, orig, doubled = _plain_names(weights, full)
+    masks = {name: weights.pop(name) for name in [*weights] if name.endswith(MASK_SUFFIX)}
+    beside, beside_names, beside_notes = _masks_beside(payload, masks, where)
+    masks |= beside
+    unmasked = [name for name in orig if name + "_mask" not in masks]
+    weights, masks = _with_classifier_pruned(weights, masks)
+    other_notes = _other_entries(payload, taken.key, taken.state)
+    arch = payload.get("arch")
+    return Source(
+        layout=_layout_name(row, stripped),
+        weights=weights,
+        masks=masks,
+        constants=constants,
+        names=full | beside_names | constant_names,
+        unexpected=unexpected + doubled,
+        unmasked=unmasked,
+        notes=[*taken.notes, *left_out, *beside_notes, *other_notes],
+        arch=arch if isinstance(arch, str) else None,
+        trunk_only=row.trunk_only,
+    )
+
+
+def _refuse_masks_alone(state: Mapping[str, Tensor], where: str) -> None:
+    if all(name.endswith("weight_mask") for name in state):
+        raise InputError(
+            f"{where}: holds masks only, a ticket; weights are needed here "
+            "(a ticket goes to --tickets_file)"
+        )
+
+
+def _layout_name(row: Layout, stripped: Mapping[str, str]) -> str:
+    """The row's name; of a plain file the wrappers around it, too."""
+    first, bare = next(iter(stripped.items()))
+    prefix = first.removesuffix(bare)
+    if row.name != "plain" or not prefix or prefix == first:
+        return row.name
+    return f"{prefix}* ({'data-parallel' if prefix == 'module.' else 'wrapped'})"
+
+
+def _split_constants(
+    state: Mapping[str, Tensor], stripped: Mapping[str, str]
+) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor] | None, dict[str, str]]:
+    """The entries without mean and std, those two as vectors, and their names in the file."""
+    by_bare = {bare: name for name, bare in reversed(list(stripped.items()))}
+    for mean, std in CONSTANTS:
+        if mean in by_bare and std in by_bare:
+            names = {"mean": by_bare[mean], "std": by_bare[std]}
+            rest = {name: value for name, value in state.items() if name not in names.values()}
+            vectors = [state[name].detach().flatten() for name in names.values()]
+            return rest, (vectors[0], vectors[1]), names
+    return dict(state), None, {}
+
+
+def _split_ignored(
+    network: Mapping[str, Tensor], stripped: Mapping[str, str], row: Layout
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The entries that must fit, and a note on each group of those that are left out."""
+    kept, groups = {}, dict[str, int]()
+    for name, value in network.items():
+        candidates = (stripped[name], strip_wrappers(name, row.prefixes))
+        group = next((p for p in (*row.ignored, "sub_block1.") for c in candidates
+                      if c.startswith(p)), None)  # fmt: skip
+        if group is None:
+            kept[name] = value
+        else:
+            outer = name[: name.index(group)]
+            groups[outer + group] = groups.get(outer + group, 0) + 1
+    return kept, [f"left out: {count} entries {group}*" for group, count in groups.items()]
+
+
+def _bare(
+    entries: Mapping[str, Tensor], row: Layout
+) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
+    """Entries and their names in the file by bare name; and those whose place is taken."""
+    weights: dict[str, Tensor] = {}
+    full: dict[str, str] = {}
+    unexpected = []
+    bare_names = {name: strip_wrappers(name, row.prefixes) for name in entries}
+    numbered = {"0.weight", "1.weight"} <= set(bare_names.values())
+    for name, value in entries.items():
+        bare = _named_child(bare_names[name]) if numbered else bare_names[name]
+        bare = torchvision_name(bare)
+        if bare in weights:
+            unexpected.append(name)
+        else:
+            weights[bare], full[bare] = value, name
+    return weights, full, unexpected
+
+
+def _named_child(name: str) -> str:
+    prefix = name.partition(".")[0] + "."
+    return CHILDREN.get(prefix, prefix) + name.removeprefix(prefix)
+
+
+def _plain_names(
+    weights: Mapping[str, Tensor], full: Mapping[str, str]
+) -> tuple[dict[str, Tensor], dict[str, str], list[str], list[str]]:
+    """Put `weight_orig` under the name of the weight.
+
+    Returns:
+        Weights and names so; which they were; names in the file of weights that lie beside them.
+    """
+    renamed, names = dict(weights), dict(full)
+    orig, doubled = [], []
+    for name in weights:
+        if name.endswith(".weight_orig"):
+            plain = name.removesuffix("_orig")
+            if plain in weights:
+                doubled.append(full[plain])
+            renamed[plain], names[plain] = renamed.pop(name), full[name]
+            orig.append(plain)
+    return renamed, names, orig, doubled
+
+
+def _masks_beside(
+    payload: Mapping[str, Any], masks: Mapping[str, Tensor], where: str
+) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
+    """CV_LTH_Pre-training also keeps masks beside the weights; those in the weights come first."""
+    beside = payload.get("mask")
+    if not isinstance(beside, Mapping) or not beside:
+        return {}, {}, []
+    if masks:
+        return {}, {}, ["left out: the entry mask (the masks among the weights are used)"]
+    found, notes = ticket_masks({"mask": beside}, where)
+    return found, {name: f"mask/{name}" for name in found}, notes
+
+
+def _with_classifier_pruned(
+    weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A pruned classifier gets its zeros for good: masks are of convolutions only."""
+    weights, masks = dict(weights), dict(masks)
+    for name in [name for name, mask in masks.items() if mask.dim() == 2]:
+        weight = weights.get(name.removesuffix("_mask"))
+        if weight is not None and weight.shape == masks[name].shape:
+            weights[name.removesuffix("_mask")] = weight * masks.pop(name).to(weight.dtype)
+    return weights, masks
+
+
+def _other_entries(
+    payload: Mapping[str, Any], key: str | None, state: Mapping[str, Tensor]
+) -> Iterator[str]:
+    """Say what of the file was not looked at; other weights in it can be had by another way."""
+    used = {*WEIGHT_KEYS, *state, "arch", "mask"}
+    others = [str(name) for name in payload if name not in used and not is_no_weight(str(name))]
+    if others:
+        yield f"left out: {', '.join(others)}"
+    for name in ("init_weight", "init"):
+        if holds_weights(payload.get(name)) and key != name:
+            yield (
+                "these are the weights as trained (state_dict); the initial ones as a file: "
+                f"python -m models.convert IN OUT --key {name}"
+            )
+    for name in WEIGHT_KEYS:  # as in DINO's student beside the teacher
+        if key is not None and key != name and holds_weights(payload.get(name)):
+            yield f"other weights lie under {name}: --init_key {name} takes them"
+    for name in averaged_weights(payload):
+        if key != name:
+            yield f"averaged weights (EMA) lie under {name}: --init_key {name} takes them"

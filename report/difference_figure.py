@@ -1,0 +1,127 @@
+"""The figure of differences: what each ticket lacks against its dense network, and how surely."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from report.evidence import Difference, Evidence
+from report.figures import Look, house_style, plain, sparsity_axis, state_of
+from report.judged import MEASURES, GroupVerdict, Measure
+
+BAND = "#cfd3da"
+RULE, EVIDENCE = 0.955, 0.885  # heights of the two rows of stars, as fractions of the panel
+INK = "#333333"
+PART = (0, (2, 1.5))  # dashes of an interval of images only, or of seeds alone
+
+
+def difference_figure(groups: Sequence[GroupVerdict], look: Look) -> Figure:
+    """Draw the groups of one data set and fraction: a row each, a panel per measure.
+
+    Of the tickets, those that IMP found are drawn.
+    """
+    with house_style():
+        figure = Figure(figsize=(12.5, 1.5 + 2.9 * len(groups)), layout="constrained")
+        axes = figure.subplots(len(groups), len(MEASURES), squeeze=False)
+        for group, line in zip(groups, axes, strict=True):
+            for axis, measure in zip(line, MEASURES, strict=True):
+                _panel(axis, group, measure, *look[group.group.name])
+            line[0].set_ylabel(f"{plain(group.group.name, 28)}\nticket − dense (points)")
+        for axis, measure in zip(axes[0], MEASURES, strict=True):
+            axis.set_title(measure.title)
+        for axis in axes[-1]:
+            axis.set_xlabel("sparsity (% of weights pruned)")
+        key = groups[0].group
+        figure.suptitle(f"{plain(key.data)}, {100 * key.data_number:g} % of the training data")
+        figure.legend(handles=_legend(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def _panel(axis: Axes, group: GroupVerdict, measure: Measure, colour: str, marker: str) -> None:
+    margin = group.margins.get(measure.name)
+    if margin is not None:
+        axis.axhspan(-margin, 0, color=BAND, linewidth=0, zorder=0)
+    axis.axhline(0, color=INK, linestyle="--", linewidth=1, zorder=1)
+    shown = []
+    for row in group.found:
+        found = row.differences[measure.name]
+        if found is not None:
+            shown.append(found)
+            sign = row.evidence[measure.name]
+            _point(axis, state_of(row.density), found, sign, colour, marker)
+    sparsity_axis(axis, [row.density for row in group.found])
+    axis.set_xlabel("")
+    if shown:
+        axis.set_ylim(*_limits(shown, margin or 0.0))
+        _stars(axis, RULE, [row.density for row in group.found if row.double_win], "white")
+        surely = [row.density for row in group.found if row.double_win_evidence]
+        _stars(axis, EVIDENCE, surely, "black")
+    else:
+        axis.text(0.5, 0.5, "nothing to compare", transform=axis.transAxes, ha="center", color=INK)
+
+
+def _point(
+    axis: Axes, x: float, found: Difference, sign: Evidence, colour: str, marker: str
+) -> None:
+    half = found.half_width()
+    sure = found.kind in ("paired", "unpaired")
+    bars = axis.errorbar(
+        x, found.mean, half, color=colour, elinewidth=1.4, capsize=3, zorder=2, linestyle="",
+    )  # fmt: skip
+    if not sure:
+        for bar in bars[2]:
+            bar.set_linestyle(PART)
+    axis.plot(
+        [x], [found.mean], linestyle="", marker="x" if sign == "worse" else marker, markersize=6,
+        color=colour, markeredgewidth=1.8 if sign == "worse" else 1.2,
+        markerfacecolor=colour if sign == "matches" else "white", zorder=3,
+    )  # fmt: skip
+
+
+def _limits(shown: Iterable[Difference], margin: float) -> tuple[float, float]:
+    """Let very wide intervals leave the panel, and leave room for the stars at its top."""
+    means = [found.mean for found in shown]
+    low, high = min(*means, -margin, 0.0), max(*means, 0.0)
+    reach = 1.2 * max(high - low, 2 * margin, 0.5)
+    bars = [half for found in shown if (half := found.half_width()) is not None]
+    pad = min(reach, 1.1 * max(bars, default=0.0) + 0.1)
+    bottom, top = low - pad, high + pad
+    return bottom, top + 0.2 * (top - bottom)
+
+
+def _stars(axis: Axes, height: float, densities: Sequence[float], face: str) -> None:
+    if not densities:
+        return
+    axis.plot(
+        [state_of(density) for density in densities], [height] * len(densities), linestyle="",
+        marker="*", markersize=11, color=INK, markerfacecolor=face, markeredgewidth=0.9,
+        transform=axis.get_xaxis_transform(), zorder=4,
+    )  # fmt: skip
+
+
+def _legend() -> list[Line2D | Patch]:
+    def point(marker: str, face: str, label: str, size: float = 6) -> Line2D:
+        return Line2D([], [], linestyle="", marker=marker, color=INK, markerfacecolor=face,
+                      markersize=size, label=label)  # fmt: skip
+
+    return [
+        Line2D([], [], color=INK, linewidth=1.4, label="95 %: seeds and images"),
+        Line2D(
+            [],
+            [],
+            color=INK,
+            linewidth=1.4,
+            linestyle=(0, (2, 1.5)),
+            label="95 %: images only, or seeds alone",
+        ),
+        point("o", INK, "matches"),
+        point("o", "white", "undecided"),
+        point("x", INK, "worse"),
+        Patch(color=BAND, label="within the margin"),
+        point("*", "white", "double win by the rule", 11),
+        point("*", "black", "double win with evidence", 11),
+    ]

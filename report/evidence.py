@@ -1,0 +1,277 @@
+"""How sure a verdict is: a ticket's difference to the dense network, and its interval.
+
+Differences are in percentage points, ticket minus dense. Test images and seeds are crossed random
+effects: another sample of either would have given other figures. docs/verdict.md derives the
+formulas, names their sources, and shows by simulation how often the intervals are right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Literal, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+BoolArray = NDArray[np.bool_]
+Kind = Literal["paired", "unpaired", "images only", "seeds only", "none"]
+Evidence = Literal["matches", "worse", "undecided"]
+T = TypeVar("T")
+
+LEVEL = 0.95  # of the two-sided intervals
+ROUNDING = 1e-9  # points: a tie must stay a tie whatever the rounding of the means
+
+
+class SeedTerm(NamedTuple):
+    """How the mean of one set of runs varies with its seeds: points squared, number of seeds."""
+
+    variance: float
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of accuracies in points, and what is known of its spread.
+
+    kind: "paired" (seeds and images), "unpaired" (the sides' seeds differ; images paired), "images
+    only" (one seed on a side: how other seeds would do is unknown), "seeds only" (no outcomes per
+    image: how other images would do is unknown), or "none". seeds: the fewest on any side.
+    image_variance: the part of the mean's variance that more seeds would not reduce.
+    """
+
+    mean: float
+    seeds: int
+    images: int | None
+    kind: Kind
+    image_variance: float = 0.0
+    seed_terms: tuple[SeedTerm, ...] = ()
+
+    @property
+    def low(self) -> float | None:
+        return self.interval()[0]
+
+    @property
+    def high(self) -> float | None:
+        return self.interval()[1]
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float] | tuple[None, None]:
+        """The two-sided interval in points; (None, None) where nothing is known of the spread."""
+        half = self.half_width(level)
+        if half is None:
+            return None, None
+        return max(-100.0, self.mean - half), min(100.0, self.mean + half)
+
+    def half_width(self, level: float = LEVEL) -> float | None:
+        """Half the interval's width in points, of Cochran and Cox's form; None if unknown."""
+        if self.kind == "none":
+            return None
+        tail = (1 - level) / 2
+        seeds = sum(term.variance for term in self.seed_terms)
+        weighted = seeds * _quantile(tail, _welch(self.seed_terms))
+        if self.images is None:
+            return math.sqrt(seeds) * _quantile(tail, _welch(self.seed_terms))
+        weighted += self.image_variance * _quantile(tail, self.images - 1)
+        variance = self.image_variance + seeds
+        half = weighted / math.sqrt(variance) if variance > 0 else 0.0
+        # Never narrower than if no image at all had differed.
+        return max(half, 100 * (1 - tail ** (1 / self.images)))
+
+
+def _quantile(tail: float, df: float) -> float:
+    """The value that Student's t exceeds with probability `tail`."""
+    return -float(stdtrit(df, tail))
+
+
+def _welch(terms: Sequence[SeedTerm]) -> float:
+    """Welch's degrees of freedom of a sum of variances, at least those of its smallest part.
+
+    Where a part has just one, which Welch's approximation does not bear, there is one in all.
+    """
+    total = sum(term.variance for term in terms)
+    fewest = min((term.seeds - 1 for term in terms), default=1)
+    if total <= 0 or fewest == 1:
+        return fewest
+    shares = sum((term.variance / total) ** 2 / (term.seeds - 1) for term in terms)
+    return max(fewest, 1 / shares)
+
+
+# --- from outcomes per image ----------------------------------------------------------------------
+
+
+class Compared(NamedTuple, Generic[T]):
+    """A dense network and a ticket from it, each `{seed: outcomes or accuracy}`."""
+
+    dense: Mapping[int, T]
+    ticket: Mapping[int, T]
+
+
+def paired_difference(
+    dense: Mapping[int, BoolArray], ticket: Mapping[int, BoolArray]
+) -> Difference | None:
+    """The ticket's difference to the dense network, from `{seed: (N,) correct or not}` of each.
+
+    The images are paired; the runs too where both have the same seeds. None where either has no
+    run. Raises ValueError for outcomes of different lengths, which are not of the same images.
+    """
+    if not dense or not ticket:
+        return None
+    return _crossed(_arms(Compared(dense, ticket)), _kind([Compared(dense, ticket)]))
+
+
+def contrast(a: Compared[BoolArray], b: Compared[BoolArray]) -> Difference | None:
+    """(ticket - dense) of one pre-training minus (ticket - dense) of another, on the same images.
+
+    Their runs are different runs, even where the seeds' numbers agree. None where one is missing.
+    """
+    if not all((*a, *b)):
+        return None
+    return _crossed([*_arms(a), *(-arm for arm in _arms(b))], _kind([a, b]))
+
+
+def chance_of_images(runs: Mapping[int, BoolArray]) -> float | None:
+    """Half the 95 % interval's width, in points, of these very runs' mean accuracy on other images.
+
+    None without a run, or with one image.
+    """
+    if not runs:
+        return None
+    means = _matrix(runs).mean(axis=0, keepdims=True)
+    return _crossed([means], "images only").half_width()
+
+
+def _arms(compared: Compared[BoolArray]) -> list[NDArray[np.float64]]:
+    """Independent sets of runs, each (seeds, images) in points, whose means add up to the mean."""
+    dense, ticket = (_matrix(runs) for runs in compared)
+    _check_images(dense, ticket)
+    return [ticket - dense] if compared.dense.keys() == compared.ticket.keys() else [ticket, -dense]
+
+
+def _matrix(runs: Mapping[int, BoolArray]) -> NDArray[np.float64]:
+    rows = [np.asarray(runs[seed], bool) for seed in sorted(runs)]
+    if any(row.shape != rows[0].shape or row.ndim != 1 for row in rows):
+        raise ValueError(f"outcomes of different images: {[row.shape for row in rows]}")
+    return 100.0 * np.stack(rows)
+
+
+def _check_images(*arms: NDArray[np.float64]) -> None:
+    counts = sorted({arm.shape[1] for arm in arms})
+    if len(counts) > 1 or 0 in counts:
+        raise ValueError(f"outcomes of different images: {' and '.join(map(str, counts))} of them")
+
+
+def _kind(sides: Sequence[Compared[T]]) -> Kind:
+    paired = all(side.dense.keys() == side.ticket.keys() for side in sides)
+    return "paired" if paired else "unpaired"
+
+
+def _crossed(arms: Sequence[NDArray[np.float64]], kind: Kind) -> Difference:
+    """The mean of the arms' sum and the terms of its variance: A - E of images, B of seeds."""
+    _check_images(*arms)
+    count, seeds = arms[0].shape[1], min(len(arm) for arm in arms)
+    image_means = sum(arm.mean(axis=0) for arm in arms)
+    mean = sum(float(arm.mean()) for arm in arms)  # of whole numbers: exact
+    if count == 1:  # no spread to be seen
+        return Difference(mean, seeds, count, "none")
+    by_images = float(np.var(image_means, ddof=1)) / count  # A
+    if seeds == 1:
+        return Difference(mean, seeds, count, "images only", by_images)
+    by_seeds = tuple(
+        SeedTerm(float(np.var(arm.mean(axis=1), ddof=1)) / len(arm), len(arm)) for arm in arms
+    )  # B, by arm
+    residual = sum(_residual_mean_square(arm) / arm.size for arm in arms)  # E
+    return Difference(mean, seeds, count, kind, max(0.0, by_images - residual), by_seeds)
+
+
+def _residual_mean_square(arm: NDArray[np.float64]) -> float:
+    """What neither the image nor the seed explains, per degree of freedom."""
+    seeds, images = arm.shape
+    residual = arm - arm.mean(axis=0) - arm.mean(axis=1, keepdims=True) + arm.mean()
+    return float(np.sum(residual**2)) / ((seeds - 1) * (images - 1))
+
+
+# --- from accuracies ------------------------------------------------------------------------------
+
+
+def difference_of_accuracies(
+    dense: Mapping[int, float], ticket: Mapping[int, float]
+) -> Difference | None:
+    """The ticket's difference from `{seed: percent}` of each: an interval from seeds alone.
+
+    Paired where both have the same seeds. Without an interval (kind "none") where a side has one
+    seed or nothing varies; None where either has no run.
+    """
+    if not dense or not ticket:
+        return None
+    return _from_seeds(_accuracy_arms(Compared(dense, ticket)))
+
+
+def contrast_of_accuracies(a: Compared[float], b: Compared[float]) -> Difference | None:
+    """`contrast` from `{seed: percent}`: an interval from seeds alone."""
+    if not all((*a, *b)):
+        return None
+    return _from_seeds([*_accuracy_arms(a), *(-arm for arm in _accuracy_arms(b))])
+
+
+def _accuracy_arms(compared: Compared[float]) -> list[NDArray[np.float64]]:
+    dense, ticket = (np.array([runs[seed] for seed in sorted(runs)]) for runs in compared)
+    return [ticket - dense] if compared.dense.keys() == compared.ticket.keys() else [ticket, -dense]
+
+
+def _from_seeds(arms: Sequence[NDArray[np.float64]]) -> Difference:
+    mean, seeds = float(sum(arm.mean() for arm in arms)), min(len(arm) for arm in arms)
+    if seeds == 1 or all(np.ptp(arm) < ROUNDING for arm in arms):
+        return Difference(mean, seeds, None, "none")
+    terms = tuple(SeedTerm(float(np.var(arm, ddof=1)) / len(arm), len(arm)) for arm in arms)
+    return Difference(mean, seeds, None, "seeds only", 0.0, terms)
+
+
+# --- what may be said -----------------------------------------------------------------------------
+
+
+def judge(difference: Difference | None, margin: float | None, level: float = LEVEL) -> Evidence:
+    """Whether a ticket matches, lacking at most `margin` points, or is worse by more than that.
+
+    Undecided with one seed on a side, without an interval, or where nothing was measured.
+    """
+    if difference is None or margin is None or difference.seeds < 2:
+        return "undecided"
+    low, high = difference.interval(level)
+    if low is None or high is None:
+        return "undecided"
+    if low >= -margin - ROUNDING:
+        return "matches"
+    return "worse" if high < -margin - ROUNDING else "undecided"
+
+
+def double_win_evidence(
+    differences: Mapping[str, Difference | None], margins: Mapping[str, float | None]
+) -> bool | None:
+    """Whether a ticket is a double win on all of the measures that `margins` names.
+
+    True where it matches on each (an intersection-union test needs no correction); False where it
+    is worse on one by Bonferroni's correction for their number; None otherwise.
+    """
+    measures = [(differences.get(name), margin) for name, margin in margins.items()]
+    if measures and all(judge(*measure) == "matches" for measure in measures):
+        return True
+    corrected = 1 - (1 - LEVEL) / max(1, len(measures))
+    if any(judge(*measure, corrected) == "worse" for measure in measures):
+        return False
+    return None
+
+
+def sparsest_with_evidence(chain: Sequence[tuple[T, bool | None]]) -> T | None:
+    """The last ticket of the unbroken chain of double wins.
+
+    `chain` holds the tickets that were planned beforehand, the densest first, each with its
+    `double_win_evidence`; a fixed-sequence test. One that is open, or has not run, breaks it.
+    """
+    found = None
+    for ticket, evidence in chain:
+        if evidence is not True:
+            break
+        found = ticket
+    return found

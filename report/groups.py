@@ -1,0 +1,148 @@
+"""Which runs belong together: by what their files held, since names alone may lie.
+
+Two runs are of one pre-training if their initial weights have the same hash, and of one data set if
+their test splits have the same fingerprint. Results of earlier versions have neither: they count by
+their names, where these do not mean two things.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from files.results import NO_INIT, UNNAMED, RunResult
+from report.runs import natural_order
+
+SHOWN = 8  # characters of a hash
+Settle = Callable[[Sequence[RunResult]], tuple[list[RunResult], list[str]]]
+
+
+def group_runs(results: Iterable[RunResult]) -> tuple[list[RunResult], list[str]]:
+    """Give every run the group that it belongs to, under a name that no other group has.
+
+    Returns the runs in their order, and a line for each name or hash that means two things, and for
+    what is unknown.
+    """
+    runs = list(results)
+    notes = _unknown(runs)
+    by_dataset: dict[str, list[int]] = defaultdict(list)
+    for index, run in enumerate(runs):
+        by_dataset[run.group.dataset].append(index)
+    for same in by_dataset.values():
+        _settle(runs, same, _by_test_split, notes)
+    by_place: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for index, run in enumerate(runs):
+        by_place[run.group.place, run.group.test_split].append(index)
+    for same in by_place.values():
+        _settle(runs, same, _by_weights, notes)
+    return runs, list(dict.fromkeys(notes))
+
+
+def _settle(runs: list[RunResult], indices: list[int], by: Settle, notes: list[str]) -> None:
+    settled, more = by([runs[index] for index in indices])
+    notes += more
+    for index, run in zip(indices, settled, strict=True):
+        runs[index] = run
+
+
+def _unknown(runs: Sequence[RunResult]) -> list[str]:
+    old = [run for run in runs if None in (run.group.init_sha256, run.group.test_split)]
+    if not old:
+        return []
+    return [
+        f"{len(old)} of {len(runs)} results do not tell their initial weights or their test split "
+        f"(an earlier version wrote them; the first is {old[0].path}): their names count alone"
+    ]
+
+
+def _in_group(run: RunResult, **changes: Any) -> RunResult:
+    return dataclasses.replace(run, group=run.group._replace(**changes))
+
+
+# --- test splits --------------------------------------------------------------------------------
+
+
+def _by_test_split(runs: Sequence[RunResult]) -> tuple[list[RunResult], list[str]]:
+    """Settle the test splits of the runs on one data set."""
+    known = sorted({run.group.test_split for run in runs if run.group.test_split is not None})
+    if len(known) == 1:
+        return [_in_group(run, test_split=known[0]) for run in runs], []
+    if not known:
+        return list(runs), []
+    apart = [_in_group(run, which_split=_split(run.group.test_split)) for run in runs]
+    there = ", ".join(sorted({run.group.which_split for run in apart}))
+    dataset = runs[0].group.dataset
+    return apart, [f"{dataset}: tested on images of different content, judged apart: {there}"]
+
+
+def _split(fingerprint: str | None) -> str:
+    return "test split unknown" if fingerprint is None else f"test split {_short(fingerprint)}"
+
+
+# --- initial weights ----------------------------------------------------------------------------
+
+
+def _by_weights(runs: Sequence[RunResult]) -> tuple[list[RunResult], list[str]]:
+    """Settle the pre-trainings of the runs on one data set and share of its data."""
+    tags: dict[str, set[str]] = defaultdict(set)  # by hash
+    hashes: dict[str, set[str]] = defaultdict(set)  # by tag
+    names: dict[str, set[str]] = defaultdict(set)  # of files, by hash
+    for run in runs:
+        tag, sha256 = run.group.pretraining, run.group.init_sha256
+        if sha256 is not None and tag != UNNAMED:
+            tags[sha256].add(tag)
+            hashes[tag].add(sha256)
+        elif sha256 is not None:
+            names[sha256].add(run.init or sha256)
+
+    def settled(run: RunResult) -> RunResult:
+        tag, sha256 = run.group.pretraining, run.group.init_sha256
+        if tag != UNNAMED and sha256 is None and len(hashes[tag]) == 1:
+            return _in_group(run, init_sha256=next(iter(hashes[tag])))
+        if tag == UNNAMED and sha256 is not None:
+            known = tags[sha256] if len(tags[sha256]) == 1 else names[sha256]
+            return _in_group(run, pretraining=min(known, key=natural_order))
+        return run
+
+    found = [settled(run) for run in runs]
+    apart, notes = _told_apart(found)
+    where = f"{found[0].group.data}"
+    for sha256, several in tags.items():
+        if len(several) > 1 and sha256 != NO_INIT:
+            listed = " and ".join(sorted(several, key=natural_order))
+            notes.append(
+                f"{where}: {listed} have the same initial weights ({_short(sha256)}), judged apart"
+            )
+    return apart, notes
+
+
+def _told_apart(runs: Sequence[RunResult]) -> tuple[list[RunResult], list[str]]:
+    """Add the weights to the names of pre-trainings that have several."""
+    hashes: dict[str, set[str | None]] = defaultdict(set)
+    for run in runs:
+        hashes[run.group.pretraining].add(run.group.init_sha256)
+    apart = [
+        _in_group(run, which_weights=_weights(run.group.init_sha256))
+        if len(hashes[run.group.pretraining]) > 1
+        else run
+        for run in runs
+    ]
+    notes = [
+        f"{runs[0].group.data}: {name} names runs from different initial weights, judged apart: "
+        f"{', '.join(sorted(map(_weights, several)))}"
+        for name, several in hashes.items()
+        if len(several) > 1
+    ]
+    return apart, notes
+
+
+def _weights(sha256: str | None) -> str:
+    if sha256 is None:
+        return "weights unknown"
+    return "random weights" if sha256 == NO_INIT else f"weights {_short(sha256)}"
+
+
+def _short(sha256: str) -> str:
+    return sha256[:SHOWN]

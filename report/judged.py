@@ -1,0 +1,261 @@
+"""What a report has judged: the tickets of each group, by the paper's rule and by the evidence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from files.results import DENSE, Group, RunResult
+from report.evidence import Difference, Evidence, sparsest_with_evidence
+
+IMP = "imp"
+Look = Literal["fixed", "interim", "sequential"]  # at results, by what was planned beforehand
+
+
+class Measure(NamedTuple):
+    """An accuracy by which a ticket and the dense network are compared.
+
+    network: its name in results and outcomes. attacked: whether it is RA.
+    """
+
+    name: str
+    title: str
+    mode: str
+    network: str
+    attacked: bool
+
+    def value(self, run: RunResult) -> float | None:
+        accuracy = getattr(run, self.network)
+        found: float | None = accuracy.ra if self.attacked else accuracy.sa
+        return found
+
+
+# Both AT figures are those of one network, the one with the best validation RA.
+MEASURES = (
+    Measure("st_sa", "SA under ST", "std", "sa_best", False),
+    Measure("at_sa", "SA under AT", "adv", "ra_best", False),
+    Measure("at_ra", "RA under AT", "adv", "ra_best", True),
+)
+BESIDE = (
+    Measure("at_sa_of_best_sa", "SA under AT, best-SA network", "adv", "sa_best", False),
+    Measure("at_ra_of_best_sa", "RA under AT, best-SA network", "adv", "sa_best", True),
+)
+
+
+class Stat(NamedTuple):
+    """Mean and sample standard deviation (n - 1) over seeds; `std` is None for one seed."""
+
+    mean: float
+    std: float | None
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f}" + ("" if self.std is None else f" ± {self.std:.2f}")
+
+
+@dataclass(frozen=True)
+class TicketRow:
+    """All runs of one ticket of one group, over regimes and seeds.
+
+    By measure: `stats`; `wins`, whether it matches by the rule; `chance`, half the width in points
+    of the mean accuracy's 95 % interval for other test images; `differences` to the dense network,
+    and what they allow to be said, `evidence`.
+    """
+
+    group: Group
+    ticket: str
+    state: int | None
+    density: float
+    runs: tuple[RunResult, ...]
+    stats: dict[str, Stat | None]
+    wins: dict[str, bool | None] = field(default_factory=dict)
+    double_win: bool | None = None
+    chance: Mapping[str, float | None] = field(default_factory=dict)
+    differences: Mapping[str, Difference | None] = field(default_factory=dict)
+    evidence: Mapping[str, Evidence] = field(default_factory=dict)
+    double_win_evidence: bool | None = None
+
+    @property
+    def sparsity(self) -> float:
+        """The percentage of the convolution weights that are pruned."""
+        return 100 * (1 - self.density)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What its runs went on past, each line once."""
+        return tuple(dict.fromkeys(line for run in self.runs for line in run.warnings))
+
+    @property
+    def name(self) -> str:
+        if self.ticket == DENSE:
+            return DENSE
+        where = f"density {self.density:.4g}" if self.state is None else f"state {self.state}"
+        return f"{self.ticket} {where}"
+
+
+@dataclass(frozen=True)
+class GroupVerdict:
+    """The judged tickets of one group, sparsest last.
+
+    tolerance, margins: what a ticket may lack on each measure, in points, by the rule and for the
+    evidence. planned: the states that were to be transferred. look: whether the number of seeds was
+    fixed beforehand; None where that is unknown.
+    """
+
+    group: Group
+    dense: TicketRow | None
+    rows: tuple[TicketRow, ...]
+    tolerance: dict[str, float | None]
+    missing: tuple[str, ...]
+    error: str | None = None
+    margins: Mapping[str, float | None] = field(default_factory=dict)
+    planned: frozenset[int] = frozenset()
+    look: Look | None = None
+
+    @property
+    def all_rows(self) -> tuple[TicketRow, ...]:
+        """The dense network, where there is one, and the tickets."""
+        return self.rows if self.dense is None else (self.dense, *self.rows)
+
+    @property
+    def found(self) -> tuple[TicketRow, ...]:
+        """The tickets found by IMP, the densest first; the others are baselines."""
+        return tuple(sorted((r for r in self.rows if r.ticket == IMP), key=lambda r: -r.density))
+
+    @property
+    def sparsest(self) -> TicketRow | None:
+        """The sparsest double-win ticket found by IMP; a baseline does not count."""
+        return next((row for row in reversed(self.found) if row.double_win), None)
+
+    @property
+    def sparsest_evidence(self) -> TicketRow | None:
+        """The last of IMP's unbroken chain of double wins with evidence, from the densest on.
+
+        A planned state that has not run breaks the chain as one does that is undecided.
+        """
+        gone = self.planned - {row.state for row in self.found}
+        end = min(gone, default=math.inf)
+        return sparsest_with_evidence(
+            [
+                (row, row.double_win_evidence if row.state is None or row.state < end else None)
+                for row in self.found
+            ]
+        )
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether the rule's sparsest ticket lies beyond the chain that the evidence bears out."""
+        rule, evidence = self.sparsest, self.sparsest_evidence
+        return rule is not None and (evidence is None or rule.density < evidence.density)
+
+    @property
+    def undecided(self) -> tuple[TicketRow, ...]:
+        """The tickets found by IMP that the evidence leaves undecided."""
+        return tuple(row for row in self.found if row.double_win_evidence is None)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """How much better the ticket of `a` does against its dense network than that of `b` does."""
+
+    a: Group
+    b: Group
+    state: int
+    measure: str
+    difference: Difference
+
+    @property
+    def apart(self) -> bool | None:
+        """Whether 0 lies outside the 95 % interval; None where seeds or images are not known of."""
+        low, high = self.difference.interval()
+        if low is None or high is None or self.difference.kind not in ("paired", "unpaired"):
+            return None
+        return low > 0 or high < 0
+
+    def to_json(self) -> dict[str, Any]:
+        sides = {
+            side: {"pretraining": group.pretraining, "init_sha256": group.init_sha256}
+            for side, group in (("a", self.a), ("b", self.b))
+        }
+        data = {key: getattr(self.a, key) for key in ("dataset", "data_number", "test_split")}
+        at = {"state": self.state, "measure": self.measure}
+        return {**data, **sides, **at, **difference_json(self.difference)}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict of every group, and the warnings about the input.
+
+    margin: of the rule, for one dense seed. evidence_margin: of the evidence; None where that takes
+    the rule's tolerance. Both are in points.
+    """
+
+    margin: float
+    groups: tuple[GroupVerdict, ...]
+    warnings: tuple[str, ...] = ()
+    evidence_margin: float | None = None
+    contrasts: tuple[Contrast, ...] = ()
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        return tuple(group.error for group in self.groups if group.error)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        return tuple(line for group in self.groups for line in group.missing)
+
+    def to_json(self) -> dict[str, Any]:
+        """Build the contents of `verdict.json`; density and sparsity are fractions."""
+        return {
+            "rows": [_row_json(row, group) for group in self.groups for row in group.rows],
+            "sparsest": _places_json(group.sparsest for group in self.groups),
+            "margin": self.margin,
+            "errors": list(self.errors),
+            "warnings": list(self.warnings),
+            "missing": list(self.missing),
+            "sparsest_evidence": _places_json(group.sparsest_evidence for group in self.groups),
+            "evidence_margin": self.evidence_margin,
+            "contrasts": [contrast.to_json() for contrast in self.contrasts],
+        }
+
+
+def _row_json(row: TicketRow, group: GroupVerdict) -> dict[str, Any]:
+    return {
+        **row.group.columns(),
+        "state": row.state,
+        "density": row.density,
+        "ticket": row.ticket,
+        "wins": row.wins,
+        "double_win": row.double_win,
+        **row.group.hashes(),
+        "warnings": list(row.warnings),
+        "difference": {
+            name: None if found is None else difference_json(found)
+            for name, found in row.differences.items()
+        },
+        "evidence": dict(row.evidence),
+        "double_win_evidence": row.double_win_evidence,
+        "look": group.look,
+    }
+
+
+def _places_json(rows: Iterable[TicketRow | None]) -> list[dict[str, Any]]:
+    return [
+        {
+            **row.group.columns(),
+            "state": row.state,
+            "sparsity": round(1 - row.density, 6),
+            **row.group.hashes(),
+        }
+        for row in rows
+        if row is not None
+    ]
+
+
+def difference_json(found: Difference) -> dict[str, Any]:
+    """Lay a difference out; what is in points has six decimals."""
+    mean, low, high = (None if v is None else round(v, 6) for v in (found.mean, *found.interval()))
+    how = {"seeds": found.seeds, "images": found.images, "kind": found.kind}
+    return {"mean": mean, "low": low, "high": high, **how}

@@ -1,0 +1,72 @@
+"""What the page says of the evidence, beside what it says of the rule."""
+
+from __future__ import annotations
+
+from report.judged import MEASURES, Verdict
+from report.markup import Cell, listing, number, table, text, words
+from report.plan import amount, wanted
+from report.words import difference, kinds
+
+
+def explained(verdict: Verdict) -> str:
+    """Say what "with evidence" means."""
+    margin = (
+        "by the rule\u2019s tolerance, which is itself estimated (<code>--evidence_margin</code> "
+        "fixes it beforehand)"
+        if verdict.evidence_margin is None
+        else f"by {verdict.evidence_margin:g} points"
+    )
+    return (
+        "<p>That rule says nothing of chance. <em>With evidence</em> a ticket matches where the "
+        "95 % interval of its difference to the dense network, over other seeds and test images, "
+        f"shows it worse {margin} at the most; it is worse where all of the interval lies below; "
+        "else it is undecided, as it always is with one seed. The sparsest with evidence ends an "
+        "unbroken chain of double wins from the densest ticket on. How this is computed, how often "
+        "it is right and what it allows to be said: <code>docs/verdict.md</code>.</p>"
+    )
+
+
+def undecided(verdict: Verdict) -> str:
+    """List what would decide each ticket that is undecided."""
+    lines = [f"{lack.group.group}: {lack.row.name}: {amount(lack)}" for lack in wanted(verdict)]
+    if not lines:
+        return "<p>No ticket is undecided.</p>"
+    return (
+        "<p>At today\u2019s means and spread, the cheapest first; <code>--plan</code> prints what "
+        "to run. A look at the evidence before seeds are added makes its errors likelier: it is "
+        f"then sequential, above 5 %.</p>{listing(lines)}"
+    )
+
+
+def contrast_table(verdict: Verdict) -> str:
+    """Lay the contrasts of each two pre-trainings out."""
+    if not verdict.contrasts:
+        return "<p>None: no two of them share the test images and a state.</p>"
+    titles = {measure.name: measure.title for measure in MEASURES}
+    heads = ["dataset", "data %", "A", "B", "state", "measure", "A − B", "[95 % interval]"]
+    heads += ["apart", "interval"]
+    rows = []
+    for contrast in verdict.contrasts:
+        found = contrast.difference
+        interval = difference(found).partition(" ")[2]
+        apart = {True: "yes", False: "no", None: "–"}[contrast.apart]
+        rows.append(
+            [
+                words(contrast.a.data),
+                number(100 * contrast.a.data_number, "{:g}"),
+                words(contrast.a.name),
+                words(contrast.b.name),
+                number(contrast.state, "{:d}"),
+                words(titles[contrast.measure]),
+                number(found.mean, "{:+.2f}"),
+                Cell(text(interval), found.low, "num"),
+                Cell(apart, apart, "double yes" if apart == "yes" else ""),
+                words(kinds([found])),
+            ]
+        )
+    caption = (
+        "(Ticket − dense) of A minus (ticket − dense) of B, in points. A match here and not there "
+        "is no difference between the two; this is. Of rows without any true difference one in "
+        "twenty is apart by chance."
+    )
+    return table(caption, heads, rows)

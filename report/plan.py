@@ -1,0 +1,176 @@
+"""What was planned beforehand, and what would decide the tickets that are undecided."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from files.results import MODES, REGIMES
+from files.study_record import StudyRecord
+from report.judged import MEASURES, GroupVerdict, Look, Measure, TicketRow, Verdict
+from report.power import ENOUGH_TO_START, Missing, missing
+
+
+def with_plan(groups: Sequence[GroupVerdict], record: StudyRecord | None) -> list[GroupVerdict]:
+    """Tell each group which states were planned, and whether its seeds were.
+
+    Where that is not recorded, a state that any group of the same data has counts as planned.
+    """
+    plan = record.plans[0] if record and record.plans else None
+    known: dict[tuple[str, float], set[int]] = {}
+    for group in groups:
+        states = known.setdefault(group.group.place, set())
+        states |= {row.state for row in group.found if row.state is not None}
+        if plan:
+            states |= set(plan.states)
+    return [
+        dataclasses.replace(
+            group,
+            planned=frozenset(known[group.group.place] if plan is None else plan.states),
+            look=None if plan is None else _look(group, plan.seeds),
+        )
+        for group in groups
+    ]
+
+
+def _seeds(rows: Iterable[TicketRow | None], modes: Sequence[str] = MODES) -> set[int]:
+    return {run.seed for row in rows if row for run in row.runs if run.mode in modes}
+
+
+def _look(group: GroupVerdict, planned: Iterable[int]) -> Look:
+    used, beforehand = _seeds(group.all_rows), set(planned)
+    if used - beforehand:
+        return "sequential"
+    return "interim" if beforehand - used else "fixed"
+
+
+# --- what is missing ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What would decide a ticket: further seeds of each regime, or else why those cannot."""
+
+    group: GroupVerdict
+    row: TicketRow
+    seeds: Mapping[str, int]
+    at_least: bool = False
+    cannot: tuple[str, ...] = ()
+
+    @property
+    def cost(self) -> tuple[int, int, int]:
+        """To sort by: AT takes several times as long as ST."""
+        return len(self.cannot), self.seeds["adv"], self.seeds["std"]
+
+    def numbers(self, mode: str) -> list[int]:
+        """Seeds to run next: those of the group that one side lacks, then new ones."""
+        rows = self.group.dense, self.row
+        both = _seeds(rows[:1], [mode]) & _seeds(rows[1:], [mode])
+        used = _seeds(self.group.all_rows)
+        fresh = range(max(used) + 1, max(used) + 1 + self.seeds[mode])
+        return [*sorted(used - both), *fresh][: self.seeds[mode]]
+
+
+def wanted(verdict: Verdict) -> list[Wanted]:
+    """What every undecided ticket of IMP lacks, the cheapest first."""
+    lacking = [
+        _wanted(group, row)
+        for group in verdict.groups
+        if group.dense is not None
+        for row in group.undecided
+    ]
+    return sorted(lacking, key=lambda lack: lack.cost)
+
+
+def _wanted(group: GroupVerdict, row: TicketRow) -> Wanted:
+    each = [(measure, _missing(group, row, measure)) for measure in MEASURES]
+    if all(lack.seeds == 0 for _, lack in each):  # worse, but not after the correction for three
+        each = [
+            (measure, Missing(1, at_least=True) if row.evidence[measure.name] == "worse" else lack)
+            for measure, lack in each
+        ]
+    seeds = {mode: max(n.seeds or 0 for m, n in each if m.mode == mode) for mode in MODES}
+    cannot = tuple(f"{m.title}: {lack}" for m, lack in each if lack.seeds is None)
+    return Wanted(group, row, seeds, any(lack.at_least for _, lack in each), cannot)
+
+
+def _missing(group: GroupVerdict, row: TicketRow, measure: Measure) -> Missing:
+    found, margin = row.differences[measure.name], group.margins[measure.name]
+    if found is None or margin is None:  # not measured at all
+        return Missing(max(ENOUGH_TO_START, len(_seeds(group.all_rows))), at_least=True)
+    return missing(found, margin)
+
+
+# --- in words -------------------------------------------------------------------------------------
+
+
+def plan_text(verdict: Verdict, record: StudyRecord | None, runs_dir: Path) -> str:
+    """List what would decide each undecided ticket, the cheapest first, with what to run."""
+    lacking = wanted(verdict)
+    lines = [
+        f"{group.group}: state {state} was planned and has not run; it breaks the chain"
+        for group in verdict.groups
+        for state in sorted(group.planned - {row.state for row in group.found})
+    ]
+    if not lacking:
+        return "\n".join([*lines, "No ticket is undecided."])
+    known = record is not None and Path(record.config).is_file()
+    lines += [f"{len(lacking)} undecided, the cheapest first, at today's means and spread:"]
+    for number, lack in enumerate(lacking, start=1):
+        lines.append(f"{number}. {lack.group.group}: {lack.row.name}: {amount(lack)}")
+        if not lack.cannot and record is not None and known:
+            lines += [f"   {line}" for line in _commands(lack, record, runs_dir)]
+        elif not lack.cannot:
+            lines += [f"   {line}" for line in _in_words(lack)]
+    lines.append(
+        "Seeds that are added after a look make both errors likelier (sequential: above 5 %); "
+        "docs/verdict.md says by how much."
+    )
+    return "\n".join(lines)
+
+
+def amount(lack: Wanted) -> str:
+    """Say in words what would decide a ticket."""
+    if lack.cannot:
+        return "; ".join(lack.cannot)
+    parts = [f"{lack.seeds[mode]} of {REGIMES[mode]}" for mode in MODES if lack.seeds[mode]]
+    few = "at least " if lack.at_least else ""
+    runs = 2 * sum(lack.seeds.values())
+    return f"further seeds, ticket and dense: {few}{' and '.join(parts)} ({runs} runs)"
+
+
+def _in_words(lack: Wanted) -> list[str]:
+    return [
+        f"transfer {lack.row.name} and the dense network under {REGIMES[mode]} with --seed "
+        + ", ".join(map(str, lack.numbers(mode)))
+        for mode in MODES
+        if lack.seeds[mode]
+    ]
+
+
+def _commands(lack: Wanted, record: StudyRecord, runs_dir: Path) -> list[str]:
+    """The study's commands for it; a seed that the study does not name goes into its file first."""
+    asked = set(record.plans[-1].seeds) if record.plans else set()
+    numbers = {mode: lack.numbers(mode) for mode in MODES if lack.seeds[mode]}
+    more = {seed for seeds in numbers.values() for seed in seeds} - asked
+    lines = []
+    if more:
+        seeds = sorted(asked | more | _seeds(lack.group.all_rows))
+        lines.append(f"# in {record.config}: [transfer] seeds = {seeds}")
+    root = Path(__file__).resolve().parent.parent
+    script = os.path.relpath(root / "script" / "study.sh")
+    group = lack.group.group
+    where = f"{re.escape(group.pretraining)}/{re.escape(group.dataset)}"
+    for mode, seeds in numbers.items():
+        only = (
+            f"^transfer/{where}/{mode}/{re.escape(f'f{group.data_number:g}')}/"
+            f"state(0|{lack.row.state})/seed({'|'.join(map(str, seeds))})$"
+        )
+        config = ["bash", script, record.config, "--out", str(runs_dir), "--only", only]
+        lines.append(shlex.join(config))
+    return lines

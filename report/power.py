@@ -1,0 +1,82 @@
+"""How much is missing: what would decide a ticket that the evidence leaves undecided."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from report.evidence import LEVEL, ROUNDING, Difference, judge
+
+ENOUGH_TO_START = 3  # seeds; with two, Student's quantile is 12.7, and hardly anything is decided
+MOST = 1000  # further seeds that are worth thinking of
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What would decide a ticket on one measure, were its mean and spread to stay as they are.
+
+    seeds: how many further ones for each network compared; 0 where it is decided, None where seeds
+    cannot. at_least: the spread is not known yet, and `seeds` only show it. images: how many test
+    images it takes at the least, where seeds cannot; None where those cannot help either.
+    """
+
+    seeds: int | None
+    at_least: bool = False
+    images: int | None = None
+
+    def __str__(self) -> str:
+        if self.seeds is not None:
+            some = f"{self.seeds} further seed{'' if self.seeds == 1 else 's'}"
+            return f"at least {some}" if self.at_least else some
+        if self.images is not None:
+            return f"more images: at least {self.images:,}"
+        return "no number of seeds: the difference is too near to the margin"
+
+
+def missing(difference: Difference, margin: float) -> Missing:
+    """What would decide a ticket at today's mean and spread; see docs/verdict.md."""
+    if judge(difference, margin) != "undecided":
+        return Missing(0)
+    if difference.images == 1:
+        return Missing(None, images=2)
+    if difference.seeds < ENOUGH_TO_START and not difference.seed_terms:
+        return Missing(ENOUGH_TO_START - difference.seeds, at_least=True)
+    if difference.kind == "none":  # seeds whose accuracies are all the same
+        return Missing(1, at_least=True)
+    gap = abs(difference.mean + margin)
+
+    def decides(further: int) -> bool:
+        half = _with_further(difference, further).half_width()
+        return half is not None and half <= gap - ROUNDING
+
+    further = bisect.bisect_left(range(MOST + 1), True, key=decides)
+    if further <= MOST:
+        return Missing(further)
+    images = _images_needed(difference, gap)
+    return Missing(None, images=images if images > (difference.images or 0) else None)
+
+
+def _with_further(difference: Difference, further: int) -> Difference:
+    """The same difference with more seeds in each set of runs, at today's spread of one run."""
+    terms = tuple(
+        term._replace(
+            variance=term.variance * term.seeds / (term.seeds + further),
+            seeds=term.seeds + further,
+        )
+        for term in difference.seed_terms
+    )
+    return dataclasses.replace(difference, seed_terms=terms, seeds=difference.seeds + further)
+
+
+def _images_needed(difference: Difference, gap: float) -> int:
+    """How many images would decide it, were the seeds without number."""
+    if difference.images is None or gap <= ROUNDING:
+        return 0
+    tail = (1 - LEVEL) / 2
+    z = NormalDist().inv_cdf(1 - tail)
+    by_spread = difference.image_variance * difference.images * (z / gap) ** 2
+    unseen = math.log(tail) / math.log1p(-gap / 100) if gap < 100 else 1
+    return math.ceil(max(by_spread, unseen))

@@ -1,0 +1,214 @@
+"""The evidence beside the rule: which outcomes are compared with which, and what they say."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from errors import InputError
+from files import names
+from files.outcomes import CLEAN, PGD, RESTARTS, BoolArray, Outcomes, read_outcomes
+from files.results import RunResult
+from report.evidence import (
+    ROUNDING,
+    Compared,
+    Difference,
+    chance_of_images,
+    contrast,
+    contrast_of_accuracies,
+    difference_of_accuracies,
+    double_win_evidence,
+    judge,
+    paired_difference,
+)
+from report.judged import MEASURES, Contrast, GroupVerdict, Measure, TicketRow
+
+
+class Tested(NamedTuple):
+    """The images of a test split that a network got right; `attack` in words, "" on clean ones."""
+
+    split: str
+    attack: str
+    bits: BoolArray
+
+
+AllTested = Mapping[Path, Mapping[str, Tested]]  # by the path of results.json and the measure
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def read_tested(results: Iterable[RunResult]) -> tuple[dict[Path, dict[str, Tested]], list[str]]:
+    """Read the outcomes that lie beside results, as far as they are judged.
+
+    A file that is damaged or of another test is a line, and its run counts as one without.
+    """
+    found, problems = {}, []
+    for run in results:
+        path = run.path.with_name(names.OUTCOMES)
+        if not path.exists():
+            continue
+        try:
+            found[run.path] = _tested(run, read_outcomes(path), path)
+        except InputError as error:
+            problems.append(f"{error}; the run counts as one without outcomes")
+    return found, problems
+
+
+def _tested(run: RunResult, outcomes: Outcomes, path: Path) -> dict[str, Tested]:
+    if outcomes.seed != run.seed:
+        raise InputError(f"{path}: of seed {outcomes.seed}, {names.RESULTS} of seed {run.seed}")
+    if run.group.test_split not in (None, outcomes.split):
+        raise InputError(f"{path}: of another test split than {names.RESULTS}")
+    found = {}
+    for measure in MEASURES:
+        value = measure.value(run)
+        if measure.mode != run.mode or value is None:
+            continue
+        for kind in (RESTARTS, PGD) if measure.attacked else (CLEAN,):
+            own = outcomes.accuracy(measure.network, kind)
+            if own is None:
+                continue
+            if abs(own - value) > ROUNDING:
+                raise InputError(
+                    f"{path}: {measure.title} of {own:.4f} %, {names.RESULTS} has {value:.4f} %"
+                )
+            bits = outcomes.bits[measure.network, kind]
+            attack = outcomes.attacks.get(kind, "") if measure.attacked else ""
+            found[measure.name] = Tested(outcomes.split, attack, bits)
+            break
+    return found
+
+
+# --- comparing ------------------------------------------------------------------------------------
+
+
+class _Side(NamedTuple):
+    """One ticket's runs on one measure: `{seed: percent}`, and the outcomes if all have them."""
+
+    accuracies: Mapping[int, float]
+    tested: Mapping[int, Tested]
+
+    @property
+    def bits(self) -> dict[int, BoolArray]:
+        return {seed: tested.bits for seed, tested in self.tested.items()}
+
+
+def _side(row: TicketRow | None, measure: Measure, tested: AllTested) -> _Side:
+    accuracies, outcomes = {}, {}
+    for run in row.runs if row else ():
+        value = measure.value(run)
+        if run.mode == measure.mode and value is not None:
+            accuracies[run.seed] = value
+            if measure.name in tested.get(run.path, {}):
+                outcomes[run.seed] = tested[run.path][measure.name]
+    return _Side(accuracies, outcomes)
+
+
+def _same_images(sides: Sequence[_Side]) -> bool:
+    """Whether all runs have outcomes, on the same images."""
+    if any(side.accuracies.keys() != side.tested.keys() for side in sides):
+        return False
+    images = {(t.split, len(t.bits)) for side in sides for t in side.tested.values()}
+    return len(images) == 1
+
+
+def compare(
+    dense: TicketRow | None, ticket: TicketRow, measure: Measure, tested: AllTested
+) -> Difference | None:
+    """A ticket's difference to the dense network; from seeds alone if a run lacks outcomes."""
+    sides = _side(dense, measure, tested), _side(ticket, measure, tested)
+    if _same_images(sides):
+        return paired_difference(*(side.bits for side in sides))
+    return difference_of_accuracies(*(side.accuracies for side in sides))
+
+
+def _chance(row: TicketRow, measure: Measure, tested: AllTested) -> float | None:
+    side = _side(row, measure, tested)
+    return chance_of_images(side.bits) if _same_images([side]) else None
+
+
+def weigh(
+    group: GroupVerdict, tested: AllTested, evidence_margin: float | None = None
+) -> GroupVerdict:
+    """Add the evidence to a group that the rule has judged; without a margin, by its tolerance."""
+    margins = {
+        measure.name: group.tolerance[measure.name] if evidence_margin is None else evidence_margin
+        for measure in MEASURES
+    }
+
+    def weighed(row: TicketRow) -> TicketRow:
+        chance = {measure.name: _chance(row, measure, tested) for measure in MEASURES}
+        if row is group.dense:
+            return dataclasses.replace(row, chance=chance)
+        found = {m.name: compare(group.dense, row, m, tested) for m in MEASURES}
+        return dataclasses.replace(
+            row,
+            chance=chance,
+            differences=found,
+            evidence={name: judge(found[name], margins[name]) for name in margins},
+            double_win_evidence=double_win_evidence(found, margins),
+        )
+
+    return dataclasses.replace(
+        group,
+        dense=group.dense and weighed(group.dense),
+        rows=tuple(map(weighed, group.rows)),
+        margins=margins,
+    )
+
+
+def contrasts(groups: Sequence[GroupVerdict], tested: AllTested) -> tuple[Contrast, ...]:
+    """Compare what IMP's tickets of each two pre-trainings lack, where they share the test split.
+
+    Only those states that both have are compared.
+    """
+    return tuple(
+        contrast
+        for a, b in itertools.combinations(groups, 2)
+        if a.group.place == b.group.place and a.group.test_split == b.group.test_split
+        for contrast in _contrasts_of(a, b, tested)
+    )
+
+
+def _contrasts_of(a: GroupVerdict, b: GroupVerdict, tested: AllTested) -> Iterator[Contrast]:
+    rows_a, rows_b = ({row.state: row for row in group.found} for group in (a, b))
+    for state, measure in itertools.product(rows_a, MEASURES):
+        if state is None or state not in rows_b:
+            continue
+        pairs = [
+            (_side(group.dense, measure, tested), _side(rows[state], measure, tested))
+            for group, rows in ((a, rows_a), (b, rows_b))
+        ]
+        if _same_images([side for pair in pairs for side in pair]):
+            found = contrast(*(Compared(dense.bits, own.bits) for dense, own in pairs))
+        else:
+            found = contrast_of_accuracies(
+                *(Compared(dense.accuracies, own.accuracies) for dense, own in pairs)
+            )
+        if found is not None:
+            yield Contrast(a.group, b.group, state, measure.name, found)
+
+
+def without_outcomes(groups: Sequence[GroupVerdict], tested: AllTested) -> list[str]:
+    """Name what the evidence had to do without, and tests that differ: a line each."""
+    lines = []
+    for group, measure in itertools.product(groups, MEASURES):
+        sides = [_side(row, measure, tested) for row in group.all_rows]
+        runs = sum(len(side.accuracies) for side in sides)
+        having = [t for side in sides for t in side.tested.values()]
+        where = f"{group.group}: {measure.title}"
+        if 0 < len(having) < runs:
+            lines.append(
+                f"{where}: {runs - len(having)} of {runs} runs have no usable outcomes; intervals "
+                "that need them are from seeds alone"
+            )
+        if len({(t.split, len(t.bits)) for t in having}) > 1:
+            lines.append(f"{where}: tested on different images, which are not paired")
+        attacks = sorted({tested.attack for tested in having})
+        if len(attacks) > 1:
+            lines.append(f"{where}: measured by different attacks: {'; '.join(attacks)}")
+    return lines

@@ -1,0 +1,423 @@
+"""Networks beyond torchvision's ResNets: what they compute; each through search and transfer."""
+
+import importlib
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.main_cases import (
+    CLASSES,
+    HERE,
+    Interrupted,
+    assert_same_run,
+    die_saving,
+    load,
+    one_error_line,
+    read_json,
+    skip_pictures,
+    write_images,
+)
+from helpers.network_cases import enliven
+from safetensors import safe_open
+from torch import nn
+
+import main_downstream
+import main_imp_pretrain
+import models
+from errors import InputError
+from files.checkpoints import save_checkpoint
+from files.tickets import load_ticket
+from models import (
+    classifier,
+    export,
+    fold_for_evaluation,
+    load_network,
+    load_pretrained,
+    preact_resnet,
+    timm_networks,
+    wide_resnet,
+    zoo,
+)
+from pruning_utils import pruning_model_random, remove_prune
+from report.tickets import inspect_ticket
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+build_model: Any = models.build_model
+try:
+    timm: Any = importlib.import_module("timm")
+except ImportError:
+    timm = None
+needs_timm = pytest.mark.skipif(timm is None, reason="timm is not installed (an optional extra)")
+SMALL = ["wide_resnet28_10", "preact_resnet18"]
+OF_TIMM = ["timm:test_resnet", "timm:test_efficientnet"]
+ALL = [*SMALL, *(pytest.param(arch, marks=needs_timm) for arch in OF_TIMM)]
+
+
+def shrink(patch):
+    """The same networks, with few and narrow layers."""
+    patch.setitem(wide_resnet.VARIANTS, "wide_resnet28_10", (10, 1))
+    patch.setitem(preact_resnet.VARIANTS, "preact_resnet18", (1, 1, 1, 1))
+    patch.setattr(preact_resnet, "WIDTH", 4)
+    zoo._shapes_of.cache_clear()
+
+
+@pytest.fixture
+def small(monkeypatch):
+    shrink(monkeypatch)
+    yield
+    zoo._shapes_of.cache_clear()
+
+
+# --- what they compute ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arch", "parameters"),
+    [
+        # RobustBench's networks of these names have as many.
+        ("wide_resnet28_10", 36_479_194),
+        ("wide_resnet34_10", 46_160_474),
+        ("preact_resnet18", 11_172_170),
+    ],
+)
+def test_networks_have_the_published_number_of_parameters(arch, parameters):
+    with torch.device("meta"):
+        model = build_model(arch, 10, MEAN, STD)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert model.stem == "cifar"
+
+
+def test_networks_have_the_keys_of_trades_and_robustbench():
+    with torch.device("meta"):
+        wide = build_model("wide_resnet28_10", 10, MEAN, STD).state_dict()
+        preact = build_model("preact_resnet18", 10, MEAN, STD).state_dict()
+    block = ["bn1", "conv1", "bn2", "conv2"]
+    norm = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
+
+    def entries(layers):
+        return {f"{n}.{e}" for n in layers for e in (norm if "bn" in n else ["weight"])}
+
+    layers = [f"block{b}.layer.{i}.{n}" for b in (1, 2, 3) for i in range(4) for n in block]
+    layers += ["conv1", "bn1", "fc", *(f"block{b}.layer.0.convShortcut" for b in (1, 2, 3))]
+    assert set(wide) == entries(layers) | {"fc.bias", "normalize.mean", "normalize.std"}
+    layers = [f"layer{s}.{i}.{n}" for s in (1, 2, 3, 4) for i in (0, 1) for n in block]
+    layers += ["conv1", "bn", "linear", *(f"layer{s}.0.shortcut.0" for s in (2, 3, 4))]
+    assert set(preact) == entries(layers) | {"linear.bias", "normalize.mean", "normalize.std"}
+
+
+def activated(state, name, x):
+    entries = [state[f"{name}.{e}"] for e in ("running_mean", "running_var", "weight", "bias")]
+    return F.relu(F.batch_norm(x, *entries))
+
+
+def reference(state, x, blocks, shortcut, last, head):
+    """A pre-activation ResNet as a formula; `blocks` are (name, stride)."""
+    x = F.conv2d(x, state["conv1.weight"], padding=1)
+    for name, stride in blocks:
+        active = activated(state, f"{name}.bn1", x)
+        inner = F.conv2d(active, state[f"{name}.conv1.weight"], stride=stride, padding=1)
+        inner = activated(state, f"{name}.bn2", inner)
+        inner = F.conv2d(inner, state[f"{name}.conv2.weight"], padding=1)
+        around = state.get(f"{name}.{shortcut}.weight")
+        x = inner + (x if around is None else F.conv2d(active, around, stride=stride))
+    x = activated(state, last, x).mean((2, 3))
+    return F.linear(x, state[f"{head}.weight"], state[f"{head}.bias"])
+
+
+def test_wide_resnet_computes_its_formula(small):
+    model = enliven(build_model("wide_resnet28_10", 5, (0,) * 3, (1,) * 3)).double().eval()
+    images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    blocks = [("block1.layer.0", 1), ("block2.layer.0", 2), ("block3.layer.0", 2)]
+    state = model.state_dict()
+    expected = reference(state, images, blocks, "convShortcut", "bn1", "fc")
+    assert torch.allclose(model(images), expected)
+
+
+def test_preact_resnet_computes_its_formula(small):
+    model = enliven(build_model("preact_resnet18", 5, (0,) * 3, (1,) * 3)).double().eval()
+    images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    blocks = [(f"layer{stage}.0", 1 if stage == 1 else 2) for stage in (1, 2, 3, 4)]
+    state = model.state_dict()
+    expected = reference(state, images, blocks, "shortcut.0", "bn", "linear")
+    assert torch.allclose(model(images), expected)
+
+
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+@pytest.mark.parametrize("arch", ALL)
+def test_folded_network_gives_the_same_logits(arch, stem, small):
+    model = enliven(build_model(arch, 5, MEAN, STD, stem))
+    pruning_model_random(model, 0.5)
+    model.double().eval()
+    images = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    folded = fold_for_evaluation(model)
+    with torch.no_grad():
+        expected = model(images)
+        assert (folded(images) - expected).norm() <= 1e-9 * expected.norm()
+    layers = [sum(isinstance(m, nn.BatchNorm2d) for m in net.modules()) for net in (model, folded)]
+    assert layers[1] < layers[0]
+
+
+@pytest.mark.parametrize(
+    ("arch", "name"),
+    [
+        ("resnet18", "fc"),
+        ("preact_resnet18", "linear"),
+        pytest.param("timm:test_efficientnet", "classifier", marks=needs_timm),
+    ],
+)
+def test_the_classifier_is_known_by_its_name(arch, name):
+    model = build_model(arch, 5, MEAN, STD)
+    assert classifier(model) == name
+    assert model.get_submodule(name).out_features == 5
+
+
+@pytest.mark.parametrize("arch", SMALL)
+def test_files_of_their_sources_load_strictly_and_without_their_classifier(arch, small, tmp_path):
+    held = enliven(build_model(arch, 5, MEAN, STD))
+    state = {n: v for n, v in held.state_dict().items() if not n.startswith("normalize.")}
+    save_checkpoint(tmp_path / "w.pt", {"state_dict": {f"module.{n}": v for n, v in state.items()}})
+    model = build_model(arch, 5, MEAN, STD)
+    load_pretrained(model, tmp_path / "w.pt")
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in state.items())
+    fresh = build_model(arch, 3, MEAN, STD)
+    head = classifier(fresh)
+    before = fresh.get_parameter(f"{head}.weight").clone()
+    load_pretrained(fresh, tmp_path / "w.pt", fc="drop")
+    assert torch.equal(fresh.get_parameter(f"{head}.weight"), before)
+    assert torch.equal(fresh.conv1.weight, held.conv1.weight)
+
+
+def test_a_preact_file_is_told_from_a_resnet(tmp_path):
+    state = build_model("preact_resnet18", 3, MEAN, STD).state_dict()
+    save_checkpoint(tmp_path / "w.pt", {n: v for n, v in state.items() if "normalize" not in n})
+    with pytest.raises(InputError, match=r"it looks like preact_resnet18: -a preact_resnet18"):
+        load_pretrained(build_model("resnet18", 3, MEAN, STD, "cifar"), tmp_path / "w.pt")
+
+
+# --- timm -----------------------------------------------------------------------------------------
+
+
+@needs_timm
+def test_timms_weights_round_trip_with_the_normalisation_inside(tmp_path):
+    theirs = enliven(timm.create_model("test_resnet", num_classes=5)).eval()
+    save_checkpoint(tmp_path / "w.pt", theirs.state_dict())
+    ours = build_model("timm:test_resnet", 5, MEAN, STD).eval()
+    load_pretrained(ours, tmp_path / "w.pt")
+    own = ours.state_dict()
+    assert set(own) - set(theirs.state_dict()) == {"normalize.mean", "normalize.std"}
+    images = torch.rand(2, 3, 64, 64)
+    normalised = (images - own["normalize.mean"].view(3, 1, 1)) / own["normalize.std"].view(3, 1, 1)
+    assert torch.equal(ours(images), theirs(normalised))
+    back = timm.create_model("test_resnet", num_classes=5).eval()
+    back.load_state_dict({n: v for n, v in own.items() if not n.startswith("normalize.")})
+    assert torch.equal(back(normalised), theirs(normalised))
+
+
+@needs_timm
+def test_building_one_of_timms_networks_draws_its_weights_alone():
+    torch.manual_seed(3)
+    theirs = timm.create_model("test_resnet", num_classes=5).state_dict()
+    after = torch.rand(1)
+    torch.manual_seed(3)
+    ours = build_model("timm:test_resnet", 5, MEAN, STD).state_dict()
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+    assert torch.equal(torch.rand(1), after)
+
+
+@needs_timm
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("test_vit", r"convolutions hold \d+\.\d % of the weights"),
+        ("test_convnext", r"convolutions hold \d+\.\d % of the weights"),
+        ("test_nfnet", r"stem\.conv1 \(ScaledStdConv2d\w*\) transforms its weight in forward"),
+        ("resnetv2_18", "its classifier is no single linear layer but a Conv2d"),
+        ("resnet19", "has no network resnet19; there is resnet18"),
+        ("hf_hub:timm/resnet18", "has no network"),
+    ],
+)
+def test_networks_that_cannot_be_pruned_are_refused_in_one_line(name, told):
+    with pytest.raises(InputError, match=rf"-a timm:{name}: .*{told}") as caught:
+        build_model(f"timm:{name}", 5, MEAN, STD)
+    assert "\n" not in str(caught.value)
+
+
+@needs_timm
+def test_a_spectral_norm_is_found_and_a_plain_subclass_is_not():
+    class Padded(nn.Conv2d):
+        def forward(self, input):
+            return super().forward(F.pad(input, (1, 1, 1, 1)))
+
+    assert not timm_networks._transforms_weight(Padded(3, 4, 3))
+    assert not timm_networks._transforms_weight(nn.Conv2d(3, 4, 3))
+    spectral = nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3))
+    assert timm_networks._transforms_weight(spectral)
+
+
+def test_without_timm_the_package_is_named(monkeypatch):
+    monkeypatch.setitem(importlib.import_module("sys").modules, "timm", None)
+    with pytest.raises(InputError, match="pip install timm"):
+        build_model("timm:resnet18", 5, MEAN, STD)
+
+
+class Residual(nn.Module):
+    """A convolution whose output is used twice, before and after its BatchNorm."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        x = self.conv1(x)
+        return (x + self.bn1(x)).mean((2, 3))
+
+
+class Straight(Residual):
+    def forward(self, x):
+        return self.bn1(self.conv1(x)).mean((2, 3))
+
+
+def test_what_seems_to_fold_but_changes_the_logits_is_not_folded():
+    assert models.fold.observe_folds(Straight()) == (("conv1", "bn1"),)
+    assert models.fold.observe_folds(Residual()) == ()
+
+
+# --- through search, transfer and what comes after ------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("data") / "data")
+
+
+def flags(arch):
+    return ["-a", arch, "--input_size", "32", "-b", "12", *HERE]
+
+
+SEARCH = ["--mode", "std", "--pretrain_epochs", "1", "--epochs", "2", "--prune_epoch", "1"]
+TRANSFER = ["--mode", "adv", "--epochs", "2", "--train_step", "1", "--test_step", "1"]
+
+
+def search(arch, data, folder, *more):
+    main_imp_pretrain.main([str(data), *flags(arch), *SEARCH, "--save_dir", str(folder), *more])
+
+
+def transfer(arch, data, runs, folder, *more):
+    where = ["--dataset", "folder", "--data", str(data), "--save_dir", str(folder)]
+    from_search = ["--init", str(runs / "init.pth.tar")]
+    from_search += ["--tickets_file", str(runs / "2-ticket.safetensors")]
+    main_downstream.main([*where, *flags(arch), *TRANSFER, *from_search, *more])
+
+
+@pytest.fixture(scope="module", params=ALL)
+def run(request, data, tmp_path_factory):
+    """A ticket search and the transfer of its second ticket."""
+    root = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch)
+        skip_pictures(patch)
+        search(request.param, data, root / "imp")
+        transfer(request.param, data, root / "imp", root / "transfer")
+        yield SimpleNamespace(arch=request.param, imp=root / "imp", transfer=root / "transfer")
+    zoo._shapes_of.cache_clear()
+
+
+def test_it_trains_prunes_and_transfers(run):
+    masks = load_ticket(run.imp / "2-ticket.safetensors")
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    total = sum(mask.numel() for mask in masks.values())
+    assert kept / total == pytest.approx(0.64, abs=0.001)
+    results = read_json(run.transfer / "results.json")
+    assert results["arch"] == run.arch
+    assert results["density"] == pytest.approx(kept / total)
+    state = load(run.transfer / "checkpoint.pth.tar")["state_dict"]
+    for name, mask in masks.items():
+        assert torch.equal(state[f"1.{name}"].bool(), mask)
+    with torch.device("cpu"):
+        model = build_model(run.arch, 3, MEAN, STD, "cifar")
+    initial = load(run.imp / "init.pth.tar")
+    head = f"{classifier(model)}.weight"
+    assert initial[head].shape[0] == state[f"1.{head}"].shape[0] == len(CLASSES)
+
+
+def test_a_resumed_search_and_a_resumed_transfer_are_the_same_runs(run, data, tmp_path):
+    for epoch, begin, whole in (
+        (2, search, run.imp),
+        (1, lambda *a: transfer(*a[:2], run.imp, *a[2:]), run.transfer),
+    ):
+        folder = tmp_path / whole.name
+        with pytest.MonkeyPatch.context() as patch:
+            die_saving(patch, epoch)
+            with pytest.raises(Interrupted):
+                begin(run.arch, data, folder)
+        begin(run.arch, data, folder, "--resume")
+        assert_same_run(whole, folder)
+
+
+def test_its_checkpoint_is_evaluated_as_it_was_tested(run, data, tmp_path):
+    where = ["--dataset", "folder", "--data", str(data), "--input_size", "32", *HERE]
+    checkpoint = str(run.transfer / "model_SA_best.pth.tar")
+    main_downstream.main(
+        ["--evaluate", "--resume", checkpoint, *where, "--save_dir", str(tmp_path), "-b", "12"]
+    )
+    expected = read_json(run.transfer / "results.json")["sa_best"]["sa"]
+    assert read_json(tmp_path / "eval.json")["sa"] == pytest.approx(expected)
+
+
+def test_it_is_exported_with_its_masks_and_loads_back(run, tmp_path):
+    target = tmp_path / "net.safetensors"
+    source = run.transfer / "checkpoint.pth.tar"
+    export.main([str(source), str(target), "--input_size", "32"])
+    with safe_open(target, framework="pt") as file:
+        header = file.metadata()
+    assert header["arch"] == run.arch
+    assert header["num_classes"] == "3"
+    assert len(json.loads(header["mean"])) == 3
+    images = torch.rand(2, 3, 32, 32)
+    back = load_network(str(target), run.arch)
+    assert torch.equal(back(images), load_network(str(source))(images))
+    weights = [m.weight for m in back.modules() if isinstance(m, nn.Conv2d)]
+    zeros = sum(int((weight == 0).sum()) for weight in weights)
+    assert zeros >= 0.35 * sum(weight.numel() for weight in weights)
+
+
+def test_its_ticket_is_inspected_with_flops(run):
+    told = inspect_ticket(run.imp / "2-ticket.safetensors")
+    assert f"convolutions of {run.arch} at" in told
+
+
+def test_its_plan_has_costs(run, data, tmp_path, capsys):
+    of_transfer = ["--dataset", "folder", "--data", str(data)]
+    mains = {main_imp_pretrain.main: [str(data), *SEARCH], main_downstream.main: of_transfer}
+    for main, more in mains.items():
+        main([*more, *flags(run.arch), "--save_dir", str(tmp_path / "x"), "--dry_run"])
+        told = capsys.readouterr().out
+        assert "cost (estimate from FLOPs)" in told
+        assert run.arch in told
+    assert not (tmp_path / "x").exists()
+
+
+def test_one_shot_tickets_are_made_of_its_weights(run, tmp_path):
+    weights = ["--init", str(run.imp / "init.pth.tar"), "--ticket", "omp", "--save_dir"]
+    main_imp_pretrain.main([*flags(run.arch), *SEARCH[2:], *weights, str(tmp_path / "omp")])
+    masks = load_ticket(tmp_path / "omp" / "2-ticket.safetensors")
+    assert masks.keys() == load_ticket(run.imp / "2-ticket.safetensors").keys()
+
+
+@needs_timm
+def test_a_network_that_cannot_be_pruned_ends_a_run_in_one_line(data, tmp_path, capsys):
+    argv = [str(data), *flags("timm:test_vit"), *SEARCH, "--save_dir", str(tmp_path / "x")]
+    line = one_error_line(argv, main_imp_pretrain.main, capsys)
+    assert "% of the weights" in line
+    assert not (tmp_path / "x").exists()
+
+
+def test_remove_prune_leaves_a_plain_network(small):
+    model = build_model("preact_resnet18", 5, MEAN, STD)
+    names = list(model.state_dict())
+    pruning_model_random(model, 0.5)
+    remove_prune(model)
+    assert sorted(model.state_dict()) == sorted(names)

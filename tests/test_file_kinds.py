@@ -1,0 +1,190 @@
+"""What a file is that should hold weights: said before anything is opened, with what to do."""
+
+import argparse
+import gzip
+import io
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save as to_safetensors
+from torch import nn
+
+from files.kinds import describe, foreign_objects, is_safetensors
+from models import convert
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 97\n"
+WEIGHTS = {"conv1.weight": torch.ones(2, 3, 3, 3)}
+
+
+def torch_bytes(value, **options):
+    buffer = io.BytesIO()
+    torch.save(value, buffer, **options)
+    return buffer.getvalue()
+
+
+def zip_bytes(**members):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def tar_bytes():
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        entry = tarfile.TarInfo("run/model.pth")
+        entry.size = 3
+        archive.addfile(entry, io.BytesIO(b"abc"))
+    return buffer.getvalue()
+
+
+def npz_bytes():
+    buffer = io.BytesIO()
+    np.savez(buffer, a=np.ones(3))
+    return buffer.getvalue()
+
+
+def npy_bytes():
+    buffer = io.BytesIO()
+    np.save(buffer, np.ones(3))
+    return buffer.getvalue()
+
+
+def script_bytes():
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(nn.Conv2d(3, 2, 1)), buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"\xef\xbb\xbf\n  <HTML lang=en>", "a web page"),
+        (b'<?xml version="1.0"?><Error>', "a web page"),
+        (LFS.encode(), "a Git LFS pointer"),
+        (gzip.compress(b"x" * 999), "a gzip archive"),
+        (
+            tar_bytes(),
+            "a tar archive: unpack it (tar -xf) and pass the file in it, of run/model.pth",
+        ),
+        (zip_bytes(**{"run/model.pth": "abc"}), "a zip archive"),
+        (npz_bytes(), "NumPy arrays"),
+        (npy_bytes(), "a NumPy array"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(100), "an HDF5 file"),
+        (b"", "an empty file"),
+        (b'{"error": "Not Found"}', "a text file that begins with"),
+        (torch_bytes(nn.Conv2d(3, 2, 1)), "a whole network"),
+        (torch_bytes({**WEIGHTS, "args": argparse.Namespace(a=1)}), "argparse.Namespace"),
+    ],
+)
+def test_what_is_no_checkpoint_is_told_with_what_to_do(content, told, tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    text = describe(path)
+    assert text is not None
+    assert told in text
+    assert "\n" not in text
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.torch.jit:FutureWarning")
+def test_torchscript_and_whole_networks_name_the_command(tmp_path):
+    path = tmp_path / "weights.pth"
+    for content in (script_bytes(), torch_bytes(nn.Conv2d(3, 2, 1))):
+        path.write_bytes(content)
+        text = describe(path)
+        assert text is not None
+        assert f"python -m models.convert {path} OUT.pth.tar --trust_pickle" in text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        torch_bytes({"state_dict": WEIGHTS, "epoch": 3, "arch": "x"}),
+        torch_bytes(
+            {"state_dict": nn.BatchNorm2d(3).state_dict(), "half": torch.ones(2).bfloat16()}
+        ),
+        torch_bytes(WEIGHTS, _use_new_zipfile_serialization=False),
+        to_safetensors(WEIGHTS),
+        torch_bytes(WEIGHTS)[:200],
+        np.random.default_rng(0).bytes(999),
+    ],
+    ids=["checkpoint", "more kinds", "old format", "safetensors", "torn", "noise"],
+)
+def test_nothing_is_said_of_a_checkpoint_or_of_what_nobody_knows(content, tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    assert describe(path) is None
+
+
+def test_a_folder_lists_what_could_be_meant(tmp_path):
+    assert describe(tmp_path) == "a folder without weights in it; pass a file"
+    (tmp_path / "a").mkdir()
+    for name in ("a/best.pt", "notes.txt", "last.safetensors"):
+        (tmp_path / name).touch()
+    assert describe(tmp_path) == "a folder; pass a file in it: a/best.pt, last.safetensors"
+    assert describe(tmp_path / "none.pt") is None
+
+
+def test_safetensors_are_known_by_content(tmp_path):
+    path = tmp_path / "weights.bin"
+    path.write_bytes(to_safetensors(WEIGHTS))
+    assert is_safetensors(path)
+    path.write_bytes(torch_bytes(WEIGHTS))
+    assert not is_safetensors(path)
+    path.write_bytes(b"ab")
+    assert not is_safetensors(path)
+
+
+def test_foreign_objects_are_named_without_opening_the_file(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({**WEIGHTS, "args": argparse.Namespace(a=1), "kept": nn.ReLU()}, path)
+    found = foreign_objects(path)
+    assert "argparse.Namespace" in found
+    assert "torch.nn.modules.activation.ReLU" in found
+    torch.save(WEIGHTS, path)
+    assert foreign_objects(path) == []
+
+
+# --- what models.convert makes of them ------------------------------------------------------------
+
+
+class Gone(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 2, 1)
+        self.bn1 = nn.BatchNorm2d(2)
+
+
+def converted(tmp_path, content, **how):
+    source, target = tmp_path / "in.pt", tmp_path / "out.pth.tar"
+    source.write_bytes(content)
+    convert.convert(str(source), str(target), trust_pickle=True, **how)
+    return torch.load(target, weights_only=True)
+
+
+@pytest.mark.parametrize("wrap", [lambda net: net, lambda net: {"net": net, "acc": 9.0},
+                                  lambda net: nn.DataParallel(net)])  # fmt: skip
+def test_a_whole_network_is_converted_even_without_its_code(wrap, tmp_path, monkeypatch):
+    network = Gone()
+    content = torch_bytes(wrap(network))
+    monkeypatch.delattr(f"{__name__}.Gone")
+    state = converted(tmp_path, content)
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    assert state.keys() == network.state_dict().keys()
+    assert all(torch.equal(state[name], value) for name, value in network.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.torch.jit:FutureWarning")
+def test_torchscript_is_converted(tmp_path):
+    assert set(converted(tmp_path, script_bytes())) == {"weight", "bias"}
+
+
+def test_numpy_masks_are_converted_and_nested_entries_named(tmp_path):
+    masks = {"conv1.weight": np.ones((2, 3, 3, 3), np.uint8)}
+    state = converted(tmp_path, torch_bytes({"best": {"masks": masks}}), key="best.masks")
+    assert torch.equal(state["conv1.weight"], torch.ones(2, 3, 3, 3, dtype=torch.uint8))

@@ -1,0 +1,277 @@
+"""The evidence in a report, on hand-made results and outcomes whose answers are known."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.outcome_cases import SPLIT, right, write_tested
+from helpers.report_cases import run, ticket
+
+from errors import InputError
+from files.study_record import read_study_record, record_plan
+from report.__main__ import main
+from report.difference_figure import difference_figure
+from report.figures import styles
+from report.verdict import judge
+from report.words import conclusion
+from report.write import judge_runs
+
+IMAGES = 2000
+NOTHING = 100 * (1 - 0.025 ** (1 / IMAGES))  # half-width where no image differs: 0.184 points
+
+
+def write_ticket(root, state, st=1800, clean=1600, robust=800, seeds=(1, 2, 3), **changes):
+    """A ticket of so many correct images on each measure, whose images are the same in all runs."""
+    for seed in seeds:
+        where = root / changes.get("pretraining", "adv") / f"{state}-{seed}"
+        changes |= {"state": state, "seed": seed}
+        write_tested(where / "std", right(IMAGES, st), **changes)
+        write_tested(where / "adv", right(IMAGES, clean), right(IMAGES, robust), **changes)
+
+
+def study(root, tickets, **changes):
+    for state, correct in tickets.items():
+        write_ticket(root, state, *correct, **changes)
+    return root
+
+
+def verdict_of(root, margin=0.5, **options):
+    return judge_runs(Path(root), evidence_margin=margin, **options).verdict
+
+
+def only(verdict):
+    assert len(verdict.groups) == 1
+    return verdict.groups[0]
+
+
+# --- what is compared -----------------------------------------------------------------------------
+
+
+def test_equal_networks_match_and_the_interval_is_that_of_no_event(tmp_path):
+    row = only(verdict_of(study(tmp_path, {0: (), 1: ()}))).rows[0]
+    for name in ("st_sa", "at_sa", "at_ra"):
+        found = row.differences[name]
+        assert (found.mean, found.seeds, found.images, found.kind) == (0, 3, IMAGES, "paired")
+        assert found.low == pytest.approx(-NOTHING)
+        assert found.high == pytest.approx(NOTHING)
+    assert set(row.evidence.values()) == {"matches"}
+    assert row.double_win_evidence is True
+
+
+def test_each_measure_is_that_of_the_network_that_the_rule_judges(tmp_path):
+    study(tmp_path, {0: (), 1: (1780, 1540, 700)})
+    row = only(verdict_of(tmp_path)).rows[0]
+    means = [found.mean for found in row.differences.values()]
+    assert means == pytest.approx([-1.0, -3.0, -5.0])
+    assert row.evidence == {"st_sa": "worse", "at_sa": "worse", "at_ra": "worse"}
+    assert row.double_win_evidence is False
+
+
+def test_one_seed_is_undecided_whatever_it_shows(tmp_path):
+    row = only(verdict_of(study(tmp_path, {0: (), 1: (0, 0, 0)}, seeds=(1,)))).rows[0]
+    assert {found.kind for found in row.differences.values()} == {"images only"}
+    assert set(row.evidence.values()) == {"undecided"}
+    assert (row.double_win, row.double_win_evidence) == (False, None)
+
+
+def test_unequal_seeds_are_used_all_of_them_and_named(tmp_path):
+    write_ticket(tmp_path, 0, seeds=(1, 2, 3, 4))
+    write_ticket(tmp_path, 1, seeds=(1, 2))
+    found = only(verdict_of(tmp_path)).rows[0].differences["st_sa"]
+    assert (found.kind, found.seeds) == ("unpaired", 2)
+
+
+def test_results_without_outcomes_have_intervals_from_seeds_alone_or_none():
+    dense = [r for s, sa in enumerate((89, 90, 91)) for r in ticket(0, sa, 80, 40, seed=s)]
+    own = [r for s, sa in enumerate((89.5, 90, 91.5)) for r in ticket(1, sa, 80, 40, seed=s)]
+    row = only(judge(dense + own)).rows[0]
+    # Differences 0.5, 0 and 0.5: mean 1/3, standard error 1/6, quantile 4.3027.
+    assert row.differences["st_sa"].kind == "seeds only"
+    assert row.differences["st_sa"].low == pytest.approx(1 / 3 - 4.302653 / 6)
+    assert row.differences["at_sa"].kind == "none"  # nothing varies
+    assert row.double_win_evidence is None
+
+
+@pytest.mark.parametrize("harm", ["damage", "remove", "another seed", "other accuracies"])
+def test_a_run_without_usable_outcomes_is_named_and_its_ticket_is_judged_by_seeds(tmp_path, harm):
+    study(tmp_path, {0: (), 1: (), 2: ()})
+    file = tmp_path / "adv" / "1-2" / "std" / "outcomes.safetensors"
+    if harm == "damage":
+        file.write_bytes(file.read_bytes()[:-1])
+    elif harm == "remove":
+        file.unlink()
+    elif harm == "another seed":
+        shutil.copy(tmp_path / "adv" / "1-1" / "std" / file.name, file)
+    else:
+        write_tested(tmp_path / "else", right(IMAGES, 1799), seed=2, mode="std", state=1)
+        shutil.copy(tmp_path / "else" / file.name, file)
+        shutil.rmtree(tmp_path / "else")
+    verdict = verdict_of(tmp_path)
+    first, second = only(verdict).rows
+    assert [first.differences[name].kind for name in first.evidence] == ["none", "paired", "paired"]
+    assert {found.kind for found in second.differences.values()} == {"paired"}
+    told = "\n".join(verdict.warnings)
+    assert "SA under ST: 1 of 9 runs have no usable outcomes" in told
+    assert (str(file) in told) == (harm != "remove")
+
+
+def test_different_test_splits_are_never_paired(tmp_path):
+    study(tmp_path, {0: ()}, split="a" * 64)
+    study(tmp_path / "other", {1: ()}, split="b" * 64)
+    verdict = verdict_of(tmp_path)
+    assert len(verdict.groups) == 2
+    assert all(not row.evidence or set(row.evidence.values()) == {"undecided"}
+               for group in verdict.groups for row in group.rows)  # fmt: skip
+
+
+# --- the chain, and the sentence ------------------------------------------------------------------
+
+
+def test_an_undecided_ticket_breaks_the_chain_and_what_lies_beyond_may_be_chance(tmp_path):
+    study(tmp_path, {0: (), 1: (), 2: (1791,), 3: ()})
+    group = only(verdict_of(tmp_path))
+    assert [row.double_win_evidence for row in group.rows] == [True, None, True]
+    assert (group.sparsest.state, group.sparsest_evidence.state) == (3, 1)
+    assert conclusion(group) == (
+        "Sparsest double win: 48.8 % (imp state 3) by the paper\u2019s rule, possibly by chance; "
+        "20.0 % (imp state 1) with evidence; 1 ticket undecided."
+    )
+
+
+def test_an_unbroken_chain_says_both_in_one_sentence(tmp_path):
+    group = only(verdict_of(study(tmp_path, {0: (), 1: (), 2: ()})))
+    assert conclusion(group) == (
+        "Sparsest double win: 36.0 % (imp state 2) by the paper\u2019s rule, 36.0 % (imp state 2) "
+        "with evidence; no tickets undecided."
+    )
+
+
+def test_a_planned_state_that_has_not_run_breaks_the_chain(tmp_path):
+    study(tmp_path, {0: (), 1: (), 3: ()})
+    assert only(verdict_of(tmp_path)).sparsest_evidence.state == 3
+    study(tmp_path, {0: (), 1: (), 2: (), 3: ()}, pretraining="std", init_sha256="2" * 64)
+    adv, std = verdict_of(tmp_path).groups
+    assert (adv.sparsest_evidence.state, std.sparsest_evidence.state) == (1, 3)
+
+
+def test_baselines_have_no_chain(tmp_path):
+    study(tmp_path, {0: (), 1: ()}, ticket="imp")
+    write_ticket(tmp_path / "b", 5, ticket="omp")
+    group = only(verdict_of(tmp_path))
+    assert [row.double_win_evidence for row in group.rows] == [True, True]
+    assert group.sparsest_evidence.state == 1
+
+
+# --- verdict.json, contrasts ----------------------------------------------------------------------
+
+
+def test_verdict_json_gains_the_evidence(tmp_path):
+    study(tmp_path, {0: (), 1: (), 2: (1791,)})
+    data = json.loads(json.dumps(verdict_of(tmp_path).to_json()))
+    first, second = data["rows"]
+    assert first["difference"]["st_sa"] == {
+        "mean": 0.0, "low": round(-NOTHING, 6), "high": round(NOTHING, 6), "seeds": 3,
+        "images": IMAGES, "kind": "paired",
+    }  # fmt: skip
+    assert second["evidence"] == {"st_sa": "undecided", "at_sa": "matches", "at_ra": "matches"}
+    assert (first["double_win_evidence"], second["double_win_evidence"]) == (True, None)
+    assert [place["state"] for place in data["sparsest_evidence"]] == [1]
+    assert data["evidence_margin"] == 0.5
+    assert data["contrasts"] == []
+
+
+def test_contrasts_compare_what_two_pretrainings_lose(tmp_path):
+    study(tmp_path, {0: (), 1: (1780,), 2: ()})
+    changes = {"pretraining": "std", "init_sha256": "2" * 64}
+    study(tmp_path, {0: (1700,), 1: (1640,), 3: ()}, **changes)
+    found = verdict_of(tmp_path).to_json()["contrasts"]
+    assert [(c["state"], c["measure"]) for c in found] == [
+        (1, "st_sa"), (1, "at_sa"), (1, "at_ra"),
+    ]  # fmt: skip
+    first = found[0]
+    assert (first["a"]["pretraining"], first["b"]["pretraining"]) == ("adv", "std")
+    assert first["mean"] == pytest.approx(-1.0 + 3.0)
+    assert (first["kind"], first["images"], first["test_split"]) == ("paired", IMAGES, SPLIT)
+
+
+def test_without_a_margin_the_rules_tolerance_is_taken(tmp_path):
+    group = only(judge_runs(study(tmp_path, {0: (), 1: ()})).verdict)
+    assert group.margins == group.tolerance == {"st_sa": 0, "at_sa": 0, "at_ra": 0}
+    with pytest.raises(InputError, match="evidence_margin"):
+        judge([run()], 0.5, {}, -1)
+
+
+# --- what was planned, and what is missing --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("planned", "look"),
+    [((1, 2, 3), "fixed"), ((1, 2, 3, 4), "interim"), ((1, 2), "sequential"), (None, None)],
+)
+def test_seeds_are_compared_with_those_that_were_planned_first(tmp_path, planned, look):
+    if planned:
+        record_plan(tmp_path, tmp_path / "my.toml", [0, 1], planned)
+    study(tmp_path, {0: (), 1: ()})
+    record_plan(tmp_path, tmp_path / "my.toml", [0, 1], [1, 2, 3])
+    group = only(verdict_of(tmp_path))
+    assert group.look == look
+    assert group.planned == {1}
+    assert (read_study_record(tmp_path).plans == ()) == (planned is None)
+
+
+def test_a_damaged_record_is_a_warning(tmp_path):
+    study(tmp_path, {0: (), 1: ()})
+    (tmp_path / "study.json").write_text("{")
+    verdict = verdict_of(tmp_path)
+    assert only(verdict).look is None
+    assert "study.json: damaged" in verdict.warnings[0]
+
+
+def test_plan_lists_the_cheapest_first_with_the_studys_commands(tmp_path, capsys):
+    config = tmp_path / "my.toml"
+    config.write_text("")
+    record_plan(tmp_path, config, [0, 1, 2], [1])
+    study(tmp_path, {0: (), 1: (), 2: ()}, seeds=(1,))
+    assert main([str(tmp_path), "--plan", "--evidence_margin", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "2 undecided, the cheapest first" in told
+    assert "imp state 1: further seeds, ticket and dense: at least 2 of ST and 2 of AT" in told
+    assert f"# in {config}: [transfer] seeds = [1, 2, 3]" in told
+    assert "'^transfer/adv/cifar10/adv/f1/state(0|1)/seed(2|3)$'" in told
+    assert not (tmp_path / "report").exists()
+    (tmp_path / "study.json").unlink()
+    main([str(tmp_path), "--plan"])
+    assert "transfer imp state 1 and the dense network under AT with --seed 2, 3" in (
+        capsys.readouterr().out
+    )
+
+
+# --- seen -----------------------------------------------------------------------------------------
+
+
+def test_the_figure_of_differences_has_a_row_a_pretraining_bars_bands_and_stars(tmp_path):
+    study(tmp_path, {0: (), 1: (), 2: (1791,), 3: (1000,)})
+    study(tmp_path, {0: (), 1: ()}, pretraining="std", init_sha256="2" * 64)
+    groups = verdict_of(tmp_path).groups
+    figure = difference_figure(groups, styles(group.group.name for group in groups))
+    assert len(figure.axes) == 6
+    axis = figure.axes[0]
+    assert len(axis.collections) == 3  # a bar a ticket
+    assert axis.patches[0].get_y() == -0.5  # the margin's band
+    rule, surely = (line for line in axis.lines if line.get_marker() == "*")
+    assert (len(rule.get_xdata()), len(surely.get_xdata())) == (1, 1)
+    points = [line for line in axis.lines if line.get_linestyle() == "None"]
+    assert "x" in [line.get_marker() for line in points]
+
+
+def test_terminal_and_page_show_the_intervals_with_their_kind(tmp_path, capsys):
+    study(tmp_path, {0: (), 1: (1791,)})
+    assert main([str(tmp_path), "--evidence_margin", "0.5"]) == 0
+    told = capsys.readouterr().out
+    assert "-0.45 [-0.74, -0.16] ?" in told
+    assert "paired, 3 seeds" in told
+    html = (tmp_path / "report" / "report.html").read_text()
+    assert "-0.45 [-0.74, -0.16]<br>undecided; paired</small>" in html
+    assert np.array([part in html for part in ("What would decide", "assumes that")]).all()

@@ -217,12 +217,15 @@ report() {
   unbegun=$(cat "$place"/jobs/*.out | grep -c 'Exited with exit code 143' || true)
   saved=$(cat "$place"/jobs/*.out 2>/dev/null | grep -c 'after saving' || true)
   say "  stopped after saving $saved times, by status 143 $unbegun times; queued again and done"
-  # torchrun tells of a SIGTERM by a traceback of its own.
-  if grep -L SignalException "$place"/jobs/*.out | xargs -r grep -l Traceback ||
-    grep -l 'a loader process died' "$place"/jobs/*.out; then
-    echo "error: see the files above" >&2
-    exit 1
-  fi
+  local file
+  for file in "$place"/jobs/*.out; do
+    # torchrun tells of a SIGTERM by a traceback of its own
+    if grep -q 'a loader process died' "$file" ||
+      { grep -q Traceback "$file" && ! grep -q SignalException "$file"; }; then
+      echo "error: see $file" >&2
+      exit 1
+    fi
+  done
   rm -f "$place"/jobs/*
 }
 

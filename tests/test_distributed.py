@@ -5,6 +5,7 @@ import json
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from engine.distributed import (
     barrier,
     broadcast_from_main,
     is_main,
+    main_first,
     seed_everything,
     sum_over_ranks,
 )
@@ -260,6 +262,19 @@ def test_wrong_input_in_spawned_processes_ends_the_run_with_its_line_and_status_
     told = capfd.readouterr().err
     assert "error: /data: no such folder; expected one\n" in told
     assert "Traceback" not in told
+
+
+def download(runtime: Runtime, folder: str) -> None:
+    with main_first():
+        if runtime.rank == 0:
+            time.sleep(5)
+            (Path(folder) / "data").touch()
+        assert (Path(folder) / "data").exists()
+
+
+@pytest.mark.slow
+def test_a_download_by_rank_zero_may_take_longer_than_the_time_out(tmp_path):
+    launch(download, str(tmp_path), replace(two_gloo_processes(), timeout=2))
 
 
 # --- two nodes, and the loaders of several processes ----------------------------------------------

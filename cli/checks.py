@@ -30,12 +30,24 @@ def check_together(args: argparse.Namespace) -> None:
     if args.warmup > length:
         raise InputError(f"--warmup {args.warmup}: more than the {length} epochs there are")
     _check_processes(args)
+    _check_name(args.save_dir)
     if args.json and not args.dry_run:
         raise InputError("--json goes with --dry_run, whose plan it prints")
     if args.amp == "fp16" and (args.device == "cpu" or not torch.cuda.is_available()):
         raise InputError("--amp fp16 needs CUDA; on the CPU there is --amp bf16")
     if (args.mean is None) != (args.std is None):
         raise InputError("--mean and --std go together: give both or neither")
+
+
+def _check_name(save_dir: str) -> None:
+    """Refuse a folder's name that cannot be written down, in args.json or by TensorBoard."""
+    try:
+        save_dir.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"--save_dir {save_dir!r}: is not UTF-8 text here; choose another name, or a UTF-8 "
+            "locale such as LC_ALL=C.UTF-8"
+        ) from error
 
 
 def _check_processes(args: argparse.Namespace) -> None:

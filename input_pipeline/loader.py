@@ -130,7 +130,7 @@ class Loader:
             split = split._replace(images=transform.prepare(split.images))
         self._batches = _Batches(split, transform, seed, train, skip_bad)
         self._content = short_fingerprint(split, classes) if train else ""
-        self._small: bool | None = None  # not known before the first epoch
+        self._sizes_known = False  # before the first epoch
         self.skipped: set[str] = set()
 
     def __len__(self) -> int:
@@ -231,9 +231,9 @@ class Loader:
     def _keep_small_images(self) -> None:
         """Decode a set of small equal image files once, in the process that forks the workers."""
         split, batches = self._batches.split, self._batches
-        if self._small is not None or isinstance(split.images, Tensor):
+        if self._sizes_known or isinstance(split.images, Tensor):
             return
-        self._small = False
+        self._sizes_known = True
         try:
             shape = batches._read(0).shape
             if max(shape) > KEPT_SIDE or shape.numel() * self.num_images > KEPT_BYTES:
@@ -247,4 +247,4 @@ class Loader:
         except InputError:  # told, or skipped, when its batch is made
             return
         images = batches.transform.prepare(torch.from_numpy(kept))
-        batches.split, self._small = split._replace(images=images), True
+        batches.split = split._replace(images=images)

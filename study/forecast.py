@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,9 @@ from study.config import Needed, Run, Study
 from study.state import has_last_ticket
 
 SPECIFIC = ("--init", "--tickets_file", "--tag", "--seed")  # no matter for the cost
+
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,11 @@ def make_forecasts(
     groups: dict[tuple[str, ...], Run] = {}
     for run in runs:
         groups.setdefault(_kind(run), run)
-    pool = ThreadPoolExecutor(jobs)
+    pool = ThreadPoolExecutor(jobs, initializer=signal.pthread_sigmask,
+                              initargs=(signal.SIG_UNBLOCK, STOPPING))  # fmt: skip
     try:
-        made = pool.map(lambda run: _forecast(run, python, study.out), groups.values())
+        with _held_signals():  # one that raised while a thread starts would break the thread
+            made = pool.map(lambda run: _forecast(run, python, study.out), groups.values())
         forecasts = dict(zip(groups, made, strict=True))
     finally:
         pool.shutdown(cancel_futures=True)
@@ -54,6 +61,16 @@ def make_forecasts(
         for needed in run.needs:
             _check(run, needed, study, by_name)
     return by_name
+
+
+@contextlib.contextmanager
+def _held_signals() -> Iterator[None]:
+    """Inside the block the signals that stop a study wait; they arrive at its end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _kind(run: Run) -> tuple[str, ...]:

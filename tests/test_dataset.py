@@ -507,17 +507,21 @@ def test_the_global_random_state_is_left_alone(folder, workers):
     assert str(np.random.get_state(legacy=False)) == str(numpy_state)
 
 
+def in_memory(loader):
+    return isinstance(loader._batches.split.images, torch.Tensor)
+
+
 def test_images_kept_in_memory_give_the_bits_of_images_read_one_by_one(tmp_path, monkeypatch):
     write_folder(tmp_path, {p: {"a": 9, "b": 9} for p in ("train", "val")}, size=(24, 20))
     for augment in ("rrc", "crop"):
         kept = loaders(spec_of(tmp_path, augment=augment))[0]
         kept_batches = batches(kept, 1)
-        assert kept._small
+        assert in_memory(kept)
         with monkeypatch.context() as patch:
             patch.setattr(loader_module, "KEPT_BYTES", 0)
             read = loaders(spec_of(tmp_path, augment=augment))[0]
             assert_same(kept_batches, batches(read, 1))
-            assert not read._small
+            assert not in_memory(read)
 
 
 def test_small_images_of_several_sizes_are_read_one_by_one(tmp_path):
@@ -525,7 +529,7 @@ def test_small_images_of_several_sizes_are_read_one_by_one(tmp_path):
     write_folder(tmp_path, {p: {"b": 3} for p in ("train", "val")}, size=(20, 24))
     train, _, _ = loaders(spec_of(tmp_path))
     assert [len(labels) for _, labels in batches(train, 0)] == [6]
-    assert not train._small
+    assert not in_memory(train)
 
 
 # ------------------------------------------------------------------ batches

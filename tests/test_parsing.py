@@ -352,6 +352,21 @@ CASES = [
 NEEDS_NO_GPU = {("--device", "cuda"), ("--gpu", "3"), ("--amp", "fp16")}
 
 
+@pytest.mark.parametrize("task", ["imp", "transfer"])
+def test_a_folder_whose_name_is_no_text_is_refused(task):
+    parser = (
+        build_imp_parser(ARCHS) if task == "imp" else build_transfer_parser(ARCHS, ("cifar10",))
+    )
+    data = ["DATA"] if task == "imp" else []
+    for name, told in (("caf\udce9", "not UTF-8"), ("café", None)):
+        args = parser.parse_args([*data, "--save_dir", name])
+        if told is None:
+            apply_recipe(args, task)
+            continue
+        with pytest.raises(InputError, match=told):
+            apply_recipe(args, task)
+
+
 @pytest.mark.parametrize(
     ("main", "words", "told"),
     CASES,

@@ -13,7 +13,7 @@ from engine.distributed import on_main, seed_everything
 from engine.log import Warnings, say, warn
 from errors import InputError
 from evaluation.autoattack import run_autoattack
-from evaluation.evaluator import Evaluator, count_images
+from evaluation.evaluator import Evaluator, count_images, percent
 from evaluation.masking import masking_checks
 from evaluation.request import Request
 from files.checkpoints import load_checkpoint
@@ -75,8 +75,9 @@ class SplitTest:
 
     def accuracy(self, role: str) -> Accuracy:
         """SA and RA in percent: exactly the means of the bits."""
+        attacked = self.bits.get((role, self.measure))
         return Accuracy(
-            _percent(self.bits[role, CLEAN]), _percent(self.bits.get((role, self.measure)))
+            percent(self.bits[role, CLEAN]), None if attacked is None else percent(attacked)
         )
 
     def further(self, model: nn.Module, role: str) -> dict[str, Any]:
@@ -118,10 +119,6 @@ class SplitTest:
 
     def _asked(self) -> int:
         return count_images(self.loader, self.request.images)
-
-
-def _percent(bits: Tensor | None) -> float | None:
-    return None if bits is None else 100 * int(bits.sum()) / max(len(bits), 1)
 
 
 def _kept(attack: Perturb, crafted: list[tuple[Tensor, Tensor]]) -> Perturb:

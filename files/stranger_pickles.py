@@ -13,14 +13,30 @@ from torch import nn
 
 
 class StandIn(nn.Module):
-    """In place of a class or a function that is not here. A network's layers keep their weights."""
+    """In place of a class or a function that is not here. A network's layers keep their weights.
+
+    What is no network (settings, a schedule, a dictionary or list of another kind) is forgotten.
+    """
+
+    def __new__(cls, *_: Any, **__: Any) -> StandIn:
+        made = super().__new__(cls)
+        nn.Module.__init__(made)  # pickle may not call __init__
+        return made
 
     def __init__(self, *_: Any, **__: Any) -> None:
-        super().__init__()
+        pass
 
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, dict):
             self.__dict__.update(state)
+
+    def __setitem__(self, name: Any, value: Any) -> None:
+        pass
+
+    def extend(self, values: Any) -> None:
+        pass
+
+    append = extend
 
 
 @cache

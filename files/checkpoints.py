@@ -119,33 +119,26 @@ def load_trusted_pickle(path: str | os.PathLike[str]) -> dict[str, Any]:
     if kind:
         raise InputError(f"{path} is {kind}")
 
+    def unpickled() -> Any:
+        try:
+            return torch.load(
+                path, map_location="cpu", weights_only=False, pickle_module=stranger_pickles
+            )
+        except RuntimeError as error:  # PyTorch's magic number is missing: another pickle?
+            try:
+                return stranger_pickles.load_file(path)
+            except pickle.UnpicklingError:
+                raise error from None
+
     def read() -> Any:
         if is_safetensors(path):
             return read_safetensors(path)[0]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of TorchScript archives, and of classes that changed
-            return as_state_dicts(_unpickle(path))
+            return as_state_dicts(unpickled())
 
-    return _read_dictionary(
-        path,
-        read,
-        "no file of PyTorch, nor another pickle; torn perhaps: download it again",
-        passed=(ImportError, AttributeError),
-    )
-
-
-def _unpickle(path: str | os.PathLike[str]) -> Any:
-    """What PyTorch or pickle itself has written."""
-    try:
-        return torch.load(
-            path, map_location="cpu", weights_only=False, pickle_module=stranger_pickles
-        )
-    except RuntimeError as error:  # PyTorch's magic number is missing
-        try:
-            with open(path, "rb") as file:
-                return stranger_pickles.load(file)
-        except pickle.UnpicklingError:
-            raise error from None
+    refused = "no file of PyTorch, nor another pickle; torn perhaps: download it again"
+    return _read_dictionary(path, read, refused, passed=(ImportError, AttributeError))
 
 
 def _read_dictionary(

@@ -5,6 +5,7 @@ To be handed to torch.load as its `pickle_module`. It runs what a pickle asks fo
 
 from __future__ import annotations
 
+import os
 import pickle
 from functools import cache
 from typing import Any
@@ -56,3 +57,9 @@ class Unpickler(pickle.Unpickler):
 
 def load(file: Any, **options: Any) -> Any:
     return Unpickler(file, **options).load()
+
+
+def load_file(path: str | os.PathLike[str]) -> Any:
+    """Read what pickle itself has written."""
+    with open(path, "rb") as file:
+        return load(file)

@@ -39,7 +39,7 @@ try() {
     -r "$root/requirements-dev.txt" -c "$environment/constraints.txt" >> "$log" 2>&1 || return
   started=$SECONDS
   (cd "$root" && VIRTUAL_ENV=$environment PATH=$environment/bin:$PATH \
-    python -m pytest -q -p no:cacheprovider "$@") >> "$log" 2>&1 || status=$?
+    python -m pytest -p no:cacheprovider "$@") >> "$log" 2>&1 || status=$?
   "$environment/bin/python" - "$log" "$((SECONDS - started))" <<'END'
 import platform, re, sys
 from importlib.metadata import version

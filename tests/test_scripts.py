@@ -306,7 +306,7 @@ def test_each_tried_version_gets_one_line_and_its_environment_is_removed(stub, t
         f"{version}.log" for version in ("2.4.1", "2.5.0", "9.9", "lowest")
     ]
     said = calls.read_text().splitlines()
-    tests = "-m pytest -q -p no:cacheprovider -k a b"
+    tests = "-m pytest -p no:cacheprovider -k a b"
     bounds = [
         line.replace(">=", "==")
         for name in ("requirements.txt", "requirements-extra.txt")

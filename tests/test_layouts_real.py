@@ -16,7 +16,7 @@ from errors import InputError
 from files.checkpoints import save_checkpoint
 from files.mask_layouts import ticket_masks
 from files.weight_names import WRAPPERS, mask_names, strip_wrappers
-from models import build_model, fit_masks, load_pretrained
+from models import ARCHS, build_model, fit_masks, load_pretrained
 from models.layouts import LAYOUTS
 from models.source import read_layout
 from pruning_utils import masks as all_masks
@@ -477,6 +477,15 @@ def test_the_documentation_has_a_row_for_each_layout_in_order():
     rows = re.findall(r"^\| ([^|]+?) \| ([^|]+?) \|", table, re.MULTILINE)
     documented = [(name, source) for name, source in rows if name not in ("layout", "---")]
     assert documented == [(row.name, row.source) for row in LAYOUTS]
+
+
+def test_the_readme_shows_the_documentations_table_of_robust_weights():
+    table = DOCS.read_text().partition("## Where to get robust weights\n\n")[2].partition("\n\n")[0]
+    assert table.count("\n") >= 5
+    assert table in (DOCS.parent.parent / "README.md").read_text()
+    names = re.findall(r"`((?:wide_)?resnet\d+(?:_2)?)_l(?:2|inf)_eps[\d.]+\.ckpt`", table)
+    assert len(names) >= 4
+    assert set(names) <= set(ARCHS)
 
 
 def test_every_layout_is_recognised_by_some_file():

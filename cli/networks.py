@@ -23,6 +23,7 @@ from input_pipeline.loader import Loader
 from models import (
     Loaded,
     build_model,
+    check_input_size,
     classifier,
     fit_masks,
     load_pretrained,
@@ -90,7 +91,9 @@ def target_network(
 
 def _fresh_network(args: argparse.Namespace, classes: int, dataset: str) -> nn.Module:
     mean, std = normalization(args, dataset)
-    return build_model(args.arch, classes, mean, std, args.stem, args.width)
+    model = build_model(args.arch, classes, mean, std, args.stem, args.width)
+    check_input_size(model, args.input_size)
+    return model
 
 
 def normalization(

@@ -4,7 +4,7 @@ May import files, pruning_utils and errors.
 """
 
 from models.download import is_fetched, torchvision_file, weights_file
-from models.flops import estimate_activations, estimate_flops
+from models.flops import check_input_size, estimate_activations, estimate_flops
 from models.fold import bake_masks, fold_for_evaluation
 from models.pretrained import Loaded, count_classes, fit_masks, load_network, load_pretrained
 from models.zoo import ARCHS, STEMS, Guess, build_model, classifier, guess_arch, is_arch, stem_of
@@ -16,6 +16,7 @@ __all__ = [
     "Loaded",
     "bake_masks",
     "build_model",
+    "check_input_size",
     "classifier",
     "count_classes",
     "estimate_activations",

@@ -394,6 +394,20 @@ def test_a_run_made_with_other_flags_is_named(project):
     assert len(project.names()) == 10
 
 
+def test_a_run_made_with_the_same_flags_in_another_order_is_as_planned(project):
+    project.run("--only", "imp/adv")
+    args = project.out / "imp/adv/args.json"
+    recorded = json.loads(args.read_text())
+    main, data, mode, adv, *flags = shlex.split(recorded["command"])[1:]
+    assert (mode, adv) == ("--mode", "adv")
+    recorded["command"] = shlex.join(["python", main, data, *flags, "--threads", "3", "--mode=adv"])
+    args.write_text(json.dumps(recorded))
+    assert "note:" not in project.run("--dry_run").stdout
+    recorded["command"] += " --mode std"
+    args.write_text(json.dumps(recorded))
+    assert "note: imp/adv was made with other flags" in project.run("--dry_run").stdout
+
+
 def test_a_folder_that_cannot_be_written_fails_its_run_only(project):
     project.out.mkdir()
     (project.out / "transfer").mkdir()

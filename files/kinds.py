@@ -61,7 +61,8 @@ def describe(path: str | os.PathLike[str], *, trusted: bool = False) -> str | No
         return "torn, its end is missing: download or copy it again"
     if _is_text(head):
         first = text.decode(errors="replace").splitlines()[0][:40]
-        return f"a text file that begins with {first!r}, no weights: download it again, or pass another"
+        what = f"a text file that begins with {first!r}, no weights"
+        return f"{what}: download it again, or pass another"
     return None
 
 

@@ -50,6 +50,16 @@ pruning_rate = _number(_fraction, lambda v: 0 < v < 1, "a fraction between 0 and
 image_size = _number(int, lambda v: 8 <= v <= 4096, "a size from 8 to 4096 pixels")
 
 
+def path_or_none(text: str) -> str | None:
+    """A path; "" means none, as in the released code."""
+    return text or None
+
+
+def unless_minus_one(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A type for which -1 means that the flag is left out, as in the released code."""
+    return lambda text: None if text == "-1" else convert(text)
+
+
 def evaluation_set(text: str) -> tuple[str, str]:
     """`test`, `cifar10_c`, `cifar10_c:DIR` or `adv:FILE` -> (kind, path)."""
     kind, _, path = text.partition(":")

@@ -9,7 +9,6 @@ from cli.parsing import (
     Switch,
     evaluation_set,
     natural,
-    path_or_none,
     pixel_fraction,
     positive,
     positive_int,
@@ -156,7 +155,6 @@ def build_transfer_parser(archs: Sequence[str], datasets: Sequence[str]) -> Pars
     add(
         "--tickets_file",
         "--ticket_file",
-        type=path_or_none,
         metavar="PATH",
         help="any file that holds masks; the dense network if left out",
     )
@@ -231,9 +229,4 @@ def _add_transfer_evaluation(parser: Parser) -> None:
         help="check that RA is no artefact of useless gradients: more steps do not raise it, it "
         "vanishes at a huge radius, attacks from another network are no stronger",
     )
-    add(
-        "--masking_source",
-        type=path_or_none,
-        metavar="CKPT",
-        help="that other network: the dense transfer, say",
-    )
+    add("--masking_source", metavar="CKPT", help="that other network: the dense transfer, say")

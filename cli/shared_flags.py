@@ -14,7 +14,6 @@ from cli.parsing import (
     milestones,
     natural,
     not_negative,
-    path_or_none,
     pixel_fraction,
     positive,
     positive_int,
@@ -78,14 +77,12 @@ def add_model_flags(parser: Parser, archs: Sequence[str]):
     add("--std", type=channel_triple, help="channel standard deviations (the data set's)")
     add(
         "--init",
-        type=path_or_none,
         metavar="PATH",
         help="pre-trained weights: a file, `torchvision`, hf:OWNER/REPO/FILE[@REVISION], or a URL "
         "that ends in #sha256=… (random weights)",
     )
     add(
         "--init_key",
-        type=path_or_none,
         metavar="NAME",
         help="the entry of --init with the weights, OUTER.INNER if nested, such as model_ema",
     )
@@ -108,8 +105,8 @@ def add_optimisation_flags(parser: Parser):
         "--micro_batch",
         type=positive_int,
         metavar="N",
-        help="images per pass of a process; the batch's gradients are accumulated (in IMP 256, as on "
-        "each of the paper's eight GPUs; in transfers the process's whole share of the batch)",
+        help="images per pass of a process; the batch's gradients are accumulated (in IMP 256, as "
+        "on each of the paper's eight GPUs; in transfers the whole share of the process)",
     )
     add("--lr", "--learning_rate", type=positive, help="learning rate (recipe)")
     add("--lr_schedule", choices=("constant", "multistep", "cosine"), help="(recipe)")
@@ -176,7 +173,6 @@ def add_output_flags(parser: Parser, save_dir: str):
         "--resume",
         nargs="?",
         const="auto",
-        type=path_or_none,
         metavar="PATH",
         help="go on from PATH, or from the newest file in --save_dir; a new run if there is none",
     )

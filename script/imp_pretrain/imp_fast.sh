@@ -8,5 +8,5 @@ usage="usage: bash script/imp_pretrain/imp_fast.sh INIT SAVE DATA [flags of main
 need_positions 3 "$usage" "$@"
 init=$1 save=$2 data=$3
 shift 3
-exec "$(find_python "$root")" "$root/main_imp_pretrain.py" "$data" --init "$init" \
-  --multiprocessing_distributed --mode adv --tag fast --train_step 1 --train_gamma 10/255 --save_dir "$save" "$@"
+exec "$(find_python "$root")" "$root/main_imp_pretrain.py" "$data" --multiprocessing_distributed \
+  --mode adv --tag fast --train_step 1 --train_gamma 10/255 --init "$init" --save_dir "$save" "$@"

@@ -55,7 +55,10 @@ class Launch:
 def launch(work: Callable[[Runtime, Any], Any], argument: Any, how: Launch) -> None:
     """Call `work(runtime, argument)` in every process of the run, and wait for all of them."""
     if how.spawn and not _under_torchrun():
-        count = processes_per_node(how, torch.cuda.device_count() if _wants_cuda(how) else 0)
+        gpus = torch.cuda.device_count() if _wants_cuda(how) else 0
+        count = processes_per_node(how, gpus)
+        if count != processes_per_node(dataclasses.replace(how, begun_with=None), gpus):
+            say(f"processes: {count} on this node, as the run began with (--nproc N: others)")
         if count * how.world_size > 1:
             return _spawn(count, work, argument, how)
     runtime = _join_torchrun(how) if _under_torchrun() else Runtime(_device(how, how.gpu))
@@ -74,11 +77,7 @@ def processes_per_node(how: Launch, gpus: int) -> int:
     """
     if how.nproc or how.gpu is not None:
         return how.nproc or 1
-    usual = max(gpus, 1)
-    count = min(how.begun_with or usual, gpus or how.begun_with or 1)
-    if count != usual:
-        say(f"processes: {count} on this node, as the run began with (--nproc N: others)")
-    return count
+    return min(how.begun_with or gpus or 1, gpus or how.begun_with or 1)
 
 
 def _spawn(count: int, work: Callable, argument: Any, how: Launch) -> None:

@@ -163,8 +163,9 @@ def recorded_processes(folder: Path) -> int | None:
     processes, nodes = before.get(PROCESSES), before.get(NODES)
     if type(processes) is int and type(nodes) is int and 0 < nodes <= processes:
         return processes // nodes
-    started_one = before.get("multiprocessing_distributed") is False  # before `processes` was there
-    return 1 if started_one else before.get("nproc")
+    # Before `processes` was recorded the flags said it, unless it was one for each GPU.
+    known = 1 if before.get("multiprocessing_distributed") is False else before.get("nproc")
+    return known if type(known) is int and known > 0 else None
 
 
 @contextlib.contextmanager

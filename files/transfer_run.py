@@ -84,6 +84,16 @@ def save_transfer(
     save_checkpoint(save_dir / names.CHECKPOINT, payload, keep_previous=True)
 
 
+def count_epochs_from_0(save_dir: Path, epochs: int) -> None:
+    """Rename the networks that an earlier version kept of a run's epochs, counted from 1."""
+    if not (save_dir / names.epoch_checkpoint(epochs)).is_file():
+        return
+    for epoch in range(epochs):
+        path, later = (save_dir / names.epoch_checkpoint(epoch + k) for k in (0, 1))
+        if later.is_file() and not path.exists():
+            later.rename(path)
+
+
 def read_record(checkpoint: Mapping[str, Any]) -> TransferRecord:
     """The record in a checkpoint of `save_transfer`; KeyError names what it lacks."""
     curves = {name: checkpoint["result"][released] for name, released in CURVES.items()}

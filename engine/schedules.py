@@ -53,10 +53,10 @@ class Schedule:
     def __str__(self) -> str:
         words = {"constant": "constant", "cosine": f"by a cosine to 0 over {self.epochs} epochs"}
         if self.milestones:
-            reached = "" if self.milestones[-1] < self.epochs else f" of {self.epochs}"
+            last = "" if self.milestones[-1] < self.epochs else f"; the last is {self.epochs - 1}"
             epochs = ", ".join(map(str, self.milestones))
-            words["multistep"] = f"divided by ten at epochs {epochs}{reached} (counted from 0)"
-        warmup = f", after {self.warmup} epochs of linear warm-up" if self.warmup else ""
+            words["multistep"] = f"divided by ten at epochs {epochs} (counted from 0{last})"
+        warmup = f", after linear warm-up to epoch {self.warmup}" if self.warmup else ""
         return f"{self.lr:g}, {words.get(self.kind, 'constant')}{warmup}"
 
     def at(self, epoch: int, step: int = 0, steps_per_epoch: int = 1) -> float:

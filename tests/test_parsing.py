@@ -181,8 +181,14 @@ def test_milestones_and_epochs_without_effect_are_warned_of(task, words, told):
         ),
         (["--dataset", "svhn"], "0.01, by a cosine to 0 over 80 epochs"),
         (["--dataset", "svhn", "--mode", "std", "--lr_schedule", "multistep"], "epochs 50, 100"),
-        (["--epochs", "60"], "0.1, divided by ten at epochs 50, 75 of 60 (counted from 0)"),
-        (["--lr_schedule", "constant", "--warmup", "3"], "0.1, constant, after 3 epochs of linear"),
+        (
+            ["--epochs", "60"],
+            "0.1, divided by ten at epochs 50, 75 (counted from 0; the last is 59)",
+        ),
+        (
+            ["--lr_schedule", "constant", "--warmup", "3"],
+            "0.1, constant, after linear warm-up to epoch 3",
+        ),
         (["--lr_schedule", "multistep", "--decreasing_lr", ""], "0.1, constant"),
     ],
 )

@@ -60,7 +60,7 @@ class Transfer:
             args, self.train.num_classes, self.execution, self.ticket, self.warnings
         )
         # Without a ticket zeros among the weights are trained like the others.
-        self.density = pruning.check_sparsity(self.model) / 100 if self.ticket else 1.0
+        self.density = pruning.percent_left(self.model) / 100 if self.ticket else 1.0
         say(pruning.remain_line(self.model))
         self.training = build.training(
             args, runtime, self.execution, self.model, self.train, stop=stop, save=self.save
@@ -217,7 +217,7 @@ class Transfer:
         )
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        pruning.prune_model_custom(self.model, pruning.extract_mask(weights))
+        pruning.apply_masks(self.model, pruning.masks_in(weights))
         self.model.load_state_dict(weights)
 
     def resume(self, path: Path) -> None:

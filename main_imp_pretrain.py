@@ -91,10 +91,10 @@ class TicketSearch:
         """Prune the trained weights, rewind everything else, write the ticket."""
         if state == 1:
             self.fix_initial_weights()
-        pruning.pruning_model(self.model, self.args.rate)
+        pruning.prune_by_magnitude(self.model, self.args.rate)
         broadcast_from_main(pruning.masks(self.model).values())
         pruning.rewind(self.model, self.init)
-        density = pruning.check_sparsity(self.model) / 100
+        density = pruning.percent_left(self.model) / 100
         say(f"state {state}: density {100 * density:.2f} %")
         say(pruning.remain_line(self.model))
         self.write_ticket(state, density)
@@ -221,7 +221,7 @@ class TicketSearch:
         compare_classes(theirs, self.train, f"--resume {path}", self.warnings)
         weights, self.record.state = checkpoint["state_dict"], checkpoint["state_prune"]
         if self.record.state > 0:
-            pruning.prune_model_custom(self.model, pruning.extract_mask(weights))
+            pruning.apply_masks(self.model, pruning.masks_in(weights))
         self.model.load_state_dict(weights)
         self.execution.place(self.model)
         if to_train:

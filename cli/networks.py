@@ -83,7 +83,7 @@ def target_network(
         warnings.add(f"no --init: starting from random weights (seed {args.seed})")
     if ticket is not None:
         masks = fit_masks(model, ticket.masks)
-        for note in (*ticket.notes, *pruning.prune_model_custom(model, masks)):
+        for note in (*ticket.notes, *pruning.apply_masks(model, masks)):
             warnings.add(f"ticket: {note}")
     return _placed(model, args, execution), sha256
 
@@ -138,7 +138,7 @@ def _load_for_transfer(
 ) -> str:
     """Load --init but for its classifier, and return its hash."""
     loaded = _load_init(model, args, warnings, **FOR_TRANSFER)
-    density = pruning.check_sparsity_mask(loaded.masks) if loaded.masks else 100.0
+    density = pruning.percent_left_in(loaded.masks) if loaded.masks else 100.0
     if ticket is None and density < 100:
         warnings.add(
             f"--init {args.init}: is pruned to {density:.2f} %, but its masks are not used and the "
@@ -176,7 +176,7 @@ def refuse_pruned(init: str, loaded: Loaded) -> None:
     Its states are numbered by how often the weights were pruned, their densities (1 - rate)^state,
     and every state is rewound to the weights before the first prune, which a pruned file lacks.
     """
-    density = pruning.check_sparsity_mask(loaded.masks) if loaded.masks else 100.0
+    density = pruning.percent_left_in(loaded.masks) if loaded.masks else 100.0
     if density < 100:
         raise InputError(
             f"--init {init}: is pruned to {density:.2f} % already, but state 1 is pruned from "
@@ -187,7 +187,7 @@ def refuse_pruned(init: str, loaded: Loaded) -> None:
 
 def warn_of_zeros(init: str, model: nn.Module, warnings: Warnings) -> None:
     """Warn where weights without masks look pruned all the same."""
-    zeros = 100 - pruning.check_sparsity(model)
+    zeros = 100 - pruning.percent_left(model)
     if zeros > FEW_ZEROS:
         warnings.add(
             f"--init {init}: {zeros:.2f} % of its convolution weights are exactly 0, as of a "

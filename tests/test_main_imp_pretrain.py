@@ -505,7 +505,7 @@ def test_a_run_that_dies_anywhere_in_an_epoch_resumes_to_the_same_run(
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         if where == "pruning":
-            die(patch, pruning_utils.pruning_model, 2)
+            die(patch, pruning_utils.prune_by_magnitude, 2)
         elif where == "training":
             die(patch, steps.training_step, 5 * 3)  # in the middle of epoch 5
         else:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import pruning_utils as pruning
 from cli import build, networks
+from cli import start as starts
 from cli.flags import build_imp_parser
 from cli.plan import plan_imp
 from cli.recipes import apply_recipe
@@ -33,6 +34,7 @@ from files.atomic import write_json
 from files.checkpoints import to_cpu
 from files.class_names import class_names_in
 from files.imp_run import SearchRecord
+from files.imp_start import Start, read_history
 from files.tickets import save_ticket
 from models import ARCHS
 from one_shot import prune_without_training
@@ -50,6 +52,11 @@ class TicketSearch:
         self.model, self.init_sha256 = networks.source_network(
             args, self.train, self.execution, self.warnings
         )
+        self.init: dict[str, Tensor] = {}  # what every state is rewound to
+        self.start = starts.start_of(args, self.warnings)
+        if self.start is not None and self.start.state > 0:
+            self.init = self.weights()
+            networks.apply_ticket(self.model, self.start.ticket, self.warnings)
         if args.mode == "adv":
             say(f"attack: {build.train_attack_config(args)}")
         self.training = build.training(
@@ -57,12 +64,13 @@ class TicketSearch:
         )
         self.evaluator = build.source_evaluator(args, runtime, self.training.watch)
         self.record = SearchRecord()
-        self.init: dict[str, Tensor] = {}  # what every state is rewound to
 
     # --- the algorithm ---
 
     def run(self) -> None:
         training, states = self.training, self.states
+        if self.start is not None:
+            self.take_over(self.start)
         with RunLog(self.save_dir, training.epoch) as self.log:
             for epoch in range(training.epoch, states.total_epochs):
                 self.record.state = states.of(epoch)
@@ -82,7 +90,7 @@ class TicketSearch:
         """Enter a state: its mask, the initial weights, a new optimizer."""
         if state == 0:
             say(f"state 0: dense training for {self.states.pretrain_epochs} epochs")
-        else:
+        elif self.start is None or state > self.start.state:
             self.prune(state)
         self.training.optimizer = build.optimizer(self.args, self.model)
         self.record.best_acc1 = 0.0
@@ -94,6 +102,10 @@ class TicketSearch:
         pruning.prune_by_magnitude(self.model, self.args.rate)
         broadcast_from_main(pruning.masks(self.model).values())
         pruning.rewind(self.model, self.init)
+        self.write_masks(state)
+
+    def write_masks(self, state: int) -> None:
+        """Say what is left, and write it as the state's ticket."""
         density = pruning.percent_left(self.model) / 100
         say(f"state {state}: density {100 * density:.2f} %")
         say(pruning.remain_line(self.model))
@@ -173,14 +185,17 @@ class TicketSearch:
     # --- files ---
 
     def contents(self) -> dict[str, str]:
-        return build.contents(self.args, self.train)
+        return build.contents(self.args, self.train, start=self.start)
 
     def facts(self) -> dict[str, Any]:
         return {"class_names": self.train.classes, "init_sha256": self.init_sha256}
 
+    def weights(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.model.state_dict().items()}
+
     def fix_initial_weights(self) -> None:
         """Every state is rewound to the network as it is before the first prune."""
-        self.init = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.init = self.weights()
         on_main(lambda: imp_run.save_initial_weights(self.save_dir, to_cpu(self.init)))
         self.record.init = imp_run.origin_of(self.save_dir / names.INIT)
         self.write_ticket(0, 1.0)
@@ -213,6 +228,25 @@ class TicketSearch:
                 keep=self.args.keep,
             )
         )
+
+    def take_over(self, start: Start) -> None:
+        """Stand where the ticket's run began its state: weights and masks are there already."""
+        epochs = starts.first_epoch(self.args, start)
+        say(f"{start.path}: going on with state {start.state}, after {epochs} epochs")
+        on_main(lambda: start.copy_files(self.save_dir))
+        if start.state > 0:
+            if start.origin is None:
+                on_main(lambda: imp_run.save_initial_weights(self.save_dir, to_cpu(self.init)))
+            self.record.init = imp_run.origin_of(self.save_dir / names.INIT)
+            self.write_masks(start.state)
+        self.record.history = read_history(self.save_dir / names.METRICS, epochs)
+        if lacking := epochs - len(self.record.history):
+            self.warnings.add(
+                f"{start.path}: the figures of {lacking} of the {epochs} epochs before it are not "
+                f"known; they are in the {names.METRICS} of its run"
+            )
+        self.training.epoch = epochs
+        starts.draw_random_starts(self.args, self.training, epochs)
 
     def resume(self, path: Path, *, to_train: bool = True) -> None:
         """Take up a checkpoint; the run goes on as if it had been left alone."""
@@ -264,6 +298,7 @@ def validate_only(args: argparse.Namespace, runtime: Runtime, checkpoint: Path) 
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_imp_parser(ARCHS).parse_args(argv)
     apply_recipe(args, "imp")
+    starts.name_initial_weights(args)
     if args.ticket == "imp" and args.data is None and args.export_released is None:
         raise InputError("DATA is missing: the folder with train/CLASS/* and val/CLASS/*")
     if args.export_released is not None:

@@ -29,7 +29,17 @@ FILES = ("init", "tickets_file", "masking_source")  # flags that name a file
 # Flags that may differ when a run is resumed: they change neither its results nor its files' names.
 FREE_FLAGS = frozenset(
     (
-        *("resume", "dry_run", "time_it", "evaluate", "export_released", "keep", "tag", "save_dir"),
+        *(
+            "resume",
+            "continue_from",
+            "dry_run",
+            "time_it",
+            "evaluate",
+            "export_released",
+            "keep",
+            "tag",
+            "save_dir",
+        ),
         *("workers", "print_freq", "save_every_steps", "eval_batch_size", "compile", "threads"),
         *("device", "gpu", "nproc", "world_size", "rank", "dist_url", "dist_backend"),
         "dist_timeout",
@@ -80,6 +90,14 @@ def build_imp_parser(archs: Sequence[str]) -> Parser:
     )
     add_runtime_flags(parser)
     add = add_output_flags(parser, "runs/imp")
+    add(
+        "--continue_from",
+        metavar="TICKET",
+        help="where the checkpoints of a run are lost: go on with the state of its ticket TICKET, "
+        "from its init.pth.tar (beside TICKET, or --init) and with its other flags. What follows "
+        "is equal to the bit to the run left alone, but for the loss scale of --amp fp16; the "
+        "figures of earlier epochs come from the metrics.jsonl beside TICKET, if it is there",
+    )
     add(
         "--keep",
         choices=("all", "last", "tickets"),

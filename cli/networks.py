@@ -82,10 +82,14 @@ def target_network(
     else:
         warnings.add(f"no --init: starting from random weights (seed {args.seed})")
     if ticket is not None:
-        masks = fit_masks(model, ticket.masks)
-        for note in (*ticket.notes, *pruning.apply_masks(model, masks)):
-            warnings.add(f"ticket: {note}")
+        apply_ticket(model, ticket, warnings)
     return _placed(model, args, execution), sha256
+
+
+def apply_ticket(model: nn.Module, ticket: Ticket, warnings: Warnings) -> None:
+    masks = fit_masks(model, ticket.masks)
+    for note in (*ticket.notes, *pruning.apply_masks(model, masks)):
+        warnings.add(f"ticket: {note}")
 
 
 def _fresh_network(args: argparse.Namespace, classes: int, dataset: str) -> nn.Module:

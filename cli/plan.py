@@ -56,7 +56,7 @@ def plan_imp(args: argparse.Namespace) -> RunPlan:
             {
                 "DATA/train": str(Path(args.data) / "train"),
                 "DATA/val": str(Path(args.data) / "val"),
-                **_given(args, "init", "resume"),
+                **_given(args, "init", "resume", "continue_from"),
                 "--classes": _class_file(args),
             }
         ),

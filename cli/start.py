@@ -1,0 +1,89 @@
+"""--continue_from: a ticket search goes on from a ticket where its run's checkpoints are lost."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from attack_utils import draw_noise
+from cli import build
+from engine.log import Warnings
+from engine.training import Training
+from errors import InputError
+from files import names
+from files.imp_start import Start, find_start
+
+
+def name_initial_weights(args: argparse.Namespace) -> None:
+    """Let --init, if it was left out, be the initial weights beside the ticket."""
+    if args.continue_from is None:
+        return
+    if args.ticket != "imp":
+        raise InputError(f"--continue_from goes with --ticket imp, not {args.ticket}")
+    beside = _beside(args)
+    if args.init is None and beside.is_file():
+        args.init = str(beside)
+
+
+def _beside(args: argparse.Namespace) -> Path:
+    return Path(args.continue_from).parent / names.INIT
+
+
+def start_of(args: argparse.Namespace, warnings: Warnings) -> Start | None:
+    """Where a search goes on, unless there is a checkpoint to resume, which comes first.
+
+    `warnings` is told in which flags the ticket's run differs. Raises InputError as `find_start`,
+    and where no state is left to be trained.
+    """
+    folder = build.search_folder(args)
+    if args.continue_from is None or folder.checkpoint() is not None:
+        return None
+    start = find_start(Path(args.continue_from), Path(args.init or _beside(args)), args.rate)
+    last = build.states(args).last
+    if start.state > last:
+        raise InputError(
+            f"--continue_from {start.path}: state {start.state} comes after the last one, {last}, "
+            "so nothing is left to train; more --epochs add states"
+        )
+    for flag, before, now in replace(folder, path=start.path.parent).differences():
+        warnings.add(
+            f"--continue_from {start.path}: its run had --{flag} {before}, not {now}; what follows "
+            "may differ from that run"
+        )
+    return start
+
+
+def first_epoch(args: argparse.Namespace, start: Start) -> int:
+    """The number of epochs that the ticket's run had done when it began the state."""
+    return build.states(args).first_epoch(max(start.state, 1))
+
+
+def draw_random_starts(args: argparse.Namespace, training: Training, epochs: int) -> None:
+    """Draw what the attack draws in so many epochs, and let torch's generators stand as after it.
+
+    Nothing else in training draws from them: order and augmentation follow from seed and epoch.
+    """
+    if args.mode == "std" or not args.train_randinit:
+        return
+    like = torch.empty(0, device=training.execution.device)
+    for _ in range(epochs):
+        for images in _passes(training):
+            draw_noise((images, 3, args.input_size, args.input_size), like)
+
+
+def _passes(training: Training) -> Iterator[int]:
+    """The images of each pass of this process in an epoch."""
+    rank, world = training.runtime.rank, training.runtime.world_size
+    for step in range(training.steps):
+        images = _share(training.loader.images_in_batch(step), world, rank)
+        pieces = training.execution.pieces(images)
+        yield from (_share(images, pieces, piece) for piece in range(pieces))
+
+
+def _share(count: int, parts: int, number: int) -> int:
+    """How many of `count` are in the part of that number: the first parts take the rest."""
+    return count // parts + (number < count % parts)

@@ -24,13 +24,13 @@ from engine.data_warnings import compare_classes, warn_of_skipped
 from engine.distributed import Runtime, broadcast_from_main, on_main
 from engine.launching import launch
 from engine.log import RunLog, Warnings, plot_curves, say
-from engine.run_folder import supervise, taking_up
+from engine.run_folder import supervise
 from engine.schedules import Schedule
 from engine.steps import Metrics
 from engine.training import StopSignals
 from errors import InputError, run_main
+from evaluation.validation import validate, validate_file
 from files import imp_run, names
-from files.atomic import write_json
 from files.checkpoints import to_cpu
 from files.class_names import class_names_in
 from files.imp_run import SearchRecord
@@ -112,12 +112,8 @@ class TicketSearch:
         self.write_ticket(state, density)
 
     def validate(self) -> Metrics:
-        """Clean loss and accuracy, top-1 and top-5, in percent."""
-        network = self.evaluator.network(self.model)
         label = f"[state {self.record.state}] validation"
-        metrics = self.evaluator.measure(network, self.val, label)
-        say(f" * Acc@1 {metrics.top1:.3f} Acc@5 {metrics.top5:.3f}")
-        return metrics
+        return validate(self.evaluator, self.model, self.val, label)
 
     def finish_epoch(self, epoch: int, trained: Metrics, validated: Metrics) -> None:
         """Record what an epoch gave, and save."""
@@ -248,7 +244,7 @@ class TicketSearch:
         self.training.epoch = epochs
         starts.draw_random_starts(self.args, self.training, epochs)
 
-    def resume(self, path: Path, *, to_train: bool = True) -> None:
+    def resume(self, path: Path) -> None:
         """Take up a checkpoint; the run goes on as if it had been left alone."""
         checkpoint = imp_run.load_newest(path, self.warnings.add)
         theirs = class_names_in(checkpoint)
@@ -258,11 +254,10 @@ class TicketSearch:
             pruning.apply_masks(self.model, pruning.masks_in(weights))
         self.model.load_state_dict(weights)
         self.execution.place(self.model)
-        if to_train:
-            self.record = imp_run.read_record(checkpoint)
-            self.training.optimizer = build.optimizer(self.args, self.model)
-            self.training.restore(checkpoint, self.warnings.add)
-        if to_train and self.record.state > 0:
+        self.record = imp_run.read_record(checkpoint)
+        self.training.optimizer = build.optimizer(self.args, self.model)
+        self.training.restore(checkpoint, self.warnings.add)
+        if self.record.state > 0:
             init = imp_run.load_initial_weights(path, self.record.init)
             device = self.execution.device
             self.init = {name: value.to(device) for name, value in init.items()}
@@ -277,22 +272,20 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
     build.set_up_process(args)
     folder = build.search_folder(args)
     if args.evaluate:
-        validate_only(args, runtime, folder.checkpoint_to_test())
+        path, key = networks.file_to_validate(args, folder)
+        validate_file(
+            path,
+            build.source_evaluator(args, runtime),
+            build.data_spec(args),
+            folder.path,
+            arch=args.arch if args.arch.startswith("timm:") else None,
+            key=key,
+            mean=args.mean,
+            std=args.std,
+        )
     else:
         images = build.images_per_pass(args)
         supervise(lambda stop: TicketSearch(args, runtime, stop), folder, images)
-
-
-def validate_only(args: argparse.Namespace, runtime: Runtime, checkpoint: Path) -> None:
-    """--evaluate: the validation accuracy of a checkpoint, as eval.json."""
-    search = TicketSearch(args, runtime, StopSignals())  # a signal ends an evaluation at once
-    with taking_up(checkpoint):
-        search.resume(checkpoint, to_train=False)
-    metrics = search.validate()
-    result = {"checkpoint": str(checkpoint), "acc1": metrics.top1, "acc5": metrics.top5}
-    warn_of_skipped(search.warnings, search.val)
-    result = {**result, "warnings": search.warnings.lines}
-    on_main(lambda: write_json(search.save_dir / names.EVALUATION, result))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -131,12 +131,16 @@ def source_loaders(
     args: argparse.Namespace, runtime: Runtime, warnings: Warnings
 ) -> tuple[Loader, Loader]:
     """Training and validation images of the pre-training task."""
-    train, val, _ = _loaders(args, runtime, warnings, min(args.batch_size, 256))
+    train, val, _ = _loaders(args, runtime, warnings, source_eval_batch(args))
     say(
         f"data: {train.num_images} training and {val.num_images} validation images, "
         f"{train.num_classes} classes"
     )
     return train, val
+
+
+def source_eval_batch(args: argparse.Namespace) -> int:
+    return min(args.batch_size, 256)
 
 
 def target_loaders(
@@ -243,12 +247,16 @@ def training(
 # --- tests ----------------------------------------------------------------------------------------
 
 
-def source_evaluator(args: argparse.Namespace, runtime: Runtime, watch: Watch) -> Evaluator:
+def source_evaluator(
+    args: argparse.Namespace, runtime: Runtime, watch: Watch | None = None
+) -> Evaluator:
     """How the networks of a ticket search are measured: clean images alone."""
     return Evaluator(
         runtime,
         execution(args, runtime.device),
         seed=args.seed,
+        batch_size=source_eval_batch(args),
+        workers=args.workers,
         print_freq=args.print_freq,
         watch=watch,
     )

@@ -86,7 +86,8 @@ def build_imp_parser(archs: Sequence[str]) -> Parser:
         "-e",
         "--evaluate",
         action="store_true",
-        help="only validate --resume PATH (or the newest checkpoint) and write eval.json",
+        help="only validate --resume PATH (or the newest checkpoint, or --init where there is none) "
+        "and write eval.json; the network is inferred from the file",
     )
     add_runtime_flags(parser)
     add = add_output_flags(parser, "runs/imp")

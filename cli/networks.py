@@ -13,6 +13,7 @@ from dataset import mean_std
 from engine.data_warnings import RESET, compare_classes
 from engine.distributed import main_first, synchronised
 from engine.log import Warnings, say
+from engine.run_folder import RunFolder
 from engine.steps import Execution
 from errors import InputError
 from files.checkpoints import load_checkpoint
@@ -121,6 +122,18 @@ def init_file(args: argparse.Namespace) -> Path:
     if found.note:
         say(f"init: {found.note}")
     return found.path
+
+
+def file_to_validate(args: argparse.Namespace, folder: RunFolder) -> tuple[Path, str | None]:
+    """The network that a search's --evaluate is about: a checkpoint, else the weights of --init.
+
+    Returns:
+        Its file, and the file's entry with the weights, if not the usual one.
+    """
+    named = args.resume not in (None, "auto")
+    if args.init is None or named or folder.newest(folder.path) is not None:
+        return folder.checkpoint_to_test(), None
+    return init_file(args), args.init_key
 
 
 def _load_init(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -76,13 +76,23 @@ def load_network(
     arch: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    *,
+    key: str | None = None,
+    otherwise: tuple[Sequence[float], Sequence[float]] | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> nn.Module:
     """Build the network that a checkpoint holds, masks baked in, in evaluation mode.
+
+    Args:
+        mean, std: used in place of the file's own.
+        key: the file's entry with the weights, if not the usual one.
+        otherwise: mean and std for a file without any, such as the released code's standard ones;
+            `tell` gets a line about it.
 
     Raises InputError if architecture or normalisation can neither be inferred from the file nor are
     given, or if anything does not fit.
     """
-    source = _read(checkpoint)
+    source = _read(checkpoint, key)
     guess = guess_arch(source.weights)
     known = source.arch if source.arch is not None and is_arch(source.arch) else None
     arch = arch or known or (guess.arch if guess is not None else None)
@@ -95,9 +105,14 @@ def load_network(
         raise InputError(f"{checkpoint}: no {' and no '.join(absent)}; a whole network is needed")
     normalization = "keep"
     if mean is None or std is None:
-        if source.constants is None:
+        if source.constants is not None:
+            mean, std, normalization = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "file"
+        elif otherwise is not None:
+            mean, std = otherwise
+            shown = f"{_numbers(torch.tensor(mean))}, {_numbers(torch.tensor(std))}"
+            tell(f"{checkpoint}: has no mean and std; the data set's are used: {shown}")
+        else:
             raise InputError(f"{checkpoint}: has no mean and std; give --mean R,G,B --std R,G,B")
-        mean, std, normalization = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "file"
     classes = source.weights[head].shape[0]
     model = build_model(arch, classes, mean, std, *stem_and_width(source.weights))
     loaded = _fill(model, source, checkpoint, normalization=normalization)
@@ -280,6 +295,18 @@ def _check_values(source: Source, target: dict[str, Tensor], where: str) -> None
 
 def _hint(source: Source, model: nn.Module) -> str:
     """Name the flag that would make the file fit, where that can be inferred."""
+    return _network_hint(source, model) or _classifier_hint(source, model)
+
+
+def _classifier_hint(source: Source, model: nn.Module) -> str:
+    name = classifier(model)
+    held = source.weights.get(torchvision_name(f"{name}.") + "weight")
+    if held is not None and held.shape == model.get_parameter(f"{name}.weight").shape:
+        return ""
+    return " (a fresh classifier in the place of the file's: --reset_fc)"
+
+
+def _network_hint(source: Source, model: nn.Module) -> str:
     own = getattr(model, "arch", None)
     guess = guess_arch(source.weights)
     if guess is None:

@@ -284,7 +284,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     apply_recipe(args, "transfer")
     request = build.request(args)
     request.check_flags()
-    if args.dry_run:
+    build.settle_data(args)
+    if args.export_released:
+        folder = build.transfer_folder(args)
+        checkpoint = folder.checkpoint_to_test("--export_released")
+        say(f"wrote {transfer_run.export_released(checkpoint, folder.path)}")
+    elif args.dry_run:
         say(plan_transfer(args).shown(as_json=args.json))
     else:
         request.check_inputs()

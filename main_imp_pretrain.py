@@ -295,8 +295,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.ticket == "imp" and args.data is None and args.export_released is None:
         raise InputError("DATA is missing: the folder with train/CLASS/* and val/CLASS/*")
     if args.export_released is not None:
-        path = imp_run.export_released(Path(args.save_dir), args.export_released, args.mode)
-        say(f"wrote {path}")
+        save_dir, mode = Path(args.save_dir), build.recorded_mode(args)
+        say(f"wrote {imp_run.export_released(save_dir, args.export_released, mode)}")
     elif args.dry_run:
         say(plan_imp(args).shown(as_json=args.json))
     elif args.ticket != "imp":

@@ -20,7 +20,7 @@ from engine.run_folder import WARNINGS, holding
 from errors import InputError
 from files import imp_run, names
 from files.tickets import save_ticket
-from models import build_model, count_classes, load_pretrained
+from models import build_model, count_classes, load_pretrained, stem_in
 
 
 def prune_without_training(args: argparse.Namespace) -> None:
@@ -34,6 +34,7 @@ def prune_without_training(args: argparse.Namespace) -> None:
     path = networks.init_file(args)
     mean, std = networks.normalization(args, "imagenet")
     classes = count_classes(path, args.arch, args.init_key)
+    args.stem = args.stem or stem_in(path, args.init_key)
     model = build_model(args.arch, classes, mean, std, args.stem, args.width)
     warnings = Warnings()
     loaded = load_pretrained(model, path, key=args.init_key)

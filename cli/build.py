@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from attack_utils import CHECKED_EVERY, Perturb, PGDConfig, checked, make_pgd
 from cli.flags import FREE_FLAGS
-from dataset import DataSpec, build_loaders
+from dataset import DataSpec, build_loaders, holds
 from engine.data_warnings import warn_of_notes
 from engine.distributed import (
     Runtime,
@@ -23,7 +23,7 @@ from engine.distributed import (
 )
 from engine.launching import Launch
 from engine.log import Warnings, say
-from engine.run_folder import RunFolder, recorded_batch
+from engine.run_folder import RunFolder, read_args, recorded_batch
 from engine.schedules import Schedule, States
 from engine.steps import Execution, make_sgd
 from engine.training import StopSignals, Training
@@ -36,6 +36,7 @@ from files.tickets import Ticket
 from input_pipeline.loader import Loader
 from models import is_fetched
 
+RELEASED_DATA = "../data"  # where the released scripts look
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -82,6 +83,12 @@ def _run_folder(
     return RunFolder(Path(args.save_dir), vars(args), FREE_FLAGS, args.resume, newest, last_file)
 
 
+def recorded_mode(args: argparse.Namespace) -> str:
+    """The mode of the run in --save_dir; the flag's, where its args.json does not say."""
+    path = Path(args.save_dir) / names.ARGS
+    return read_args(path).get("mode", args.mode) if path.exists() else args.mode
+
+
 def images_per_pass(args: argparse.Namespace) -> int:
     return args.micro_batch or args.batch_size
 
@@ -110,6 +117,18 @@ def _short(sha256: str) -> str:
 
 
 # --- data -----------------------------------------------------------------------------------------
+
+
+def settle_data(args: argparse.Namespace) -> None:
+    """Say where the data set of a transfer lies if --data was left out: the released code's place.
+
+    That is ../data, where it holds the set and data does not.
+    """
+    if args.data is None:
+        args.data = "data"
+        if not holds(args.dataset, "data") and holds(args.dataset, RELEASED_DATA):
+            args.data = RELEASED_DATA
+            say(f"data: {RELEASED_DATA} holds {args.dataset}, data does not (--data DIR)")
 
 
 def data_spec(args: argparse.Namespace) -> DataSpec:

@@ -86,8 +86,8 @@ def build_imp_parser(archs: Sequence[str]) -> Parser:
         "-e",
         "--evaluate",
         action="store_true",
-        help="only validate --resume PATH (or the newest checkpoint, or --init where there is none) "
-        "and write eval.json; the network is inferred from the file",
+        help="only validate --resume PATH (or the newest checkpoint, or --init where there is "
+        "none) and write eval.json; the network is inferred from the file",
     )
     add_runtime_flags(parser)
     add = add_output_flags(parser, "runs/imp")
@@ -109,7 +109,8 @@ def build_imp_parser(archs: Sequence[str]) -> Parser:
         "--export_released",
         type=natural,
         metavar="K",
-        help="only write state K of --save_dir as one file in the released code's format",
+        help="only write state K of --save_dir, or ticket K where there is no checkpoint of it, as "
+        "one file in the released code's format",
     )
     return parser
 
@@ -157,7 +158,9 @@ def build_transfer_parser(archs: Sequence[str], datasets: Sequence[str]) -> Pars
         help=f"one of {', '.join(datasets)} (cifar10)",
     )
     data.add_argument(
-        "--data", default="data", metavar="DIR", help="where the data set lies, or goes to (data)"
+        "--data",
+        metavar="DIR",
+        help="where the data set lies, or goes to (data; ../data where that alone holds it)",
     )
     data.add_argument(
         "--data_number", type=share, default=1.0, help="fraction of the training images (1)"
@@ -187,6 +190,12 @@ def build_transfer_parser(archs: Sequence[str], datasets: Sequence[str]) -> Pars
         "--save_all",
         action="store_true",
         help="also keep {epoch}-checkpoint.pth.tar, bare state dicts",
+    )
+    add(
+        "--export_released",
+        action="store_true",
+        help="only write the masks and weights of --resume PATH (or of the newest checkpoint) as a "
+        "ticket that the released code reads",
     )
     return parser
 

@@ -57,6 +57,6 @@ def apply_recipe(args: argparse.Namespace, task: str) -> None:
     for name, value in recipe(task, args.mode, getattr(args, "dataset", "*")).items():
         if getattr(args, name, None) is None:
             setattr(args, name, value)
-    if args.stem is None:
+    if args.stem is None and getattr(args, "ticket", "imp") == "imp":  # else the weights tell
         args.stem = "cifar" if args.input_size < 64 else "imagenet"
     check_together(args)

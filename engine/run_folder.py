@@ -67,11 +67,11 @@ class RunFolder:
             )
         return Path(self.resume)
 
-    def checkpoint_to_test(self) -> Path:
-        """The checkpoint that --evaluate is about: the one that --resume names, or the newest."""
+    def checkpoint_to_test(self, flag: str = "--evaluate") -> Path:
+        """The checkpoint that a flag is about: the one that --resume names, or the newest."""
         checkpoint = replace(self, resume=self.resume or "auto").checkpoint()
         if checkpoint is None:
-            raise InputError(f"--evaluate: no checkpoint in {self.path}; name one by --resume PATH")
+            raise InputError(f"{flag}: no checkpoint in {self.path}; name one by --resume PATH")
         return checkpoint
 
     def recorded(self) -> dict[str, Any]:

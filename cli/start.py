@@ -16,6 +16,7 @@ from engine.training import Training
 from errors import InputError
 from files import names
 from files.imp_start import Start, find_start
+from files.tickets import read_ticket
 
 
 def name_initial_weights(args: argparse.Namespace) -> None:
@@ -31,6 +32,12 @@ def name_initial_weights(args: argparse.Namespace) -> None:
 
 def _beside(args: argparse.Namespace) -> Path:
     return Path(args.continue_from).parent / names.INIT
+
+
+def state_given(args: argparse.Namespace) -> int:
+    """The state to go on with, for a plan; 0 where the whole run is to be done."""
+    path = args.continue_from
+    return (read_ticket(path).state or 0) if path and Path(path).is_file() else 0
 
 
 def start_of(args: argparse.Namespace, warnings: Warnings) -> Start | None:

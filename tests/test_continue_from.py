@@ -1,5 +1,6 @@
 """--continue_from: what is left of a run whose checkpoints are lost gives the same tickets."""
 
+import json
 import shutil
 from types import SimpleNamespace
 
@@ -164,6 +165,16 @@ def test_random_starts_are_counted_as_training_draws_them(data, world, micro_bat
             execution=execution,
         )
         assert list(_passes(training)) == expected  # type: ignore[arg-type]
+
+
+def test_the_plan_is_of_what_is_left(data, standard, tmp_path, capsys):
+    ticket = standard / "2-ticket.safetensors"
+    run_imp(data, tmp_path / "run", *flags(ticket, "--dry_run", "--json", mode="std"))
+    plan = json.loads(capsys.readouterr().out)
+    assert [state["state"] for state in plan["states"]] == [2, 3]
+    assert plan["epochs"] == 2
+    assert {"name": "--continue_from", "path": str(ticket), "missing": False} in plan["inputs"]
+    assert not (tmp_path / "run").exists()
 
 
 # --- other flags, other files -------------------------------------------------------------------

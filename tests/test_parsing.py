@@ -309,7 +309,6 @@ BAD_FOR_BOTH = [
     (["--resume", "PLACE/none.pth.tar"], "--resume PLACE/none.pth.tar: no such file"),
     (["--resume", "PLACE/empty.pth.tar"], "no checkpoint to resume from, it lacks"),
     (["--resume", "PLACE/text.pth.tar"], "text.pth.tar"),
-    (["--evaluate"], "--evaluate: no checkpoint in"),
     (["--amp", "fp16"], "--amp fp16 needs CUDA"),
     (["--print_freq", "0"], "--print_freq: '0' is not"),
     (["--device", "cuda"], "CUDA was asked for, but PyTorch sees no CUDA device"),
@@ -326,6 +325,7 @@ BAD_FOR_IMP = [
     (["--ticket", "best"], "invalid choice: 'best'"),
 ]
 BAD_FOR_TRANSFER = [
+    (["--evaluate"], "--evaluate: no checkpoint in"),  # IMP's validates --init then
     (["--dataset", "mnist"], "--dataset: invalid choice: 'mnist'"),
     (["--dataset", "imagenet"], "--dataset: invalid choice: 'imagenet'"),
     (["--dataset", "visda"], "image_list.txt: not there"),

@@ -15,8 +15,7 @@ from typing import Any
 from torch import Tensor
 
 import pruning_utils as pruning
-from cli import build, networks
-from cli import start as starts
+from cli import build, networks, salvage
 from cli.flags import build_imp_parser
 from cli.plan import plan_imp
 from cli.recipes import apply_recipe
@@ -34,7 +33,7 @@ from files import imp_run, names
 from files.checkpoints import to_cpu
 from files.class_names import class_names_in
 from files.imp_run import SearchRecord
-from files.imp_start import Start, read_history
+from files.salvage import Salvaged, read_history
 from files.tickets import save_ticket
 from models import ARCHS
 from one_shot import prune_without_training
@@ -53,10 +52,10 @@ class TicketSearch:
             args, self.train, self.execution, self.warnings
         )
         self.init: dict[str, Tensor] = {}  # what every state is rewound to
-        self.start = starts.start_of(args, self.warnings)
-        if self.start is not None and self.start.state > 0:
+        self.salvaged = salvage.find(args, self.warnings)
+        if self.salvaged is not None and self.salvaged.state > 0:
             self.init = self.weights()
-            networks.apply_ticket(self.model, self.start.ticket, self.warnings)
+            networks.apply_ticket(self.model, self.salvaged.ticket, self.warnings)
         if args.mode == "adv":
             say(f"attack: {build.train_attack_config(args)}")
         self.training = build.training(
@@ -69,8 +68,8 @@ class TicketSearch:
 
     def run(self) -> None:
         training, states = self.training, self.states
-        if self.start is not None:
-            self.take_over(self.start)
+        if self.salvaged is not None:
+            self.take_over(self.salvaged)
         with RunLog(self.save_dir, training.epoch) as self.log:
             for epoch in range(training.epoch, states.total_epochs):
                 self.record.state = states.of(epoch)
@@ -90,7 +89,7 @@ class TicketSearch:
         """Enter a state: its mask, the initial weights, a new optimizer."""
         if state == 0:
             say(f"state 0: dense training for {self.states.pretrain_epochs} epochs")
-        elif self.start is None or state > self.start.state:
+        elif self.salvaged is None or state > self.salvaged.state:
             self.prune(state)
         self.training.optimizer = build.optimizer(self.args, self.model)
         self.record.best_acc1 = 0.0
@@ -181,7 +180,7 @@ class TicketSearch:
     # --- files ---
 
     def contents(self) -> dict[str, str]:
-        return build.contents(self.args, self.train, start=self.start)
+        return build.contents(self.args, self.train, salvaged=self.salvaged)
 
     def facts(self) -> dict[str, Any]:
         return {"class_names": self.train.classes, "init_sha256": self.init_sha256}
@@ -225,24 +224,24 @@ class TicketSearch:
             )
         )
 
-    def take_over(self, start: Start) -> None:
+    def take_over(self, found: Salvaged) -> None:
         """Stand where the ticket's run began its state: weights and masks are there already."""
-        epochs = starts.first_epoch(self.args, start)
-        say(f"{start.path}: going on with state {start.state}, after {epochs} epochs")
-        on_main(lambda: start.copy_files(self.save_dir))
-        if start.state > 0:
-            if start.origin is None:
+        epochs = salvage.first_epoch(self.args, found)
+        say(f"{found.path}: going on with state {found.state}, after {epochs} epochs")
+        on_main(lambda: found.copy_files(self.save_dir))
+        if found.state > 0:
+            if found.origin is None:
                 on_main(lambda: imp_run.save_initial_weights(self.save_dir, to_cpu(self.init)))
             self.record.init = imp_run.origin_of(self.save_dir / names.INIT)
-            self.write_masks(start.state)
+            self.write_masks(found.state)
         self.record.history = read_history(self.save_dir / names.METRICS, epochs)
         if lacking := epochs - len(self.record.history):
             self.warnings.add(
-                f"{start.path}: the figures of {lacking} of the {epochs} epochs before it are not "
+                f"{found.path}: the figures of {lacking} of the {epochs} epochs before it are not "
                 f"known; they are in the {names.METRICS} of its run"
             )
         self.training.epoch = epochs
-        starts.draw_random_starts(self.args, self.training, epochs)
+        salvage.draw_random_starts(self.args, self.training, epochs)
 
     def resume(self, path: Path) -> None:
         """Take up a checkpoint; the run goes on as if it had been left alone."""
@@ -291,7 +290,7 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_imp_parser(ARCHS).parse_args(argv)
     apply_recipe(args, "imp")
-    starts.name_initial_weights(args)
+    salvage.name_initial_weights(args)
     if args.ticket == "imp" and args.data is None and args.export_released is None:
         raise InputError("DATA is missing: the folder with train/CLASS/* and val/CLASS/*")
     if args.export_released is not None:

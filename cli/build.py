@@ -31,7 +31,7 @@ from evaluation.evaluator import Evaluator, Watch
 from evaluation.request import Request
 from files import imp_run, names, transfer_run
 from files.atomic import sha256_of
-from files.imp_start import Start
+from files.salvage import Salvaged
 from files.tickets import Ticket
 from input_pipeline.loader import Loader
 from models import is_fetched
@@ -97,12 +97,12 @@ def contents(
     args: argparse.Namespace,
     loader: Loader,
     ticket: Ticket | None = None,
-    start: Start | None = None,
+    salvaged: Salvaged | None = None,
 ) -> dict[str, str]:
     """Fingerprints of input files: on resume paths may change, contents may not."""
     found = {"data": loader.described()}
-    if start is not None:  # whose run may have begun from another file than its initial weights
-        found["continue_from"] = _short(start.ticket.sha256)
+    if salvaged is not None:  # whose run may have begun from another file than its initial weights
+        found["continue_from"] = _short(salvaged.ticket.sha256)
     elif args.init is not None and not is_fetched(args.init):
         found["init"] = _short(sha256_of(args.init))
     if ticket is not None:

@@ -12,7 +12,7 @@ import torch
 from attack_utils import PGDConfig, make_pgd
 from cli import build
 from cli.run_plan import ASSUMED_RATE, Cost, Input, PlannedState, RunPlan, Timing, Written
-from cli.start import state_given
+from cli.salvage import state_given
 from engine.schedules import States
 from engine.steps import training_step
 from errors import InputError

@@ -19,7 +19,7 @@ from helpers.main_cases import (
 )
 
 import main_imp_pretrain
-from cli.start import _passes
+from cli.salvage import _passes
 from dataset import DataSpec, build_loaders
 from engine.distributed import Runtime
 from engine.steps import Execution

@@ -1,4 +1,4 @@
-"""Where a ticket search goes on whose checkpoints are lost: a ticket, and the initial weights."""
+"""What is left of a ticket search whose checkpoints are lost: a ticket and the initial weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NEAR = 0.01  # between a ticket's density and that of its state, which rounds in
 
 
 @dataclass(frozen=True)
-class Start:
+class Salvaged:
     """A ticket to go on from: its file, its state, and the file with its initial weights.
 
     origin: the hash of that file, as the ticket has it; None in a ticket of the released code.
@@ -52,7 +52,7 @@ class Start:
         return self.origin is not None and ticket_header(ticket).get("init_sha256") == self.origin
 
 
-def find_start(path: Path, init: Path, rate: float) -> Start:
+def salvage(path: Path, init: Path, rate: float) -> Salvaged:
     """Read a ticket to go on from, and see that it and the initial weights belong together.
 
     Args:
@@ -86,7 +86,7 @@ def find_start(path: Path, init: Path, rate: float) -> Start:
             f"--continue_from {path}: has a density of {100 * density:.2f} %, state {ticket.state} "
             f"has {100 * expected:.2f} % with --rate {rate:g}; give the --rate of its run"
         )
-    return Start(path, ticket, ticket.state, init, origin)
+    return Salvaged(path, ticket, ticket.state, init, origin)
 
 
 def read_history(metrics: Path, epochs: int) -> list[list[float]]:

@@ -15,7 +15,7 @@ from engine.log import Warnings
 from engine.training import Training
 from errors import InputError
 from files import names
-from files.imp_start import Start, find_start
+from files.salvage import Salvaged, salvage
 from files.tickets import read_ticket
 
 
@@ -40,33 +40,33 @@ def state_given(args: argparse.Namespace) -> int:
     return (read_ticket(path).state or 0) if path and Path(path).is_file() else 0
 
 
-def start_of(args: argparse.Namespace, warnings: Warnings) -> Start | None:
+def find(args: argparse.Namespace, warnings: Warnings) -> Salvaged | None:
     """Where a search goes on, unless there is a checkpoint to resume, which comes first.
 
-    `warnings` is told in which flags the ticket's run differs. Raises InputError as `find_start`,
-    and where no state is left to be trained.
+    `warnings` is told in which flags the ticket's run differs. Raises InputError as `salvage`
+    does, and where no state is left to be trained.
     """
     folder = build.search_folder(args)
     if args.continue_from is None or folder.checkpoint() is not None:
         return None
-    start = find_start(Path(args.continue_from), Path(args.init or _beside(args)), args.rate)
+    found = salvage(Path(args.continue_from), Path(args.init or _beside(args)), args.rate)
     last = build.states(args).last
-    if start.state > last:
+    if found.state > last:
         raise InputError(
-            f"--continue_from {start.path}: state {start.state} comes after the last one, {last}, "
+            f"--continue_from {found.path}: state {found.state} comes after the last one, {last}, "
             "so nothing is left to train; more --epochs add states"
         )
-    for flag, before, now in replace(folder, path=start.path.parent).differences():
+    for flag, before, now in replace(folder, path=found.path.parent).differences():
         warnings.add(
-            f"--continue_from {start.path}: its run had --{flag} {before}, not {now}; what follows "
+            f"--continue_from {found.path}: its run had --{flag} {before}, not {now}; what follows "
             "may differ from that run"
         )
-    return start
+    return found
 
 
-def first_epoch(args: argparse.Namespace, start: Start) -> int:
+def first_epoch(args: argparse.Namespace, found: Salvaged) -> int:
     """The number of epochs that the ticket's run had done when it began the state."""
-    return build.states(args).first_epoch(max(start.state, 1))
+    return build.states(args).first_epoch(max(found.state, 1))
 
 
 def draw_random_starts(args: argparse.Namespace, training: Training, epochs: int) -> None:

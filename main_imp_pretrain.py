@@ -15,14 +15,14 @@ from typing import Any
 from torch import Tensor
 
 import pruning_utils as pruning
-from cli import build, networks, salvage
+from cli import build, networks, salvage, settle
 from cli.flags import build_imp_parser
 from cli.plan import plan_imp
 from cli.recipes import apply_recipe
 from engine.data_warnings import compare_classes, warn_of_skipped
 from engine.distributed import Runtime, broadcast_from_main, on_main
 from engine.launching import launch
-from engine.log import RunLog, Warnings, plot_curves, say
+from engine.log import RunLog, Warnings, plot_curves, say, say_for_scripts, warn
 from engine.run_folder import supervise
 from engine.schedules import Schedule
 from engine.steps import Metrics
@@ -58,6 +58,7 @@ class TicketSearch:
             networks.apply_ticket(self.model, self.salvaged.ticket, self.warnings)
         if args.mode == "adv":
             say(f"attack: {build.train_attack_config(args)}")
+        say(f"learning rate in every state: {build.schedule(args, args.prune_epoch)}")
         self.training = build.training(
             args, runtime, self.execution, self.model, self.train, stop=stop, save=self.save
         )
@@ -75,7 +76,9 @@ class TicketSearch:
                 self.record.state = states.of(epoch)
                 if epoch == states.first_epoch(self.record.state) and training.step == 0:
                     self.begin(self.record.state)
-                trained = training.one_epoch(self.learning_rate(epoch), self.label(epoch))
+                rate = self.learning_rate(epoch)
+                trained = training.one_epoch(rate, self.label(epoch))
+                say_for_scripts(str(rate(0)))
                 self.finish_epoch(epoch, trained, self.validate())
             # Deviation: the mask after the last state is a ticket too, not thrown away.
             self.prune(states.last + 1)
@@ -289,12 +292,14 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_imp_parser(ARCHS).parse_args(argv)
-    apply_recipe(args, "imp")
+    for note in apply_recipe(args, "imp"):
+        warn(note)
+    settle.settle_micro_batch(args)
     salvage.name_initial_weights(args)
     if args.ticket == "imp" and args.data is None and args.export_released is None:
         raise InputError("DATA is missing: the folder with train/CLASS/* and val/CLASS/*")
     if args.export_released is not None:
-        save_dir, mode = Path(args.save_dir), build.recorded_mode(args)
+        save_dir, mode = Path(args.save_dir), settle.recorded_mode(args)
         say(f"wrote {imp_run.export_released(save_dir, args.export_released, mode)}")
     elif args.dry_run:
         say(plan_imp(args).shown(as_json=args.json))

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from attack_utils import CHECKED_EVERY, Perturb, PGDConfig, checked, make_pgd
 from cli.flags import FREE_FLAGS
-from dataset import DataSpec, build_loaders, holds
+from dataset import DataSpec, build_loaders
 from engine.data_warnings import warn_of_notes
 from engine.distributed import (
     Runtime,
@@ -23,7 +23,7 @@ from engine.distributed import (
 )
 from engine.launching import Launch
 from engine.log import Warnings, say
-from engine.run_folder import RunFolder, read_args, recorded_batch
+from engine.run_folder import RunFolder, recorded_batch, recorded_processes
 from engine.schedules import Schedule, States
 from engine.steps import Execution, make_sgd
 from engine.training import StopSignals, Training
@@ -36,7 +36,6 @@ from files.tickets import Ticket
 from input_pipeline.loader import Loader
 from models import is_fetched
 
-RELEASED_DATA = "../data"  # where the released scripts look
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -53,6 +52,7 @@ def launch_options(args: argparse.Namespace) -> Launch:
         dist_url=args.dist_url,
         dist_backend=args.dist_backend,
         nproc=args.nproc,
+        begun_with=recorded_processes(Path(args.save_dir)) if goes_on(args) else None,
         timeout=args.dist_timeout,
     )
 
@@ -83,14 +83,26 @@ def _run_folder(
     return RunFolder(Path(args.save_dir), vars(args), FREE_FLAGS, args.resume, newest, last_file)
 
 
-def recorded_mode(args: argparse.Namespace) -> str:
-    """The mode of the run in --save_dir; the flag's, where its args.json does not say."""
-    path = Path(args.save_dir) / names.ARGS
-    return read_args(path).get("mode", args.mode) if path.exists() else args.mode
-
-
 def images_per_pass(args: argparse.Namespace) -> int:
-    return args.micro_batch or args.batch_size
+    """At most so many images go through a process's network at once."""
+    return min(args.micro_batch or args.batch_size, args.batch_size)
+
+
+def goes_on(args: argparse.Namespace) -> bool:
+    """Whether a run that was begun, if there is one in --save_dir, is to be trained further."""
+    return args.resume is not None and not args.evaluate
+
+
+def shared_out(batch: int, processes: int, micro_batch: int | None) -> str:
+    """How a step's images are shared out, in words."""
+    each = -(-batch // processes)
+    passes = Execution(micro_batch=micro_batch).pieces(each)
+    words = f"{batch} images a step"
+    if processes > 1:
+        words += f", {each} for each of {processes} processes (--nproc)"
+    if passes > 1:
+        words += f", in {passes} passes of {-(-each // passes)} (--micro_batch)"
+    return words
 
 
 def contents(
@@ -117,18 +129,6 @@ def _short(sha256: str) -> str:
 
 
 # --- data -----------------------------------------------------------------------------------------
-
-
-def settle_data(args: argparse.Namespace) -> None:
-    """Say where the data set of a transfer lies if --data was left out: the released code's place.
-
-    That is ../data, where it holds the set and data does not.
-    """
-    if args.data is None:
-        args.data = "data"
-        if not holds(args.dataset, "data") and holds(args.dataset, RELEASED_DATA):
-            args.data = RELEASED_DATA
-            say(f"data: {RELEASED_DATA} holds {args.dataset}, data does not (--data DIR)")
 
 
 def data_spec(args: argparse.Namespace) -> DataSpec:
@@ -194,7 +194,7 @@ def _loaders(
 def _global_batch(args: argparse.Namespace, runtime: Runtime, warnings: Warnings) -> int:
     """The images of a step over all nodes; a run that is resumed keeps the number it began with."""
     asked = args.batch_size * runtime.nodes
-    kept = recorded_batch(Path(args.save_dir)) if args.resume and not args.evaluate else None
+    kept = recorded_batch(Path(args.save_dir)) if goes_on(args) else None
     if kept is None or kept == asked:
         return asked
     warnings.add(
@@ -259,7 +259,9 @@ def training(
     )
     own_random_starts(runtime)
     on_cpu = execution.device.type == "cpu" and not torch.cuda.is_available()
-    say("device: the CPU, PyTorch sees no CUDA" if on_cpu else f"device: {execution.device}")
+    device = "the CPU, PyTorch sees no CUDA" if on_cpu else execution.device
+    batch = shared_out(loader.batch_size, runtime.world_size, execution.micro_batch)
+    say(f"device: {device}; {batch}")
     return made
 
 

@@ -67,7 +67,8 @@ def save_transfer(
         weights: the state dict in bare names; the file has the released code's `0.*` and `1.*`.
         training: what `engine.training.Training.state` gives.
         best: the file names of which this network is the best so far.
-        keep_epoch: whether to keep the epoch's bare state dict too (--save_all).
+        keep_epoch: whether to keep the epoch's bare state dict too (--save_all), under the number
+            of the epoch counted from 0.
     """
     network: dict[str, Any] = {
         "best_sa": record.best_sa,
@@ -81,7 +82,7 @@ def save_transfer(
     for name in best:
         save_checkpoint(save_dir / name, network)
     if keep_epoch:
-        save_checkpoint(save_dir / names.epoch_checkpoint(epoch), network["state_dict"])
+        save_checkpoint(save_dir / names.epoch_checkpoint(epoch - 1), network["state_dict"])
     scheduler = {"kind": lr_schedule, "last_epoch": epoch}
     payload = {**network, "scheduler": scheduler, **training}
     save_checkpoint(save_dir / names.CHECKPOINT, payload, keep_previous=True)

@@ -56,5 +56,6 @@ def _comparable(arguments: list[str], name: str) -> list[tuple[str, list[str]]]:
             flags[flag] = [value] if value else []
         else:
             flags.setdefault(flag, []).append(argument)
-    flags.pop("--threads", None)
+    for own in ("--threads", "--save_dir"):
+        flags.pop(own, None)
     return sorted(flags.items())

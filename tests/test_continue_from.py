@@ -19,12 +19,16 @@ from helpers.main_cases import (
 )
 
 import main_imp_pretrain
+from cli.flags import build_imp_parser
 from cli.salvage import _passes
+from cli.settle import settle_micro_batch
 from dataset import DataSpec, build_loaders
 from engine.distributed import Runtime
 from engine.steps import Execution
+from files.atomic import write_json
 from files.checkpoints import save_checkpoint
 from files.tickets import load_ticket
+from models import ARCHS
 
 # One epoch of dense training, then states 1, 2 and 3 of one epoch each; passes of 6, 6 and then,
 # of the last batch of 11 images, of 4, 4, 3: every draw of the attack counts.
@@ -175,6 +179,16 @@ def test_the_plan_is_of_what_is_left(data, standard, tmp_path, capsys):
     assert plan["epochs"] == 2
     assert {"name": "--continue_from", "path": str(ticket), "missing": False} in plan["inputs"]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("recorded", "expected"), [(None, None), (7, 7), ("absent", 256)])
+def test_images_per_pass_are_those_of_the_tickets_run(standard, tmp_path, recorded, expected):
+    ticket = clone(standard, tmp_path / "clone", 2)
+    if recorded != "absent":
+        write_json(tmp_path / "clone" / "args.json", {"micro_batch": recorded})
+    args = build_imp_parser(ARCHS).parse_args(["data", "--continue_from", str(ticket)])
+    settle_micro_batch(args)
+    assert args.micro_batch == expected
 
 
 # --- other flags, other files -------------------------------------------------------------------

@@ -65,7 +65,7 @@ class Project:
         shutil.copy(ROOT / "errors.py", folder)
         (folder / "report").mkdir()
         (folder / "report/__init__.py").touch()  # else a report on PYTHONPATH goes before it
-        reporting = "import sys; print('reported', sys.argv[1])\n"
+        reporting = "import sys; print('reported', *sys.argv[1:])\n"
         (folder / "report/__main__.py").write_text(reporting)
         self.config = folder / "study.toml"
         self.write()
@@ -166,12 +166,18 @@ def test_dry_run_lists_runs_in_order_with_costs_and_commands_and_runs_nothing(pr
 def test_a_study_does_every_run_once_then_reports_and_a_second_start_only_reports(project):
     first = project.run("-J", "3")
     assert sorted(project.names()) == sorted(ALL)
-    assert f"reported {project.out}" in first.stdout
+    assert f"reported {project.out}\n" in first.stdout
     assert "10 of 10 done" in first.stdout
     second = project.run()
     assert len(project.names()) == 10
     assert listed(second.stdout) == [("done", name) for name in ALL]
     assert f"reported {project.out}" in second.stdout
+
+
+def test_the_margin_of_the_evidence_is_fixed_in_the_studys_file(project):
+    project.write(CONFIG.replace("[study]", "[study]\nevidence_margin = 1.5"))
+    done = project.run("-J", "8", "--only", "std/cifar10/std|imp/std")
+    assert f"reported {project.out} --evidence_margin 1.5\n" in done.stdout
 
 
 def test_commands_of_a_study(project):
@@ -317,6 +323,25 @@ def test_after_kill_9_the_next_start_waits_for_what_still_goes_on(project):
     assert project.names() == ["imp/std", "imp/adv"]
     ends, starts = (dict(map(reversed, project.calls(what))) for what in ("end", "start"))
     assert starts["imp/adv"] > ends["imp/std"]  # one at a time, those elsewhere included
+
+
+@pytest.mark.parametrize("name", ["ENOLCK", "ENOSYS", "EOPNOTSUPP"])
+def test_a_file_system_without_locks_is_told_once_and_the_study_goes_on(project, name):
+    patch = project.folder / "patch"
+    patch.mkdir()
+    (patch / "sitecustomize.py").write_text(
+        "import errno, fcntl, os\n"
+        "def flock(*_):\n"
+        f"    raise OSError(errno.{name}, os.strerror(errno.{name}))\n"
+        "fcntl.flock = flock\n"
+    )
+    text = project.run("-J", "4", PYTHONPATH=str(patch)).stdout
+    assert "10 of 10 done" in text
+    assert sorted(project.names("end")) == sorted(ALL)
+    told = [line for line in text.splitlines() if line.startswith("warning: ")]
+    assert len(told) == 1
+    lost = "locks no file: see to it that no other study works here, and none that was killed goes"
+    assert f"{project.out}: the file system {lost}" in told[0]
 
 
 def test_a_second_signal_kills_jobs_that_do_not_stop(project):
@@ -842,6 +867,8 @@ def test_the_multinode_job_starts_the_main_under_torchrun_on_every_node(project,
         (('out = "OUT"', ""), "[study] needs out"),
         (('out = "OUT"', "out = 3"), "[study] out is 3; it must be text in quotes"),
         (("[study]", "[study]\nseed = 1"), "[study] seed is not known here; known: out, flags"),
+        (("[study]", "[study]\nevidence_margin = true"), "it must be points of accuracy, from"),
+        (("[study]", "[study]\nevidence_margin = -1"), "[study] evidence_margin is -1; it must be"),
         (('"--epochs 2"', "'--epochs \"2'"), "[study] flags: No closing quotation"),
         (("[[pretraining]]", "[pretraining]"), ""),
         (('tag = "adv"', 'tag = "std"'), "[[pretraining]] tag 'std' is there twice"),

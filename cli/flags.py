@@ -98,14 +98,6 @@ def build_imp_parser(archs: Sequence[str]) -> Parser:
     add_runtime_flags(parser)
     add = add_output_flags(parser, "runs/imp")
     add(
-        "--continue_from",
-        metavar="TICKET",
-        help="where the checkpoints of a run are lost: go on with the state of its ticket TICKET, "
-        "from its init.pth.tar (beside TICKET, or --init) and with its other flags. What follows "
-        "is equal to the bit to the run left alone, but for the loss scale of --amp fp16; the "
-        "figures of earlier epochs come from the metrics.jsonl beside TICKET, if it is there",
-    )
-    add(
         "--keep",
         choices=("all", "last", "tickets"),
         default="all",
@@ -144,6 +136,14 @@ def _add_search_flags(parser: Parser) -> None:
         type=positive,
         default=0.1,
         help="its learning rate, by a cosine to 0 (0.1)",
+    )
+    add(
+        "--continue_from",
+        metavar="TICKET",
+        help="where the checkpoints of a run are lost: go on with the state of its ticket TICKET, "
+        "from its init.pth.tar (beside TICKET, or --init) and with its other flags. What follows "
+        "is equal to the bit to the run left alone, but for the loss scale of --amp fp16; the "
+        "figures of earlier epochs come from the metrics.jsonl beside TICKET, if it is there",
     )
 
 

@@ -80,10 +80,9 @@ def evaluate_checkpoint(
         raise InputError("--save_adv works in one process only")
     warnings, usual = Warnings(), mean_std(spec.dataset)
     model = load_network(str(path), mean=mean, std=std, otherwise=usual, tell=warnings.add)
-    model = evaluator.execution.place(model)
-    tested = Tested(path, model, class_names_in(files.load_checkpoint(path)), warnings)
-    if is_main():
-        say(pruning.remain_line(model))
+    class_names = class_names_in(files.load_checkpoint(path))
+    tested = Tested(path, evaluator.execution.place(model), class_names, warnings)
+    say(pruning.remain_line(model))
     kind, where = request.eval_set
     stem, size = stem_of(model), spec.input_size
     if stem is not None and (stem == "cifar") != (size < 64):

@@ -19,6 +19,7 @@ from cli import build, networks, salvage, settle
 from cli.flags import build_imp_parser
 from cli.plan import plan_imp
 from cli.recipes import apply_recipe
+from cli.recorded import take_recorded
 from engine.data_warnings import compare_classes, warn_of_skipped
 from engine.distributed import Runtime, broadcast_from_main, on_main
 from engine.launching import launch
@@ -274,6 +275,8 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
     build.set_up_process(args)
     folder = build.search_folder(args)
     if args.evaluate:
+        if args.recorded:
+            say(args.recorded)
         path, key = networks.file_to_validate(args, folder)
         validate_file(
             path,
@@ -292,6 +295,8 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_imp_parser(ARCHS).parse_args(argv)
+    if args.evaluate:
+        take_recorded(args)
     for note in apply_recipe(args, "imp"):
         warn(note)
     settle.settle_micro_batch(args)

@@ -136,6 +136,15 @@ def test_evaluate_prefers_the_checkpoint_of_the_folder_to_the_weights(data, imp,
     assert found["checkpoint"] == str(tmp_path / "run" / "2-checkpoint.pth.tar")
 
 
+def test_evaluate_frames_images_as_the_run_has_recorded(data, imp, tmp_path, capsys):
+    where = ["-j", "0", "--device", "cpu", "--save_dir", str(tmp_path / "out")]
+    checkpoint = ["--resume", str(imp / "2-checkpoint.pth.tar")]
+    main_imp_pretrain.main([str(data), "-e", *checkpoint, *where])
+    assert read_json(tmp_path / "out" / "eval.json")["acc1"] == metrics(imp)[-1]["val_sa"]
+    told = f"as {imp / 'args.json'} has recorded: input_size 16, augment rrc"
+    assert told in capsys.readouterr().out
+
+
 def test_evaluate_refuses_a_network_of_other_classes(data, tmp_path, capsys):
     model = build_model("resnet20s", 7, MEAN, STD, "cifar", 4)
     save_checkpoint(tmp_path / "seven.pth.tar", model.state_dict())

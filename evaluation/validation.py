@@ -70,6 +70,13 @@ def validate_file(
     compare_classes(class_names_in(load_checkpoint(path)), loader, str(path), warnings)
     metrics = validate(evaluator, evaluator.execution.place(model), loader, "validation")
     warn_of_skipped(warnings, loader)
-    found = {"checkpoint": str(path), "acc1": metrics.top1, "acc5": metrics.top5}
+    found = {
+        "checkpoint": str(path),
+        "input_size": spec.input_size,
+        "augment": spec.augment,
+        "acc1": metrics.top1,
+        "acc5": metrics.top5,
+        "warnings": warnings.lines,
+    }
     if is_main():
-        write_json(save_dir / EVALUATION, {**found, "warnings": warnings.lines})
+        write_json(save_dir / EVALUATION, found)

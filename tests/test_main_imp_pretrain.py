@@ -440,7 +440,8 @@ def test_evaluate_writes_eval_json_with_the_accuracy_of_the_run(data, run, tmp_p
         resume = ["--resume", str(folder / name)] if name else []
         run_imp(data, folder, *SCHEDULE, "--evaluate", *resume)
         written = read_json(folder / "eval.json")
-        assert set(written) == {"checkpoint", "acc1", "acc5", "warnings"}
+        told = {"checkpoint", "input_size", "augment", "acc1", "acc5", "warnings"}
+        assert set(written) == told
         assert written["checkpoint"] == str(folder / (name or "2-checkpoint.pth.tar"))
         assert written["acc1"] == of_epoch[epoch - 1]
         assert written["acc5"] == 100

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 import pruning_utils as pruning
-from cli import build, networks
+from cli import build, networks, settle
 from cli.flags import build_transfer_parser
 from cli.plan import plan_transfer
 from cli.recipes import apply_recipe
@@ -69,7 +69,7 @@ class Transfer:
             args, self.train.num_classes, self.execution, self.ticket, self.warnings
         )
         # Without a ticket zeros among the weights are trained like the others.
-        self.density = pruning.check_sparsity(self.model) / 100 if self.ticket else 1.0
+        self.density = pruning.percent_left(self.model) / 100 if self.ticket else 1.0
         say(pruning.remain_line(self.model))
         self.training = build.training(
             args, runtime, self.execution, self.model, self.train, stop=stop, save=self.save
@@ -236,7 +236,7 @@ class Transfer:
         )
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        pruning.prune_model_custom(self.model, pruning.extract_mask(weights))
+        pruning.apply_masks(self.model, pruning.masks_in(weights))
         self.model.load_state_dict(weights)
 
     def resume(self, path: Path) -> None:
@@ -313,7 +313,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         warn(note)
     request = build.request(args)
     request.check_flags()
-    if args.dry_run:
+    settle.settle_data(args)
+    if args.export_released:
+        folder = build.transfer_folder(args)
+        checkpoint = folder.checkpoint_to_test("--export_released")
+        say(f"wrote {transfer_run.export_released(checkpoint, folder.path)}")
+    elif args.dry_run:
         say(plan_transfer(args).shown(as_json=args.json))
     else:
         request.check_inputs()

@@ -66,7 +66,7 @@ def apply_recipe(args: argparse.Namespace, task: str) -> list[str]:
     for name, value in values.items():
         if getattr(args, name, None) is None:
             setattr(args, name, value)
-    if args.stem is None:
+    if args.stem is None and getattr(args, "ticket", "imp") == "imp":  # else the weights tell
         args.stem = "cifar" if args.input_size < 64 else "imagenet"
     settle_nodes(args, os.environ)
     check_together(args)

@@ -67,11 +67,11 @@ class RunFolder:
             )
         return Path(self.resume)
 
-    def checkpoint_to_test(self) -> Path:
-        """The checkpoint that --evaluate is about: the one that --resume names, or the newest."""
+    def checkpoint_to_test(self, flag: str = "--evaluate") -> Path:
+        """The checkpoint that a flag is about: the one that --resume names, or the newest."""
         checkpoint = replace(self, resume=self.resume or "auto").checkpoint()
         if checkpoint is None:
-            raise InputError(f"--evaluate: no checkpoint in {self.path}; name one by --resume PATH")
+            raise InputError(f"{flag}: no checkpoint in {self.path}; name one by --resume PATH")
         return checkpoint
 
     def recorded(self) -> dict[str, Any]:
@@ -89,14 +89,20 @@ class RunFolder:
                 f"--save_dir {self.path}: holds a run already; add --resume to go on, or choose "
                 "another"
             )
-        before = read_args(path)
+        for flag, before, now in self.differences():
+            raise InputError(
+                f"--save_dir {self.path}: holds a run with --{flag} {before}, not {now}; choose "
+                "another folder"
+            )
+
+    def differences(self) -> Iterator[tuple[str, Any, Any]]:
+        """In which flags (flag, then, now) this run is another than the one in the folder."""
+        path = self.path / names.ARGS
+        before = read_args(path) if path.exists() else {}
         for name, value in json.loads(json.dumps(self.recorded())).items():
             if name not in self.free and name in before and before[name] != value:
                 flag = name.replace(CONTENT, " that holds") if CONTENT in name else name
-                raise InputError(
-                    f"--save_dir {self.path}: holds a run with --{flag} {before[name]}, not "
-                    f"{value}; choose another folder"
-                )
+                yield flag, before[name], value
 
     def claim(self) -> None:
         self.check()

@@ -50,7 +50,7 @@ from engine.run_folder import recorded_batch, recorded_processes
 from engine.steps import Execution, evaluate, train_one_epoch, training_step
 from errors import InputError
 from files.checkpoints import load_checkpoint, save_checkpoint
-from pruning_utils import masks, pruning_model, pruning_model_random
+from pruning_utils import masks, prune_at_random, prune_by_magnitude
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ATTACK = PGDConfig(16 / 255, 2, 8 / 255, random_start=False)
@@ -119,7 +119,7 @@ def one_state(runtime: Runtime, root: str) -> dict:
     broadcast_from_main(model.buffers())
     found["weights"] = {name: p.detach().clone() for name, p in model.named_parameters()}
     found["buffers"] = {name: value.clone() for name, value in model.named_buffers()}
-    pruning_model(model, 0.2)
+    prune_by_magnitude(model, 0.2)
     found["masks"] = {name: mask.clone() for name, mask in masks(model).items()}
     return found
 
@@ -130,7 +130,7 @@ def rank_zero_decides(runtime: Runtime) -> dict:
     torch.manual_seed(rank)
     model = small_network().to(memory_format=torch.channels_last)
     torch.manual_seed(rank)
-    pruning_model_random(model, 0.5)
+    prune_at_random(model, 0.5)
     model = model.to(memory_format=torch.channels_last)
     own = {name: mask.clone() for name, mask in masks(model).items()}
     broadcast_from_main(masks(model).values())

@@ -14,7 +14,7 @@ from helpers.main_cases import HERE, TINY, contents, one_error_line, skip_pictur
 import errors
 import main_downstream
 import main_imp_pretrain
-from cli import build, parsing
+from cli import build, parsing, settle
 from cli.flags import build_imp_parser, build_transfer_parser
 from cli.nodes import settle_nodes
 from cli.parsing import Parser, Switch
@@ -304,11 +304,11 @@ def test_a_search_passes_at_most_256_images_at_a_time_unless_told_otherwise(tmp_
         ([], 256), (["--micro_batch", "64"], 64), (["--micro_batch", "2048"], 2048),
     ):  # fmt: skip
         args = imp("--save_dir", str(tmp_path), *words)
-        build.settle_micro_batch(args)
+        settle.settle_micro_batch(args)
         assert args.micro_batch == expected
         assert build.images_per_pass(args) == expected
     args = imp("-b", "32")
-    build.settle_micro_batch(args)
+    settle.settle_micro_batch(args)
     assert build.images_per_pass(args) == 32
     assert transfer().micro_batch is None
 
@@ -318,7 +318,7 @@ def test_a_search_that_goes_on_keeps_its_images_per_pass(tmp_path, recorded):
     (tmp_path / "args.json").write_text(f'{{"micro_batch": {json.dumps(recorded)}}}')
     for words, expected in ((["--resume"], recorded), ([], 256)):
         args = imp("--save_dir", str(tmp_path), *words)
-        build.settle_micro_batch(args)
+        settle.settle_micro_batch(args)
         assert args.micro_batch == expected
 
 
@@ -502,7 +502,6 @@ BAD_FOR_BOTH = [
     (["--resume", "PLACE/none.pth.tar"], "--resume PLACE/none.pth.tar: no such file"),
     (["--resume", "PLACE/empty.pth.tar"], "no checkpoint to resume from, it lacks"),
     (["--resume", "PLACE/text.pth.tar"], "text.pth.tar"),
-    (["--evaluate"], "--evaluate: no checkpoint in"),
     (["--amp", "fp16"], "--amp fp16 needs CUDA"),
     (["--print_freq", "0"], "--print_freq: '0' is not"),
     (["--device", "cuda"], "CUDA was asked for, but PyTorch sees no CUDA device"),
@@ -519,6 +518,7 @@ BAD_FOR_IMP = [
     (["--ticket", "best"], "invalid choice: 'best'"),
 ]
 BAD_FOR_TRANSFER = [
+    (["--evaluate"], "--evaluate: no checkpoint in"),  # IMP's validates --init then
     (["--dataset", "mnist"], "--dataset: invalid choice: 'mnist'"),
     (["--dataset", "imagenet"], "--dataset: invalid choice: 'imagenet'"),
     (["--dataset", "visda"], "image_list.txt: not there"),

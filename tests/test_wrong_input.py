@@ -404,7 +404,6 @@ FILES = [
     (lambda p: foreign(p, epoch=1), ["foreign.pth.tar", "lacks 'state_dict'"]),
     (lambda p: foreign(p, state_dict=3, state_prune=1), ["foreign.pth.tar", "this program"]),
     (lambda p: foreign(p, state_dict={}, state_prune="x"), ["foreign.pth.tar", "this program"]),
-    (lambda p: imp(p, "--evaluate"), ["--evaluate", "no checkpoint", "--resume PATH"]),
     (lambda p: transfer(p, "--evaluate"), ["--evaluate", "no checkpoint", "--resume PATH"]),
     (lambda p: imp(p, "--export_released", "7"), ["7-checkpoint.pth.tar", "no such file"]),
     (lambda p: ["--ticket", "omp", "--save_dir", str(p.save)], ["--ticket omp", "--init"]),

@@ -28,7 +28,8 @@ def take_recorded(args: argparse.Namespace) -> None:
     if not (folder / names.ARGS).is_file():
         return
     before = read_args(folder / names.ARGS)
-    taken = [name for name in TAKEN if getattr(args, name) is None and name in before]
+    left_out = [name for name, value in vars(args).items() if value is None]
+    taken = [name for name in TAKEN if name in left_out and name in before]
     for name in taken:
         setattr(args, name, before[name])
     if taken:

@@ -24,7 +24,7 @@ def main(recorded: str, again: str) -> int:
     clean = before.bits[network, CLEAN] == after.bits[network, CLEAN]
     pgd = before.bits[network, PGD] == after.bits[network, PGD]
     ra = after.bits[network, PGD].mean() - before.bits[network, PGD].mean()
-    print(f"  {clean.mean():.4%} of the clean outcomes are equal, {pgd.mean():.4%} of those under PGD;")
+    print(f"  equal outcomes: {clean.mean():.4%} clean, {pgd.mean():.4%} under PGD;")
     print(f"  RA {100 * after.bits[network, PGD].mean():.3f} %, {100 * ra:+.3f} points")
     return int(clean.mean() < 0.999 or abs(ra) > 0.005)
 

@@ -13,7 +13,7 @@ from errors import InputError
 from files import names
 from files.atomic import replacing, write_json
 from files.results import RunResult
-from files.study_record import StudyRecord, read_study_record
+from files.study_record import read_study_records
 from report.groups import group_runs
 from report.judged import Verdict
 from report.page import page
@@ -35,7 +35,7 @@ def write_report(
     files. Raises InputError, and writes nothing, when there is no usable run or no place to write.
     """
     runs_dir = Path(runs_dir)
-    results, verdict, _ = judge_runs(runs_dir, margin, evidence_margin)
+    results, verdict = judge_runs(runs_dir, margin, evidence_margin)
     out = _make_folder(runs_dir / names.REPORT if out_dir is None else Path(out_dir))
     curves = {run.path: points for run in results if (points := read_curve(run))}
     notes = []
@@ -55,11 +55,10 @@ def write_report(
 
 
 class Judged(NamedTuple):
-    """The runs below a folder, what is said of them, and the record of their study."""
+    """The runs below a folder, and what is said of them."""
 
     results: list[RunResult]
     verdict: Verdict
-    record: StudyRecord | None
 
 
 def judge_runs(
@@ -71,14 +70,10 @@ def judge_runs(
     """
     results, problems = read_runs(runs_dir)
     tested, unusable = read_tested(results)
-    try:
-        record = read_study_record(runs_dir)
-    except InputError as error:
-        record = None
-        problems.append(str(error))
-    verdict = judge(results, margin, tested, evidence_margin, record)
-    warnings = (*problems, *unusable, *verdict.warnings)
-    return Judged(results, dataclasses.replace(verdict, warnings=warnings), record)
+    records, damaged = read_study_records(runs_dir)
+    verdict = judge(results, margin, tested, evidence_margin, records)
+    warnings = (*problems, *damaged, *unusable, *verdict.warnings)
+    return Judged(results, dataclasses.replace(verdict, warnings=warnings))
 
 
 def _make_folder(out: Path) -> Path:

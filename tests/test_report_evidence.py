@@ -10,7 +10,7 @@ from helpers.outcome_cases import SPLIT, right, write_tested
 from helpers.report_cases import run, ticket
 
 from errors import InputError
-from files.study_record import read_study_record, record_plan
+from files.study_record import Plan, read_study_record, record_plan
 from report.__main__ import main
 from report.difference_figure import difference_figure
 from report.figures import styles
@@ -35,6 +35,13 @@ def study(root, tickets, **changes):
     for state, correct in tickets.items():
         write_ticket(root, state, *correct, **changes)
     return root
+
+
+def plan(root, states, seeds, **changes):
+    """Record what a study in this folder plans."""
+    where = {"pretrainings": ("adv",), "datasets": ("cifar10",), "data_numbers": (1.0,)} | changes
+    config = str(root / where.pop("config", "my.toml"))
+    record_plan(root, Plan(config, tuple(states), tuple(seeds), **where))
 
 
 def verdict_of(root, margin=0.5, **options):
@@ -212,33 +219,108 @@ def test_without_a_margin_the_rules_tolerance_is_taken(tmp_path):
 )
 def test_seeds_are_compared_with_those_that_were_planned_first(tmp_path, planned, look):
     if planned:
-        record_plan(tmp_path, tmp_path / "my.toml", [0, 1], planned)
-    study(tmp_path, {0: (), 1: ()})
-    record_plan(tmp_path, tmp_path / "my.toml", [0, 1], [1, 2, 3])
+        plan(tmp_path, [1], planned)
+    study(tmp_path, {0: (), 1: (), 3: ()})
+    plan(tmp_path, [1, 2], [1, 2, 3])
     group = only(verdict_of(tmp_path))
     assert group.look == look
-    assert group.planned == {1}
-    assert (read_study_record(tmp_path).plans == ()) == (planned is None)
+    assert group.planned == ({1} if planned else {1, 3})
 
 
-def test_a_damaged_record_is_a_warning(tmp_path):
+@pytest.mark.parametrize("lacking", ["1-3/std", "1-3/adv", "0-3/std"])
+def test_a_planned_seed_that_one_ticket_lacks_makes_it_interim(tmp_path, lacking):
+    plan(tmp_path, [1], [1, 2, 3])
     study(tmp_path, {0: (), 1: ()})
-    (tmp_path / "study.json").write_text("{")
+    shutil.rmtree(tmp_path / "adv" / lacking)
+    assert only(verdict_of(tmp_path)).look == "interim"
+
+
+def test_a_regime_that_a_study_leaves_out_is_not_waited_for(tmp_path):
+    plan(tmp_path, [1], [1, 2, 3])
+    study(tmp_path, {0: (), 1: ()})
+    for folder in tmp_path.glob("adv/*/adv"):
+        shutil.rmtree(folder)
+    assert only(verdict_of(tmp_path)).look == "fixed"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"pretrainings": ("std",)}, {"datasets": ("svhn",)}, {"data_numbers": (0.1, 0.01)}],
+    ids=lambda other: next(iter(other)),
+)
+def test_a_plan_counts_only_for_the_groups_that_it_names(tmp_path, other):
+    """Two studies may share a folder, and each has its seeds and states."""
+    plan(tmp_path, [1, 2, 5], [1], config="first.toml", **other)
+    plan(tmp_path, [1], [1, 2, 3])
+    group = only(verdict_of(study(tmp_path, {0: (), 1: ()})))
+    assert (group.look, group.planned) == ("fixed", {1})
+    shutil.rmtree(tmp_path / "adv")
+    (tmp_path / "study.json").unlink()
+    plan(tmp_path, [1, 2, 5], [1], **other)
+    group = only(verdict_of(study(tmp_path, {0: (), 1: ()})))
+    assert (group.look, group.planned) == (None, {1})
+
+
+def test_a_plan_counts_only_for_runs_in_its_studys_folder(tmp_path):
+    first, second, apart = (tmp_path / name for name in ("first", "second", "apart"))
+    plan(first, [1, 2], [1, 2, 3])
+    plan(second, [1], [1], pretrainings=("std",))
+    study(first, {0: (), 1: ()})
+    study(second, {0: (), 1: ()}, pretraining="std", init_sha256="2" * 64)
+    study(apart, {0: (), 1: ()}, init_sha256="3" * 64)  # of the same name
+    groups = verdict_of(tmp_path).groups
+    assert {g.group.init_sha256[0]: (g.look, g.planned) for g in groups} == {
+        "1": ("fixed", {1, 2}), "2": ("sequential", {1}), "3": (None, {1}),
+    }  # fmt: skip
+
+
+def test_results_that_were_there_before_their_plan_make_it_unknown_what_was_fixed(tmp_path):
+    study(tmp_path, {0: (), 1: ()})
+    plan(tmp_path, [1], [1, 2, 3], datasets=("cifar10", "svhn"))
+    assert only(verdict_of(tmp_path)).look is None
+    shutil.rmtree(tmp_path)
+    study(tmp_path / "svhn", {0: (), 1: ()}, dataset="svhn")
+    plan(tmp_path, [1], [1, 2, 3])  # those of other groups do not matter
+    study(tmp_path, {0: (), 1: ()})
+    plan(tmp_path, [1], [1, 2, 3], datasets=("cifar10", "svhn"))
+    looks = {group.group.dataset: group.look for group in verdict_of(tmp_path).groups}
+    assert looks == {"cifar10": "fixed", "svhn": None}
+
+
+def test_a_plan_is_recorded_once_for_each_change_of_a_file(tmp_path):
+    for config, seeds in [("a", [1]), ("b", [2]), ("a", [1]), ("b", [2]), ("a", [1, 3])]:
+        plan(tmp_path, [1], seeds, config=config)
+    plans = read_study_record(tmp_path).plans
+    assert [(Path(p.config).name, p.seeds) for p in plans] == [
+        ("a", (1,)), ("b", (2,)), ("a", (1, 3)),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"plans": [{"seeds": 1}]}', "null", "late"])
+def test_a_damaged_record_is_a_warning_and_nothing_is_taken_as_planned(tmp_path, text):
+    plan(tmp_path, [1, 2], [1, 2, 3])
+    study(tmp_path, {0: (), 1: ()})
+    file = tmp_path / "study.json"
+    file.write_text(file.read_text().replace("false", "0") if text == "late" else text)
     verdict = verdict_of(tmp_path)
-    assert only(verdict).look is None
+    assert (only(verdict).look, only(verdict).planned) == (None, {1})
     assert "study.json: damaged" in verdict.warnings[0]
+    plan(tmp_path, [1, 2], [1, 2, 3])  # too late by now
+    verdict = verdict_of(tmp_path)
+    assert (only(verdict).look, verdict.warnings) == (None, ())
 
 
 def test_plan_lists_the_cheapest_first_with_the_studys_commands(tmp_path, capsys):
     config = tmp_path / "my.toml"
     config.write_text("")
-    record_plan(tmp_path, config, [0, 1, 2], [1])
+    plan(tmp_path, [1, 2], [1])
     study(tmp_path, {0: (), 1: (), 2: ()}, seeds=(1,))
     assert main([str(tmp_path), "--plan", "--evidence_margin", "1"]) == 0
     told = capsys.readouterr().out
     assert "2 undecided, the cheapest first" in told
     assert "imp state 1: further seeds, ticket and dense: at least 2 of ST and 2 of AT" in told
     assert f"# in {config}: [transfer] seeds = [1, 2, 3]" in told
+    assert f"{config} --out {tmp_path} --only " in told
     assert "'^transfer/adv/cifar10/adv/f1/state(0|1)/seed(2|3)$'" in told
     assert not (tmp_path / "report").exists()
     (tmp_path / "study.json").unlink()

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.browser import browser, find_browser
 from helpers.outcome_cases import SPLIT, right, write_tested
 from helpers.report_cases import run, ticket
+from matplotlib.collections import LineCollection
 
 from errors import InputError
 from files.study_record import Plan, read_study_record, record_plan
 from report.__main__ import main
 from report.difference_figure import difference_figure
-from report.figures import styles
+from report.figures import accuracy_figure, styles
+from report.plan import plan_text
 from report.verdict import judge
 from report.words import conclusion
 from report.write import judge_runs
@@ -203,6 +206,16 @@ def test_contrasts_compare_what_two_pretrainings_lose(tmp_path):
     assert (first["kind"], first["images"], first["test_split"]) == ("paired", IMAGES, SPLIT)
 
 
+def test_other_data_or_another_share_of_them_are_not_contrasted(tmp_path):
+    study(tmp_path / "a", {0: (), 1: ()})
+    others = ({"split": "6" * 64}, {"dataset": "svhn"}, {"data_number": 0.1})
+    for number, other in enumerate(others, start=2):
+        hashed = {"pretraining": f"std{number}", "init_sha256": str(number) * 64}
+        study(tmp_path / f"{number}", {0: (), 1: ()}, **hashed, **other)
+    assert len(verdict_of(tmp_path).groups) == 4
+    assert verdict_of(tmp_path).contrasts == ()
+
+
 def test_without_a_margin_the_rules_tolerance_is_taken(tmp_path):
     group = only(judge_runs(study(tmp_path, {0: (), 1: ()})).verdict)
     assert group.margins == group.tolerance == {"st_sa": 0, "at_sa": 0, "at_ra": 0}
@@ -285,6 +298,14 @@ def test_results_that_were_there_before_their_plan_make_it_unknown_what_was_fixe
     plan(tmp_path, [1], [1, 2, 3], datasets=("cifar10", "svhn"))
     looks = {group.group.dataset: group.look for group in verdict_of(tmp_path).groups}
     assert looks == {"cifar10": "fixed", "svhn": None}
+    shutil.rmtree(tmp_path / "svhn")
+    (tmp_path / "study.json").unlink()
+    shutil.rmtree(tmp_path / "adv")
+    plan(tmp_path, [1], [1, 2, 3])
+    study(tmp_path, {0: (), 1: ()})
+    plan(tmp_path, [1], [1, 2, 3], datasets=("cifar10", "svhn"))  # in time for svhn
+    study(tmp_path / "svhn", {0: (), 1: ()}, dataset="svhn")
+    assert [group.look for group in verdict_of(tmp_path).groups] == ["fixed", "fixed"]
 
 
 def test_a_plan_is_recorded_once_for_each_change_of_a_file(tmp_path):
@@ -330,6 +351,21 @@ def test_plan_lists_the_cheapest_first_with_the_studys_commands(tmp_path, capsys
     )
 
 
+def test_seeds_that_one_side_has_come_before_new_ones_and_fewer_runs_before_more():
+    dense = [r for s in (1, 2, 3) for r in ticket(0, 88 + s, 79 + s, 39 + s, seed=s)]
+    first = ticket(1, 89, 80, 40, seed=1)
+    # Differences of ST: -0.1, 0, 0.1, which takes more than three seeds; of AT a tenth of that.
+    second = [
+        r
+        for s, d in ((1, -0.1), (2, 0), (3, 0.1))
+        for r in ticket(2, 88 + s + d, 79 + s + d / 10, 39 + s + d / 10, seed=s)
+    ]
+    told = plan_text(judge([*dense, *first, *second], evidence_margin=0.2))
+    assert told.index("imp state 2: further seeds") < told.index("imp state 1: further seeds")
+    assert "imp state 1 and the dense network under ST with --seed 2, 3\n" in told
+    assert "imp state 2 and the dense network under ST with --seed 4\n" in told
+
+
 # --- seen -----------------------------------------------------------------------------------------
 
 
@@ -346,6 +382,35 @@ def test_the_figure_of_differences_has_a_row_a_pretraining_bars_bands_and_stars(
     assert (len(rule.get_xdata()), len(surely.get_xdata())) == (1, 1)
     points = [line for line in axis.lines if line.get_linestyle() == "None"]
     assert "x" in [line.get_marker() for line in points]
+
+
+def test_the_accuracy_figure_sets_the_bars_of_two_pretrainings_apart_and_explains_them(tmp_path):
+    for tag, number in (("adv", "1"), ("std", "2")):
+        for seed, correct in ((1, 1790), (2, 1800), (3, 1805)):
+            tag_and_hash = {"pretraining": tag, "init_sha256": number * 64}
+            write_ticket(tmp_path, 0, correct, seeds=(seed,), **tag_and_hash)
+            write_ticket(tmp_path, 1, correct, seeds=(seed,), **tag_and_hash)
+    groups = verdict_of(tmp_path).groups
+    figure = accuracy_figure(groups, styles(group.group.name for group in groups))
+    bars = [c for c in figure.axes[0].collections if isinstance(c, LineCollection)]
+    places = [segment[0][0] for bar in bars for segment in bar.get_segments()]
+    assert len(set(places)) == 4  # dense network and ticket of each, whose two kinds of bars agree
+    told = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert told[-2:] == ["± std over seeds", "95 % over test images"]
+
+
+@pytest.mark.skipif(find_browser() is None, reason="no browser here")
+def test_every_column_is_in_sight_in_a_window_of_1280_pixels(tmp_path):
+    for seed, correct in ((1, 1500), (2, 1800), (3, 1605)):
+        write_ticket(tmp_path, 0, correct, correct, seeds=(seed,))
+        write_ticket(tmp_path, 12, 3000 - correct, 3300 - correct, seeds=(seed,))
+    assert main([str(tmp_path), "--evidence_margin", "0.5"]) == 0
+    with browser(find_browser()) as tab:
+        tab.look(1280, 900)
+        tab.open(tmp_path / "report" / "report.html")
+        table = "document.querySelector('#tickets table')"
+        assert "undecided" in tab.run(f"{table}.textContent")
+        assert tab.run(f"{table}.scrollWidth - {table}.parentElement.clientWidth") <= 0
 
 
 def test_terminal_and_page_show_the_intervals_with_their_kind(tmp_path, capsys):

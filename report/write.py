@@ -21,6 +21,7 @@ from report.pictures import draw_pictures
 from report.runs import read_curve, read_runs
 from report.verdict import DEFAULT_MARGIN, judge
 from report.weighing import read_tested
+from report.words import ANSWERS
 
 
 def write_report(
@@ -46,9 +47,8 @@ def write_report(
     warnings = (*verdict.warnings, *notes, *omissions)
     verdict = dataclasses.replace(verdict, warnings=warnings)
     _write_text(out / names.PAGE, page(verdict, pictures, curves))
-    _write_text(
-        out / names.TABLE, _csv([_table_row(run, runs_dir) for run in group_runs(results)[0]])
-    )
+    rows = [_table_row(run, runs_dir, verdict) for run in group_runs(results)[0]]
+    _write_text(out / names.TABLE, _csv(rows))
     write_json(out / names.VERDICT, verdict.to_json())
     images = [path for picture in pictures for path in (picture.png, picture.svg)]
     return verdict, [out / names.PAGE, out / names.TABLE, out / names.VERDICT, *images]
@@ -92,8 +92,10 @@ def _write_text(path: Path, content: str) -> None:
 # --- results.csv --------------------------------------------------------------------------------
 
 
-def _table_row(run: RunResult, runs_dir: Path) -> dict[str, object]:
-    """Flatten a run to its row of `results.csv`, by column."""
+def _table_row(run: RunResult, runs_dir: Path, verdict: Verdict) -> dict[str, object]:
+    """Flatten a run to its row of `results.csv`, by column; the evidence is that of its ticket."""
+    judged = [row for group in verdict.groups if group.group == run.group for row in group.rows]
+    said = [ANSWERS[row.double_win_evidence] for row in judged if run in row.runs]
     networks = {"sa_best": run.sa_best, "ra_best": run.ra_best, "last": run.last}
     accuracies = {
         f"{network}_{key}": value
@@ -114,6 +116,7 @@ def _table_row(run: RunResult, runs_dir: Path) -> dict[str, object]:
         "folder": run.path.parent.relative_to(runs_dir).as_posix(),
         "command": run.command,
         **run.group.hashes(),
+        "evidence": "".join(said),
         "warnings": "; ".join(run.warnings),
     }
 

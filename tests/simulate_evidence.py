@@ -42,6 +42,7 @@ from report.evidence import (
 )
 
 Runs = Mapping[int, np.ndarray]
+OF_TWO_PRETRAININGS = (90, 89.5, 88, 87)  # percent: dense network and ticket of each
 
 
 @dataclass(frozen=True)
@@ -212,8 +213,8 @@ def unequal(cells: Cells) -> None:
     rates = Rates(cells.draws)
     for images in cells.images:
         for ratio in cells.ratios:
-            pair = [network(a, images, ratio) for a in (90, 89.5)]
-            for a, b in cells.drawn(pair, images, 6, ratio, seeds=10):
+            nets = [network(a, images, ratio) for a in OF_TWO_PRETRAININGS]
+            for a, b, *_ in cells.drawn(nets, images, 1, ratio, seeds=10):
                 row = (f"{images:,}", ratio)
                 one = difference(first(a, 1), first(b, 1))
                 rates.add(row, **{"one seed": covers(one.interval(), -0.5)})
@@ -228,7 +229,7 @@ def contrasts(cells: Cells) -> None:
     rates = Rates(cells.draws)
     for images in cells.images:
         for ratio in cells.ratios:
-            nets = [network(a, images, ratio) for a in (90, 89.5, 88, 87)]
+            nets = [network(a, images, ratio) for a in OF_TWO_PRETRAININGS]
             for a, b, c, d in cells.drawn(nets, images, 1, ratio):
                 for seeds in cells.seeds:
                     sides = [Compared(*(first(x, seeds) for x in y)) for y in ((a, b), (c, d))]

@@ -18,6 +18,7 @@ from cli import build, networks
 from cli.flags import build_transfer_parser
 from cli.plan import plan_transfer
 from cli.recipes import apply_recipe
+from cli.recorded import take_recorded
 from dataset import DATASETS
 from engine.data_warnings import compare_classes, warn_of_skipped
 from engine.distributed import Runtime, on_main
@@ -265,6 +266,8 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
     build.set_up_process(args)
     folder = build.transfer_folder(args)
     if args.evaluate:
+        if args.recorded:
+            say(args.recorded)
         evaluate_checkpoint(
             folder.checkpoint_to_test(),
             build.target_evaluator(args, runtime),
@@ -281,6 +284,8 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_transfer_parser(ARCHS, TRANSFER_DATASETS).parse_args(argv)
+    if args.evaluate:
+        take_recorded(args)
     apply_recipe(args, "transfer")
     request = build.request(args)
     request.check_flags()

@@ -62,7 +62,14 @@ def set_up_process(args: argparse.Namespace) -> None:
 
 
 def execution(args: argparse.Namespace, device: torch.device) -> Execution:
-    return Execution(device, args.channels_last, AMP[args.amp], args.micro_batch)
+    return Execution(
+        device,
+        args.channels_last,
+        AMP[args.amp],
+        args.micro_batch,
+        args.compile,
+        args.cuda_graphs,
+    )
 
 
 def search_folder(args: argparse.Namespace) -> RunFolder:

@@ -30,7 +30,8 @@ FILES = ("init", "tickets_file", "masking_source")  # flags that name a file
 FREE_FLAGS = frozenset(
     (
         *("resume", "dry_run", "time_it", "evaluate", "export_released", "keep", "tag", "save_dir"),
-        *("workers", "print_freq", "save_every_steps", "eval_batch_size", "compile", "threads"),
+        *("workers", "print_freq", "save_every_steps", "eval_batch_size", "threads"),
+        *("compile", "cuda_graphs"),
         *("device", "gpu", "nproc", "world_size", "rank", "dist_url", "dist_backend"),
         "dist_timeout",
         # Without --skip_bad a run ends at the first bad image; where files lie is free, not what

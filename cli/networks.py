@@ -24,6 +24,7 @@ from models import (
     Loaded,
     build_model,
     classifier,
+    compile_passes,
     fit_masks,
     load_pretrained,
     weights_file,
@@ -102,9 +103,7 @@ def normalization(
 
 def _placed(model: nn.Module, args: argparse.Namespace, execution: Execution) -> nn.Module:
     execution.place(synchronised(model) if args.sync_bn else model)
-    if args.compile:
-        model.compile()
-    return model
+    return compile_passes(model, execution.cuda_graphs) if execution.compiled else model
 
 
 # --- the weights of --init ------------------------------------------------------------------------

@@ -31,6 +31,8 @@ class Execution:
     channels_last: bool = True
     amp: torch.dtype | None = None
     micro_batch: int | None = None
+    compiled: bool = False  # the networks' passes, as `models.compiled` says
+    cuda_graphs: bool = False  # in training; evaluation makes networks anew, and graphs with them
 
     def pieces(self, images: int) -> int:
         """Into how many nearly equal passes a batch is cut: none is a single image.
@@ -174,6 +176,10 @@ def training_step(
         (scaler.scale(part) if scaler else part).backward()
         losses.append(loss.detach() * share)
         logits.append(output.detach())
+        if execution.cuda_graphs and pieces > 1:  # the next piece overwrites a graph's results
+            logits[-1] = logits[-1].clone()
+            if len(losses) == 1:  # later gradients are added to these
+                _copy_gradients(model)
     average_gradients(model.parameters(), count / (global_batch or count))
     if scaler:
         scaler.step(optimizer)
@@ -181,6 +187,12 @@ def training_step(
     else:
         optimizer.step()
     return torch.stack(losses).sum(), torch.cat(logits)
+
+
+def _copy_gradients(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad = parameter.grad.clone()
 
 
 def train_one_epoch(

@@ -18,7 +18,7 @@ from engine.distributed import Runtime, sum_over_ranks
 from engine.log import Progress
 from engine.steps import Execution, Meter, Metrics, evaluate, hits
 from input_pipeline.loader import Loader
-from models import fold_for_evaluation
+from models import compile_passes, fold_for_evaluation
 
 Report = Callable[[int, Meter], None]  # called after a batch, with its number of images
 Watch = Callable[[Progress], Report]
@@ -65,7 +65,8 @@ class Evaluator:
 
     def network(self, model: nn.Module) -> nn.Module:
         """The network that passes run on: a copy in eval mode, masks and BatchNorm baked in."""
-        return self.execution.place(fold_for_evaluation(model))
+        network = self.execution.place(fold_for_evaluation(model))
+        return compile_passes(network) if self.execution.compiled else network
 
     def pgd(
         self, network: nn.Module, config: PGDConfig | None = None, restarts: int = 1

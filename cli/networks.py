@@ -103,7 +103,9 @@ def normalization(
 
 def _placed(model: nn.Module, args: argparse.Namespace, execution: Execution) -> nn.Module:
     execution.place(synchronised(model) if args.sync_bn else model)
-    return compile_passes(model, execution.cuda_graphs) if execution.compiled else model
+    if execution.compiled:
+        compile_passes(model, execution.layout, execution.cuda_graphs)
+    return model
 
 
 # --- the weights of --init ------------------------------------------------------------------------

@@ -49,17 +49,19 @@ class Execution:
         """The factor on the attack's loss: float16 gradients to images would vanish without it."""
         return 65536.0 if self.amp == torch.float16 else 1.0
 
+    @property
+    def layout(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
     def place(self, model: nn.Module) -> nn.Module:
         """Move a model to the device and the memory layout of its convolutions."""
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return model.to(self.device).to(memory_format=layout)
+        return model.to(self.device).to(memory_format=self.layout)
 
     def images(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, H, W) -> float32 in [0, 1] on the device; the same bits as ToTensor."""
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
         if images.dtype == torch.uint8:
             images = images.to(self.device, non_blocking=True).float().div_(255)
-        return images.to(self.device, memory_format=layout)
+        return images.to(self.device, memory_format=self.layout)
 
     def scaler(self) -> GradScaler | None:
         """The scaler of the training loss, which float16 alone needs."""

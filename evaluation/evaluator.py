@@ -66,7 +66,9 @@ class Evaluator:
     def network(self, model: nn.Module) -> nn.Module:
         """The network that passes run on: a copy in eval mode, masks and BatchNorm baked in."""
         network = self.execution.place(fold_for_evaluation(model))
-        return compile_passes(network) if self.execution.compiled else network
+        if self.execution.compiled:
+            compile_passes(network, self.execution.layout)
+        return network
 
     def pgd(
         self, network: nn.Module, config: PGDConfig | None = None, restarts: int = 1

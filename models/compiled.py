@@ -23,12 +23,15 @@ class CompiledPasses:
     Nothing that changes in a run compiles a graph anew: not the number of images of a batch, masks
     that come or grow, rewound weights, or another copy of the network for evaluation.
 
+    layout: of the images, whatever it is where they come from; another one is another graph.
     cuda_graphs: replay the kernels of a pass as one recorded CUDA graph. Then a result (logits, a
     gradient) lies where the next run of the graph writes its own: copy what must outlive it.
     """
 
-    def __init__(self, network: nn.Module, cuda_graphs: bool) -> None:
-        self.network = network
+    def __init__(
+        self, network: nn.Module, layout: torch.memory_format, cuda_graphs: bool
+    ) -> None:
+        self.network, self.layout = network, layout
         mode = "reduce-overhead" if cuda_graphs else None
         self.run = torch.compile(_forward, backend=BACKEND, mode=mode)
         self.weights: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
@@ -37,12 +40,16 @@ class CompiledPasses:
         if len(images) == 1 and not self.network.training:
             # A graph for any number of images is one for two or more.
             return self(torch.cat([images, images]))[:1]
+        images = images.contiguous(memory_format=self.layout)
         torch._dynamo.maybe_mark_dynamic(images, 0)
         try:
             return self.run(self.network, images)
         except torch._dynamo.exc.TorchDynamoException as error:
-            reason = str(error).strip().splitlines()[0]
-            raise RunFailed(f"--compile: {reason}; leave the flag out") from error
+            cause = getattr(error, "inner_exception", error)
+            first = str(cause).strip().partition("\n")[0]
+            raise RunFailed(
+                f"--compile: {type(cause).__name__}: {first}; leave the flag out"
+            ) from error
 
     def settle(self, layer: nn.Module, weight: Tensor) -> Tensor:
         """The weight as a tensor that lies where the layer's weight lay before.
@@ -56,10 +63,14 @@ class CompiledPasses:
         return place.detach().copy_(weight)
 
 
-def compile_passes(network: nn.Module, cuda_graphs: bool = False) -> nn.Module:
+def compile_passes(
+    network: nn.Module,
+    layout: torch.memory_format = torch.channels_last,
+    cuda_graphs: bool = False,
+) -> nn.Module:
     """Have the passes of a network run compiled; the network itself stays as it is."""
     # The attribute is nn.Module.compile()'s own: copies and pickles leave it out.
-    network._compiled_call_impl = CompiledPasses(network, cuda_graphs)
+    network._compiled_call_impl = CompiledPasses(network, layout, cuda_graphs)
     return network
 
 

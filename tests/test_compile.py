@@ -139,7 +139,8 @@ class LikeCudaGraphs:
     """
 
     def __init__(self) -> None:
-        self.results: list[Tensor] = []
+        # Of memory, not tensors: a gradient that something else holds would be copied.
+        self.results: list[tuple[torch.dtype, torch.UntypedStorage]] = []
         self.passes = 0
 
     def __call__(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
@@ -167,14 +168,16 @@ class LikeCudaGraphs:
     def kept(self, results: Any, given: Any) -> Any:
         own = {value.data_ptr() for value in given if isinstance(value, Tensor)}
         made = [value for value in results if isinstance(value, Tensor)]
-        self.results += [value for value in made if value.data_ptr() not in own]
+        self.results += [
+            (value.dtype, value.untyped_storage())
+            for value in made
+            if value.is_floating_point() and value.data_ptr() not in own
+        ]
         return results
 
     def overwrite(self) -> None:
-        with torch.no_grad():
-            for value in self.results:
-                if value.is_floating_point():
-                    value.data.fill_(torch.nan)
+        for dtype, memory in self.results:
+            torch.empty(0, dtype=dtype).set_(memory).fill_(torch.nan)
         self.results.clear()
 
 

@@ -162,6 +162,7 @@ def _loaders(
             batch_size=_global_batch(args, runtime, warnings),
             eval_batch_size=eval_batch_size,
             workers=args.workers,
+            processes=runtime.processes_here,
             seed=args.seed,
             pin_memory=runtime.device.type == "cuda",
         )

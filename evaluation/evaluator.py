@@ -53,7 +53,7 @@ class Evaluator:
     test_attack: PGDConfig | None = None
     seed: int = 1
     batch_size: int = 128
-    workers: int = 0
+    workers: int | None = 0
     print_freq: int | None = None
     watch: Watch | None = None
 

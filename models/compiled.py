@@ -28,9 +28,7 @@ class CompiledPasses:
     gradient) lies where the next run of the graph writes its own: copy what must outlive it.
     """
 
-    def __init__(
-        self, network: nn.Module, layout: torch.memory_format, cuda_graphs: bool
-    ) -> None:
+    def __init__(self, network: nn.Module, layout: torch.memory_format, cuda_graphs: bool) -> None:
         self.network, self.layout = network, layout
         mode = "reduce-overhead" if cuda_graphs else None
         self.run = torch.compile(_forward, backend=BACKEND, mode=mode)

@@ -190,8 +190,8 @@ def page(report: Path, found: Sequence[str]) -> str:
             "| --- | --- |",
             *test_rows(report),
             "",
-            f"Seconds of a step, the median of {TURNS} after {WARM_UP}; × is over the released recipe "
-            "in float32 without TF32. *First* is the first step, which compiles.",
+            f"Seconds of a step, the median of {TURNS} after {WARM_UP}; × is over the released "
+            "recipe in float32 without TF32. *First* is the first step, which compiles.",
             "",
             f"| work | released recipe | {' | '.join(WAYS)} |",
             "| --- |" + " --- |" * (len(WAYS) + 1),

@@ -21,7 +21,8 @@ class CompiledPasses:
     """What `network(images)` calls; a network's copies are plain again.
 
     Nothing that changes in a run compiles a graph anew: not the number of images of a batch, masks
-    that come or grow, rewound weights, or another copy of the network for evaluation.
+    that come or grow, rewound weights, or another copy of the network for evaluation. (On the CPU
+    in float32 PyTorch has two ways to convolve, for 16 images or more and for fewer: two graphs.)
 
     layout: of the images, whatever it is where they come from; another one is another graph.
     cuda_graphs: replay the kernels of a pass as one recorded CUDA graph. Then a result (logits, a

@@ -14,7 +14,7 @@ cd "$root"
 export GPU_TESTS_ON=${GPU_TRIAL_ON:-cuda}
 began=$SECONDS
 # A test that fails is a row of the table, and so is a time that is up.
-timeout --signal=INT 300 "$python" -m pytest -m gpu tests/test_gpu.py \
+timeout --signal=INT 300 "$python" -m pytest -v -m gpu tests/test_gpu.py \
   --junitxml="$folder/tests.xml" 2>&1 | tee "$folder/tests.log" || true
 left=$((560 - (SECONDS - began)))
 timeout "$left" "$python" benchmarks/gpu_trial.py "$folder" --seconds "$((left - 90))"

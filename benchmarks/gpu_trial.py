@@ -119,6 +119,8 @@ def timed(make: Callable[[], Callable[[], object]]) -> Timed | str:
 def rows(deadline: float) -> list[str]:
     """One row of the table for each piece of work; what compiles, and takes long, comes last."""
     works = TRAINED | EVALUATED
+    if ON_CPU:
+        works = {name: recipe._replace(**SMALL) for name, recipe in works.items()}
     found: dict[str, list[Timed | str]] = {name: [] for name in works}
     for way, execution in {"released recipe": None, **WAYS}.items():
         for name, recipe in works.items():
@@ -129,8 +131,7 @@ def rows(deadline: float) -> list[str]:
                 found[name].append("–")  # of training alone
             else:
                 print(f"{name}: {way}", flush=True)
-                small = recipe._replace(**SMALL) if ON_CPU else recipe
-                found[name].append(timed(partial(make, small, execution, attacked)))
+                found[name].append(timed(partial(make, recipe, execution, attacked)))
     return [
         f"| {name} | {' | '.join(cell(one, row[0], works[name].batch) for one in row)} |"
         for name, row in found.items()
@@ -178,7 +179,7 @@ def results_of_tests(report: Path, log: Path) -> list[str]:
 
 def machine() -> str:
     cuda = torch.cuda.is_available() and not ON_CPU
-    name = torch.cuda.get_device_name() if cuda else "the CPU, where no figure means anything"
+    name = torch.cuda.get_device_name() if cuda else "the CPU, a tiny network in every row"
     versions = f"torch {torch.__version__}, CUDA {torch.version.cuda}"
     try:
         code = subprocess.run(

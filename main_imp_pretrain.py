@@ -22,7 +22,7 @@ from cli.recipes import apply_recipe
 from engine.data_warnings import compare_classes, warn_of_skipped
 from engine.distributed import Runtime, broadcast_from_main, on_main
 from engine.launching import launch
-from engine.log import RunLog, Warnings, plot_curves, say
+from engine.log import RunLog, Warnings, plot_curves, say, say_for_scripts, warn
 from engine.run_folder import supervise, taking_up
 from engine.schedules import Schedule
 from engine.steps import Metrics
@@ -52,6 +52,7 @@ class TicketSearch:
         )
         if args.mode == "adv":
             say(f"attack: {build.train_attack_config(args)}")
+        say(f"learning rate in every state: {build.schedule(args, args.prune_epoch)}")
         self.training = build.training(
             args, runtime, self.execution, self.model, self.train, stop=stop, save=self.save
         )
@@ -68,7 +69,9 @@ class TicketSearch:
                 self.record.state = states.of(epoch)
                 if epoch == states.first_epoch(self.record.state) and training.step == 0:
                     self.begin(self.record.state)
-                trained = training.one_epoch(self.learning_rate(epoch), self.label(epoch))
+                rate = self.learning_rate(epoch)
+                trained = training.one_epoch(rate, self.label(epoch))
+                say_for_scripts(str(rate(0)))
                 self.finish_epoch(epoch, trained, self.validate())
             # Deviation: the mask after the last state is a ticket too, not thrown away.
             self.prune(states.last + 1)
@@ -263,7 +266,9 @@ def validate_only(args: argparse.Namespace, runtime: Runtime, checkpoint: Path) 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_imp_parser(ARCHS).parse_args(argv)
-    apply_recipe(args, "imp")
+    for note in apply_recipe(args, "imp"):
+        warn(note)
+    build.settle_micro_batch(args)
     if args.ticket == "imp" and args.data is None and args.export_released is None:
         raise InputError("DATA is missing: the folder with train/CLASS/* and val/CLASS/*")
     if args.export_released is not None:

@@ -23,7 +23,7 @@ from engine.distributed import (
 )
 from engine.launching import Launch
 from engine.log import Warnings, say
-from engine.run_folder import RunFolder, recorded_batch
+from engine.run_folder import RunFolder, read_args, recorded_batch, recorded_processes
 from engine.schedules import Schedule, States
 from engine.steps import Execution, make_sgd
 from engine.training import StopSignals, Training
@@ -35,6 +35,8 @@ from files.tickets import Ticket
 from input_pipeline.loader import Loader
 from models import is_fetched
 
+# BatchNorm saw so many images on each of the paper's eight GPUs (a batch of 2048).
+IMAGES_PER_PASS = 256
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -51,6 +53,7 @@ def launch_options(args: argparse.Namespace) -> Launch:
         dist_url=args.dist_url,
         dist_backend=args.dist_backend,
         nproc=args.nproc,
+        begun_with=recorded_processes(Path(args.save_dir)) if _goes_on(args) else None,
         timeout=args.dist_timeout,
     )
 
@@ -89,7 +92,33 @@ def _run_folder(
 
 
 def images_per_pass(args: argparse.Namespace) -> int:
-    return args.micro_batch or args.batch_size
+    """At most so many images go through a process's network at once."""
+    return min(args.micro_batch or args.batch_size, args.batch_size)
+
+
+def settle_micro_batch(args: argparse.Namespace) -> None:
+    """Give --micro_batch of a ticket search its value if it was left out: as the run began with."""
+    if args.micro_batch is None:
+        path = Path(args.save_dir) / names.ARGS
+        before = read_args(path) if _goes_on(args) and path.exists() else {}
+        args.micro_batch = before.get("micro_batch", IMAGES_PER_PASS)
+
+
+def _goes_on(args: argparse.Namespace) -> bool:
+    """Whether a run that was begun, if there is one in --save_dir, is to be trained further."""
+    return args.resume is not None and not args.evaluate
+
+
+def shared_out(batch: int, processes: int, micro_batch: int | None) -> str:
+    """How a step's images are shared out, in words."""
+    each = -(-batch // processes)
+    passes = Execution(micro_batch=micro_batch).pieces(each)
+    words = f"{batch} images a step"
+    if processes > 1:
+        words += f", {each} for each of {processes} processes (--nproc)"
+    if passes > 1:
+        words += f", in {passes} passes of {-(-each // passes)} (--micro_batch)"
+    return words
 
 
 def contents(
@@ -173,7 +202,7 @@ def _loaders(
 def _global_batch(args: argparse.Namespace, runtime: Runtime, warnings: Warnings) -> int:
     """The images of a step over all nodes; a run that is resumed keeps the number it began with."""
     asked = args.batch_size * runtime.nodes
-    kept = recorded_batch(Path(args.save_dir)) if args.resume and not args.evaluate else None
+    kept = recorded_batch(Path(args.save_dir)) if _goes_on(args) else None
     if kept is None or kept == asked:
         return asked
     warnings.add(
@@ -238,7 +267,9 @@ def training(
     )
     own_random_starts(runtime)
     on_cpu = execution.device.type == "cpu" and not torch.cuda.is_available()
-    say("device: the CPU, PyTorch sees no CUDA" if on_cpu else f"device: {execution.device}")
+    device = "the CPU, PyTorch sees no CUDA" if on_cpu else execution.device
+    batch = shared_out(loader.batch_size, runtime.world_size, execution.micro_batch)
+    say(f"device: {device}; {batch}")
     return made
 
 

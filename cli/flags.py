@@ -33,7 +33,7 @@ FREE_FLAGS = frozenset(
         *("workers", "print_freq", "save_every_steps", "eval_batch_size", "threads"),
         *("compile", "cuda_graphs"),
         *("device", "gpu", "nproc", "world_size", "rank", "dist_url", "dist_backend"),
-        "dist_timeout",
+        *("dist_timeout", "start_epoch"),
         # Without --skip_bad a run ends at the first bad image; where files lie is free, not what
         # is in them: see `build.contents`.
         *("multiprocessing_distributed", "skip_bad", "data", *FILES),
@@ -72,7 +72,13 @@ def build_imp_parser(archs: Sequence[str]) -> Parser:
     )
     _add_search_flags(parser)
     add_training_attack(parser.add_argument_group("attack, in --mode adv"))
-    add_optimisation_flags(parser)
+    add_optimisation_flags(parser)(
+        "--start_epoch",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="understood beside --resume, whose checkpoint says where to go on",
+    )
     parser.add_argument_group("evaluation").add_argument(
         "-e",
         "--evaluate",
@@ -168,7 +174,7 @@ def build_transfer_parser(archs: Sequence[str], datasets: Sequence[str]) -> Pars
     add(
         "--save_all",
         action="store_true",
-        help="also keep {epoch}-checkpoint.pth.tar, bare state dicts",
+        help="also keep {epoch}-checkpoint.pth.tar, bare state dicts, epochs counted from 0",
     )
     return parser
 

@@ -139,7 +139,7 @@ def plan_transfer(args: argparse.Namespace) -> RunPlan:
 
 def _transfer_files(args: argparse.Namespace, adversarial: bool) -> tuple[Written, ...]:
     first = (names.ARGS, names.METRICS, f"{names.BOARD}/", names.CHECKPOINT, names.SA_BEST)
-    every = _numbered(1, args.epochs, names.epoch_checkpoint)
+    every = _numbered(0, args.epochs - 1, names.epoch_checkpoint)
     return (
         *_files(*first, *([names.RA_BEST] if adversarial else [])),
         *([every] if args.save_all else []),
@@ -205,7 +205,7 @@ def _cost(args: argparse.Namespace, passes: int, classes: int, copies: float) ->
     model = build_model(args.arch, classes, (0.5,) * 3, (0.5,) * 3, args.stem, args.width)
     flop = estimate_flops(model, args.input_size) * passes
     weights = 4 * sum(p.numel() for p in model.parameters())
-    images = args.micro_batch or args.batch_size
+    images = build.images_per_pass(args)
     return Cost(
         passes=passes,
         flop=flop,
@@ -228,7 +228,7 @@ def _timed(args: argparse.Namespace, images: int, classes: int) -> Timing | None
     optimizer = torch.optim.SGD(model.parameters(), args.lr, args.momentum)
     attack = PGDConfig(args.train_eps, args.train_step, args.train_gamma, args.train_randinit)
     perturb = make_pgd(model, attack) if args.mode == "adv" else None
-    count = min(args.micro_batch or args.batch_size, TIMED_IMAGES)
+    count = min(build.images_per_pass(args), TIMED_IMAGES)
     batch = execution.images(torch.rand(count, 3, args.input_size, args.input_size))
     labels = torch.randint(classes, (count,), device=execution.device)
     seconds = []

@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engine.distributed import barrier, is_main
-from engine.log import Warnings, lacks_told_once, provenance, say, warn
+from engine.log import Warnings, provenance, say, warn
 from engine.training import NotFinite, Preempted, StopSignals, Training
 from errors import InputError, RunFailed, memory_advice
 from files import names
 from files.atomic import write_json
-from files.features import discard, tell_lack
+from files.features import discard, lacks_told, take_lock
 
 HELD = (errno.EAGAIN, errno.EACCES)  # what lockf answers where another process has the lock
-GLOBAL_BATCH = "global_batch"
+GLOBAL_BATCH, PROCESSES, NODES = "global_batch", "processes", "world_size"
 WARNINGS = "warnings"
 CONTENT = "_content"  # ends the name under which the fingerprint of an input is recorded
 
@@ -156,6 +156,18 @@ def recorded_batch(folder: Path) -> int | None:
     return found
 
 
+def recorded_processes(folder: Path) -> int | None:
+    """The processes per node of the run that a folder holds, if that is known."""
+    path = folder / names.ARGS
+    before = read_args(path) if path.exists() else {}
+    processes, nodes = before.get(PROCESSES), before.get(NODES)
+    if type(processes) is int and type(nodes) is int and 0 < nodes <= processes:
+        return processes // nodes
+    # Before `processes` was recorded the flags said it, unless it was one for each GPU.
+    known = 1 if before.get("multiprocessing_distributed") is False else before.get("nproc")
+    return known if type(known) is int and known > 0 else None
+
+
 @contextlib.contextmanager
 def holding(folder: RunFolder) -> Iterator[None]:
     """Hold a run's folder: make it, lock it, write or compare `args.json`; rank 0 does so for all.
@@ -172,7 +184,7 @@ def holding(folder: RunFolder) -> Iterator[None]:
         yield
         return
     new = not folder.path.exists()
-    with lacks_told_once(), _locked(folder.path):
+    with lacks_told(warn), _locked(folder.path):
         try:
             folder.claim()
             barrier()
@@ -194,16 +206,15 @@ def _locked(save_dir: Path) -> Iterator[None]:
             f"--save_dir {save_dir}: cannot be written ({error.strerror}); name another folder"
         ) from error
     with lock:
-        try:
+
+        def take() -> None:
             # Not flock: loader processes would inherit it and outlive a killed run by seconds.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in HELD:
-                raise InputError(
-                    f"--save_dir {save_dir}: another run is working in it; wait, or name another "
-                    "folder"
-                ) from error
-            tell_lack(save_dir, "locks no file: see to it that no other run writes here", error)
+
+        if not take_lock(take, HELD, save_dir, "see to it that no other run writes here"):
+            raise InputError(
+                f"--save_dir {save_dir}: another run is working in it; wait, or name another folder"
+            )
         yield
 
 
@@ -257,8 +268,8 @@ def _processes(training: Training) -> dict[str, int]:
     """How a run is shared out; under torchrun the flags do not say it."""
     runtime = training.runtime
     return {
-        "world_size": runtime.nodes,  # as the flag means it
-        "processes": runtime.world_size,
+        NODES: runtime.nodes,  # as the flag means it
+        PROCESSES: runtime.world_size,
         GLOBAL_BATCH: training.loader.batch_size,
     }
 

@@ -97,6 +97,8 @@ def evaluate_checkpoint(
         "checkpoint": str(path),
         "eval_set": f"{kind}:{where}" if where else kind,
         "dataset": spec.dataset,
+        "input_size": spec.input_size,
+        "augment": spec.augment,
         "seed": evaluator.seed,
         "warnings": tested.warnings.lines,
     }

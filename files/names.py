@@ -57,7 +57,7 @@ def released(state: int) -> str:
 
 
 def epoch_checkpoint(epoch: int) -> str:
-    """A transfer's bare state dict of one epoch (--save_all)."""
+    """A transfer's bare state dict of one epoch, counted from 0 (--save_all)."""
     return f"{epoch}{CHECKPOINT_SUFFIX}"
 
 

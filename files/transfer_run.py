@@ -63,7 +63,8 @@ def save_transfer(
         weights: the state dict in bare names; the file has the released code's `0.*` and `1.*`.
         training: what `engine.training.Training.state` gives.
         best: the file names of which this network is the best so far.
-        keep_epoch: whether to keep the epoch's bare state dict too (--save_all).
+        keep_epoch: whether to keep the epoch's bare state dict too (--save_all), under the number
+            of the epoch counted from 0.
     """
     network: dict[str, Any] = {
         "best_sa": record.best_sa,
@@ -77,10 +78,20 @@ def save_transfer(
     for name in best:
         save_checkpoint(save_dir / name, network)
     if keep_epoch:
-        save_checkpoint(save_dir / names.epoch_checkpoint(epoch), network["state_dict"])
+        save_checkpoint(save_dir / names.epoch_checkpoint(epoch - 1), network["state_dict"])
     scheduler = {"kind": lr_schedule, "last_epoch": epoch}
     payload = {**network, "scheduler": scheduler, **training}
     save_checkpoint(save_dir / names.CHECKPOINT, payload, keep_previous=True)
+
+
+def count_epochs_from_0(save_dir: Path, epochs: int) -> None:
+    """Rename the networks that an earlier version kept of a run's epochs, counted from 1."""
+    if not (save_dir / names.epoch_checkpoint(epochs)).is_file():
+        return
+    for epoch in range(epochs):
+        path, later = (save_dir / names.epoch_checkpoint(epoch + k) for k in (0, 1))
+        if later.is_file() and not path.exists():
+            later.rename(path)
 
 
 def read_record(checkpoint: Mapping[str, Any]) -> TransferRecord:

@@ -35,11 +35,14 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     # Beside them: what reads finished runs, and what starts runs as processes, without PyTorch.
     "report": ("models", "files", "pruning_utils"),
-    "study": ("files.names", "files.results", "files.study_record", "engine.schedules"),
+    "study": (
+        "files.names", "files.features", "files.results", "files.study_record", "engine.schedules",
+    ),
 }  # fmt: skip
 NO_TORCH = (
     "study.__main__",
     "files.names",
+    "files.features",
     "files.results",
     "files.study_record",
     "engine.schedules",

@@ -385,6 +385,9 @@ def test_the_lines_that_scripts_read_are_printed(data, tmp_path, capsys):
     assert [float(m[1]) for m in validated] == pytest.approx(
         [line["val_sa"] for line in metrics(tmp_path / "run")], abs=6e-4
     )
+    rates = [line for line in lines if re.fullmatch(r"[\d.e-]+", line)]
+    assert rates == [str(line["lr"]) for line in metrics(tmp_path / "run")]
+    assert lines.index(rates[0]) < lines.index(validated[0][0])
     assert all(m[2] == "100.000" for m in validated)  # three classes: Acc@5 is over all of them
     shown = [line for line in lines if line.startswith("[state 2/2, density 64.00 %] epoch 2/2")]
     assert any("2/3  loss" in line and "images/s  ETA" in line for line in shown)

@@ -3,6 +3,7 @@
 May import files, pruning_utils and errors.
 """
 
+from models.compiled import compile_passes
 from models.download import is_fetched, torchvision_file, weights_file
 from models.flops import estimate_activations, estimate_flops
 from models.fold import bake_masks, fold_for_evaluation
@@ -24,6 +25,7 @@ __all__ = [
     "bake_masks",
     "build_model",
     "classifier",
+    "compile_passes",
     "count_classes",
     "estimate_activations",
     "estimate_flops",

@@ -24,6 +24,7 @@ from input_pipeline.loader import Loader
 from models import (
     Loaded,
     build_model,
+    check_input_size,
     classifier,
     compile_passes,
     fit_masks,
@@ -96,7 +97,9 @@ def apply_ticket(model: nn.Module, ticket: Ticket, warnings: Warnings) -> None:
 
 def _fresh_network(args: argparse.Namespace, classes: int, dataset: str) -> nn.Module:
     mean, std = normalization(args, dataset)
-    return build_model(args.arch, classes, mean, std, args.stem, args.width)
+    model = build_model(args.arch, classes, mean, std, args.stem, args.width)
+    check_input_size(model, args.input_size)
+    return model
 
 
 def normalization(

@@ -235,7 +235,7 @@ def test_worse_here_and_undecided_there_is_no_difference_between_the_two():
         return Compared({1: 0.0, 2: 0.0, 3: 0.0}, {1: mean, 2: mean + 0.2, 3: mean - 0.2})
 
     here, there = spread(-1.1), spread(-0.9)
-    said = [judge(difference_of_accuracies(*side), 0.5) for side in (here, there)]
+    said = [judge(difference_of_accuracies(*side.arms), 0.5) for side in (here, there)]
     assert said == ["worse", "undecided"]
     low, high = contrast_of_accuracies(here, there).interval()
     assert low < 0 < high

@@ -377,7 +377,8 @@ def test_the_figure_of_differences_has_a_row_a_pretraining_bars_bands_and_stars(
     assert len(figure.axes) == 6
     axis = figure.axes[0]
     assert len(axis.collections) == 3  # a bar a ticket
-    assert axis.patches[0].get_y() == -0.5  # the margin's band
+    band = axis.patches[0].get_path().get_extents(axis.patches[0].get_patch_transform())
+    assert band.y0 == -0.5  # the margin's
     rule, surely = (line for line in axis.lines if line.get_marker() == "*")
     assert (len(rule.get_xdata()), len(surely.get_xdata())) == (1, 1)
     points = [line for line in axis.lines if line.get_linestyle() == "None"]

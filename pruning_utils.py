@@ -106,7 +106,7 @@ def _prune_globally(model: nn.Module, scores: list[Tensor], rate: float) -> None
         raise InputError(f"pruning rate {rate}: a fraction in [0, 1) is needed")
     left = list(masks(model).values())
     for score, mask in zip(scores, left, strict=True):
-        score.mul_(mask)
+        score.mul_(mask.view(torch.uint8))  # as by the bool mask, which torch would first convert
     kept = _prune_lowest(scores, left, rate)
     for (_, module), mask in zip(convolutions(model), kept, strict=True):
         _set_mask(module, mask)
@@ -163,7 +163,7 @@ def effective_weight(module: nn.Conv2d) -> Tensor:
 def _refresh(module: nn.Conv2d) -> None:
     """Compute `weight` anew, as the hook does before a forward pass."""
     module.__dict__.pop("weight", None)  # its memory takes the new one, round after round
-    module.weight = _parameter(module) * _mask_of(module)  # type: ignore[assignment]
+    module.weight = _parameter(module) * _mask_of(module).view(torch.uint8)  # type: ignore[assignment]
 
 
 def prune_model_custom(model: nn.Module, mask_dict: Mapping[str, Tensor]) -> list[str]:

@@ -57,12 +57,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """states, seeds: of the transfers, as planned."""
+    """states, seeds: of the transfers, as planned. evidence_margin: in points, for the report."""
 
     out: Path
     runs: tuple[Run, ...]
     states: tuple[int, ...] = ()
     seeds: tuple[int, ...] = ()
+    evidence_margin: float | None = None
 
 
 def read_study(path: Path, out: str | None = None) -> Study:
@@ -85,6 +86,7 @@ def read_study(path: Path, out: str | None = None) -> Study:
     folder = Path(own if out is None else out)
     study.texts.update(out=str(folder))
     flags = study.flags("flags")
+    evidence_margin = study.points("evidence_margin")
     study.end()
     runs, tags = [], []
     for table in pretrainings:
@@ -106,7 +108,7 @@ def read_study(path: Path, out: str | None = None) -> Study:
         states, seeds = tuple(grid.states), tuple(grid.seeds)
     if not runs:
         raise InputError(f"{path}: no [[pretraining]], so nothing to run")
-    return Study(folder, tuple(runs), states, seeds)
+    return Study(folder, tuple(runs), states, seeds, evidence_margin)
 
 
 def _pretraining(table: Table, tag: str, flags: list[str], out: Path) -> Run:

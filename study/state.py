@@ -44,8 +44,18 @@ def _recorded(folder: Path) -> Any:
     return json.loads((folder / names.ARGS).read_text())
 
 
-def _comparable(arguments: list[str], name: str) -> str:
-    """Without the thread count, and with the study's folder called {out}, so that it may move."""
+def _comparable(arguments: list[str], name: str) -> list[tuple[str, list[str]]]:
+    """Flags in any order (the last of two counts), without the number of threads, and with the
+    study's folder called {out}, so that it may move."""
     out = arguments[arguments.index("--save_dir") + 1].removesuffix(name)
-    text = "\n".join(arguments).replace(out, "{out}/")
-    return re.sub(r"(^|\n)--threads\n\d+", "", text)
+    flags: dict[str, list[str]] = {}
+    flag = ""
+    for argument in (argument.replace(out, "{out}/") for argument in arguments):
+        if re.match(r"--?[A-Za-z]", argument):
+            flag, _, value = argument.partition("=")
+            flags[flag] = [value] if value else []
+        else:
+            flags.setdefault(flag, []).append(argument)
+    for own in ("--threads", "--save_dir"):
+        flags.pop(own, None)
+    return sorted(flags.items())

@@ -75,6 +75,14 @@ class Table:
             self._check(key, value, kind, good)
         return values
 
+    def points(self, key: str) -> float | None:
+        """Percentage points of accuracy; None where the key is left out."""
+        value = self.take(key, None)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and 0 <= value <= 100):
+            self.wrong(key, value, "points of accuracy, from 0 to 100")
+        return value
+
     def flags(self, key: str) -> list[str]:
         """Arguments of a command, written and split as in the shell."""
         value = self.take(key, "")

@@ -65,7 +65,7 @@ class Project:
         shutil.copy(ROOT / "errors.py", folder)
         (folder / "report").mkdir()
         (folder / "report/__init__.py").touch()  # else a report on PYTHONPATH goes before it
-        reporting = "import sys; print('reported', sys.argv[1])\n"
+        reporting = "import sys; print('reported', *sys.argv[1:])\n"
         (folder / "report/__main__.py").write_text(reporting)
         self.config = folder / "study.toml"
         self.write()
@@ -166,12 +166,18 @@ def test_dry_run_lists_runs_in_order_with_costs_and_commands_and_runs_nothing(pr
 def test_a_study_does_every_run_once_then_reports_and_a_second_start_only_reports(project):
     first = project.run("-J", "3")
     assert sorted(project.names()) == sorted(ALL)
-    assert f"reported {project.out}" in first.stdout
+    assert f"reported {project.out}\n" in first.stdout
     assert "10 of 10 done" in first.stdout
     second = project.run()
     assert len(project.names()) == 10
     assert listed(second.stdout) == [("done", name) for name in ALL]
     assert f"reported {project.out}" in second.stdout
+
+
+def test_the_margin_of_the_evidence_is_fixed_in_the_studys_file(project):
+    project.write(CONFIG.replace("[study]", "[study]\nevidence_margin = 1.5"))
+    done = project.run("-J", "8", "--only", "std/cifar10/std|imp/std")
+    assert f"reported {project.out} --evidence_margin 1.5\n" in done.stdout
 
 
 def test_commands_of_a_study(project):
@@ -392,6 +398,20 @@ def test_a_run_made_with_other_flags_is_named(project):
     assert "note: imp/adv was made with other flags" in text
     assert text.count("note:") == 1
     assert len(project.names()) == 10
+
+
+def test_a_run_made_with_the_same_flags_in_another_order_is_as_planned(project):
+    project.run("--only", "imp/adv")
+    args = project.out / "imp/adv/args.json"
+    recorded = json.loads(args.read_text())
+    main, data, mode, adv, *flags = shlex.split(recorded["command"])[1:]
+    assert (mode, adv) == ("--mode", "adv")
+    recorded["command"] = shlex.join(["python", main, data, *flags, "--threads", "3", "--mode=adv"])
+    args.write_text(json.dumps(recorded))
+    assert "note:" not in project.run("--dry_run").stdout
+    recorded["command"] += " --mode std"
+    args.write_text(json.dumps(recorded))
+    assert "note: imp/adv was made with other flags" in project.run("--dry_run").stdout
 
 
 def test_a_folder_that_cannot_be_written_fails_its_run_only(project):
@@ -828,6 +848,8 @@ def test_the_multinode_job_starts_the_main_under_torchrun_on_every_node(project,
         (('out = "OUT"', ""), "[study] needs out"),
         (('out = "OUT"', "out = 3"), "[study] out is 3; it must be text in quotes"),
         (("[study]", "[study]\nseed = 1"), "[study] seed is not known here; known: out, flags"),
+        (("[study]", "[study]\nevidence_margin = true"), "it must be points of accuracy, from"),
+        (("[study]", "[study]\nevidence_margin = -1"), "[study] evidence_margin is -1; it must be"),
         (('"--epochs 2"', "'--epochs \"2'"), "[study] flags: No closing quotation"),
         (("[[pretraining]]", "[pretraining]"), ""),
         (('tag = "adv"', 'tag = "std"'), "[[pretraining]] tag 'std' is there twice"),

@@ -8,7 +8,7 @@ the released code's, so that code written against it needs one changed import.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ def _prune_lowest(scores: list[Tensor], left: list[Tensor], rate: float) -> list
     removed = total - present + count  # what is pruned already goes first
     flat = [_in_memory_order(score) for score in scores]
     threshold, reached = _kth_smallest(flat, removed, count / present)
-    kept = [~(score <= threshold) for score in scores]
+    kept = [~_compared(torch.le, score, threshold) for score in scores]
     spared = reached - removed
     for score, mask, keep in zip(reversed(scores), reversed(left), reversed(kept), strict=True):
         if spared:
@@ -80,9 +80,12 @@ def _kth_smallest(parts: list[Tensor], k: int, rank: float) -> tuple[Tensor, int
         place = int(rank * len(sample))
         margin = int(3 * len(sample) ** 0.5)  # six standard errors of a rank, or more
         low, high = sample[max(0, place - margin)], sample[min(len(sample) - 1, place + margin)]
-        reach = [part >= low for part in parts]
+        reach = [_compared(torch.ge, part, low) for part in parts]
         below = sum(mask.numel() - int(mask.count_nonzero()) for mask in reach)
-        some = [part[mask & (part <= high)] for part, mask in zip(parts, reach, strict=True)]
+        some = [
+            part[mask & _compared(torch.le, part, high)]
+            for part, mask in zip(parts, reach, strict=True)
+        ]
         inside = torch.cat(some)
         if below < k <= below + len(inside):
             value = inside.kthvalue(k - below).values
@@ -91,6 +94,11 @@ def _kth_smallest(parts: list[Tensor], k: int, rank: float) -> tuple[Tensor, int
     zeros = sum(part.numel() for part in parts) - len(above)
     value = above.kthvalue(k - zeros).values if k > zeros else above.new_zeros(())
     return value, zeros + int((above <= value).sum())
+
+
+def _compared(compare: Callable[..., Tensor], values: Tensor, bound: Tensor) -> Tensor:
+    """The same bools as `compare(values, bound)`, which torch is slow to write on the CPU."""
+    return compare(values, bound, out=torch.empty_like(values)).bool()
 
 
 def _in_memory_order(values: Tensor) -> Tensor:

@@ -272,10 +272,16 @@ def _peaks(make: Make, rounds: tuple[int, ...], ours: bool) -> list[float]:
     return found
 
 
-def peak_of_process() -> int:
-    """Bytes; Linux's `getrusage` would count what the process's parent once had, too."""
-    status = Path("/proc/self/status")
+def peak_of_process(number: int | str = "self") -> int:
+    """Bytes; Linux's `getrusage` would count what the process's parent once had, too.
+
+    Of another process, by its number, on Linux only; 0 when it has ended.
+    """
+    status = Path(f"/proc/{number}/status")
     if status.exists():
-        return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) * 1024
+        found = re.search(r"VmHWM:\s+(\d+)", status.read_text())
+        return int(found[1]) * 1024 if found else 0
+    if number != "self":
+        return 0
     maximum = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return maximum if sys.platform == "darwin" else maximum * 1024

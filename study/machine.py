@@ -39,11 +39,11 @@ def threads_each(jobs: int) -> int:
 
 
 def usual_jobs(gpus: Collection[str], runs: Collection[Forecast]) -> int:
-    """How many runs at a time, unless -J says so: one for each GPU.
+    """How many of the `runs` at a time, unless -J says so: one for each GPU.
 
-    On a CPU one for each core, with one thread each, if every network is SMALL and all fit into the
-    memory; else one run with all of the cores. A ResNet-20s at 32 pixels (0.08 GFLOP) is small; for
-    a ResNet-18 there (1.1 GFLOP) and larger networks nobody has measured a gain.
+    On a CPU, if every network is SMALL: as many as there are cores, runs, and room in OF_MEMORY of
+    the memory; the cores are shared out as threads. Else one run with all of the cores. A
+    ResNet-20s at 32 pixels (0.08 GFLOP) is small, a ResNet-18 there (1.1 GFLOP) is not.
     """
     if gpus:
         return len(gpus)
@@ -51,7 +51,7 @@ def usual_jobs(gpus: Collection[str], runs: Collection[Forecast]) -> int:
     if not trained or any((told.flop_per_image or 0) > SMALL for told in trained):
         return 1
     largest = max(told.memory for told in trained) + OF_PROCESS
-    return max(min(cores(), int(OF_MEMORY * memory() / largest)), 1)
+    return max(min(cores(), len(runs), int(OF_MEMORY * memory() / largest)), 1)
 
 
 def memory() -> float:

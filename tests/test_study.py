@@ -464,12 +464,28 @@ def test_the_usual_number_of_jobs(monkeypatch):
     monkeypatch.setattr(machine, "cores", lambda: 8)
     monkeypatch.setattr(machine, "memory", lambda: 16e9)
     small, large, untrained = told(8e7, 0.3e9), told(8e9, 2e9), told(None, 0.0)
-    assert machine.usual_jobs(["0", "1"], [small]) == 2
-    assert machine.usual_jobs([], [small, untrained]) == 8
-    assert machine.usual_jobs([], [small, told(8e7, 1.5e9)]) == 4  # half of 16 GB for 2 GB each
-    assert machine.usual_jobs([], [small, told(8e7, 50e9)]) == 1
-    assert machine.usual_jobs([], [small, large]) == 1
+    assert machine.usual_jobs(["0", "1"], [small] * 9) == 2
+    assert machine.usual_jobs([], [small, untrained] * 9) == 8
+    assert machine.usual_jobs([], [small] * 3) == 3  # no core is left to a run that is not there
+    larger = told(8e7, 1.5e9)
+    assert machine.usual_jobs([], [small, larger] * 9) == 4  # half of 16 GB for 2 GB each
+    assert machine.usual_jobs([], [small, told(8e7, 50e9)] * 9) == 1
+    assert machine.usual_jobs([], [small, large] * 9) == 1
     assert machine.usual_jobs([], [untrained]) == machine.usual_jobs([], []) == 1
+
+
+def test_more_jobs_than_gpus_share_them_evenly(project):
+    project.write(**{'"--epochs 2"': '"--epochs 1 --seconds 1"', "[0, 2]": "[0, 1]"})
+    project.run("-J", "4", CUDA_VISIBLE_DEVICES="3,5")
+    at_once = {"3": 0, "5": 0}
+    most, gpu_of = dict(at_once), {}
+    for line in (project.folder / "calls").read_text().splitlines():
+        _, what, folder, *rest = line.split()
+        if what == "start":
+            gpu_of[folder] = rest[0].removeprefix("gpu=")
+        at_once[gpu_of[folder]] += 1 if what == "start" else -1
+        most = {gpu: max(most[gpu], at_once[gpu]) for gpu in most}
+    assert most == {"3": 2, "5": 2}
 
 
 def test_time_it_tells_how_long_all_of_it_takes(project):

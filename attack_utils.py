@@ -91,8 +91,13 @@ def at_least_float32(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
+def draw_noise(shape: torch.Size | tuple[int, ...], like: Tensor) -> Tensor:
+    """What a random start draws for images of a shape, with the type and the device of a tensor."""
+    return torch.empty(shape, dtype=like.dtype, device=like.device).uniform_(-1, 1)
+
+
 def _random_start(images: Tensor, eps: float) -> Tensor:
-    noise = torch.empty(images.shape, dtype=images.dtype, device=images.device).uniform_(-1, 1)
+    noise = draw_noise(images.shape, images)
     delta = torch.empty_like(images).copy_(noise) * eps
     return (images + delta).clamp_(0, 1) - images
 

@@ -1,11 +1,12 @@
 """Loaders of data sets by name: how each is framed and normalised. docs/data.md has the rest."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from errors import InputError
 from input_pipeline.loader import Loader
-from input_pipeline.sources import load_splits
+from input_pipeline.sources import is_there, load_splits
 from input_pipeline.splits import Split
 from input_pipeline.transforms import Transform
 
@@ -48,6 +49,11 @@ def mean_std(dataset: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the channel means and standard deviations, in [0, 1], that normalise a data set."""
     _check_name(dataset)
     return STATISTICS.get(_stored_as(dataset), IMAGENET_STATISTICS)
+
+
+def holds(dataset: str, root: str) -> bool:
+    """Whether a folder holds the files of a data set, judged by the first that is looked for."""
+    return is_there(_stored_as(dataset), Path(root))
 
 
 def _check_name(dataset: str) -> None:

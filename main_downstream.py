@@ -7,22 +7,31 @@ keep the best networks by validation, and test them: SA, and under adversarial t
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 import pruning_utils as pruning
-from cli import build, networks
+from cli import build, networks, settle
 from cli.flags import build_transfer_parser
 from cli.plan import plan_transfer
 from cli.recipes import apply_recipe
+from cli.recorded import take_recorded
 from dataset import DATASETS
 from engine.data_warnings import compare_classes, warn_of_skipped
 from engine.distributed import Runtime, on_main
 from engine.launching import launch
-from engine.log import RunLog, Warnings, plot_curves, provenance, say, warn
+from engine.log import (
+    RunLog,
+    Warnings,
+    plot_curves,
+    provenance,
+    say,
+    say_for_scripts,
+    warn,
+)
 from engine.run_folder import supervise
 from engine.steps import Metrics
 from engine.training import StopSignals
@@ -60,7 +69,7 @@ class Transfer:
             args, self.train.num_classes, self.execution, self.ticket, self.warnings
         )
         # Without a ticket zeros among the weights are trained like the others.
-        self.density = pruning.check_sparsity(self.model) / 100 if self.ticket else 1.0
+        self.density = pruning.percent_left(self.model) / 100 if self.ticket else 1.0
         say(pruning.remain_line(self.model))
         self.training = build.training(
             args, runtime, self.execution, self.model, self.train, stop=stop, save=self.save
@@ -72,12 +81,14 @@ class Transfer:
             attack = build.train_attack_config(args)
             say(f"training attack: {attack}; test attack: {self.evaluator.attack}")
         self.schedule = build.schedule(args, args.epochs)
+        say(f"learning rate: {self.schedule}")
         self.record = TransferRecord()
 
     # --- the algorithm ---
 
     def run(self) -> None:
         training = self.training
+        on_main(lambda: transfer_run.count_epochs_from_0(self.save_dir, training.epoch))
         with RunLog(self.save_dir, training.epoch) as self.log:
             for epoch in range(training.epoch, self.args.epochs):
                 trained = training.one_epoch(self.learning_rate(epoch), self.label(epoch))
@@ -90,16 +101,19 @@ class Transfer:
         return epoch >= self.args.eval_from or epoch == self.args.epochs - 1
 
     def validate(self) -> dict[str, float]:
-        """Accuracies after an epoch, in percent: val_sa, val_ra, test_sa."""
-        network = self.evaluator.network(self.model)
-        scores = {"val_sa": self.evaluator.accuracy(network, self.val, "validation SA")}
+        """What is measured after an epoch: val_sa, val_ra, test_sa in percent; val losses."""
+        evaluator = self.evaluator
+        network = evaluator.network(self.model)
+        clean = evaluator.measure(network, self.val, "validation SA")
+        scores = {"val_sa": clean.top1, "val_loss": clean.loss}
         if self.adversarial:
-            attack = self.evaluator.pgd(network)
-            scores["val_ra"] = self.evaluator.accuracy(network, self.val, "validation RA", attack)
+            attack = evaluator.pgd(network)
+            attacked = evaluator.measure(network, self.val, "validation RA", attack)
+            scores |= {"val_ra": attacked.top1, "val_adv_loss": attacked.loss}
         elif self.test is self.val:
             scores["test_sa"] = scores["val_sa"]
         else:
-            scores["test_sa"] = self.evaluator.accuracy(network, self.test, "test SA")
+            scores["test_sa"] = evaluator.accuracy(network, self.test, "test SA")
         return scores
 
     def finish_epoch(self, epoch: int, trained: Metrics, scores: Mapping[str, float]) -> None:
@@ -111,24 +125,27 @@ class Transfer:
         }
         record.best_sa = scores["val_sa"] if best[names.SA_BEST] else record.best_sa
         record.best_ra = scores["val_ra"] if best[names.RA_BEST] else record.best_ra
-        measured = {"train_acc": trained.top1, **scores}
+        measured = {"train_loss": trained.loss, "train_acc": trained.top1, **scores}
         for name in CURVES:
             record.curves[name].append(measured.get(name))
         self.training.end_epoch()
-        self.log.metrics(
-            epoch,
-            {
-                "lr": self.training.optimizer.param_groups[0]["lr"],
-                "train_loss": trained.loss,
-                **{name: measured.get(name) for name in CURVES},
-            },
-        )
-        shown = [f"{SHOWN_AS[name]} {value:.2f} %" for name, value in scores.items()]
+        self.log.metrics(epoch, {"lr": self.training.optimizer.param_groups[0]["lr"], **measured})
+        self.say_epoch(epoch, trained, scores)
+        self.plot()
+        self.save([name for name, is_best in best.items() if is_best])
+
+    def say_epoch(self, epoch: int, trained: Metrics, scores: Mapping[str, float]) -> None:
+        """Print the epoch's lines of the released code, where scripts read them, and its own."""
+        accuracies = {name: value for name, value in scores.items() if name in SHOWN_AS}
+        say_for_scripts(str(self.learning_rate(epoch)(0)))
+        say_for_scripts(f"train_accuracy {trained.top1:.3f}")
+        same = ("test_sa",) if self.test is self.val else ()  # measured once, and told once
+        _say_accuracies(value for name, value in accuracies.items() if name not in same)
+        say_for_scripts(f"* Time = {self.log.lap()}")
+        shown = [f"{SHOWN_AS[name]} {value:.2f} %" for name, value in accuracies.items()]
         line = f"train loss {trained.loss:.3f} acc {trained.top1:.2f} %"
         pace = self.log.pace(epoch + 1, self.args.epochs)
         say(f"{self.label(epoch)}: {', '.join([line, *shown, pace])}")
-        self.plot()
-        self.save([name for name, is_best in best.items() if is_best])
 
     def final_test(self) -> tuple[dict[str, Accuracy], dict[str, Any]]:
         """Test the networks kept: best by SA, best by RA, last; then what else was asked for.
@@ -157,11 +174,13 @@ class Transfer:
         """Print the lines that people's scripts read, and write results.json, the last file."""
         if self.adversarial:
             for word, role in (("TA", "sa_best"), ("RA", "ra_best")):
-                say(f"* {word} best SA={scores[role].sa:.2f}")
-                say(f"* {word} best RA={scores[role].ra:.2f}")
+                sa, ra = scores[role].sa, scores[role].ra
+                _say_accuracies((sa, ra))
+                say(f"* {word} best SA={sa}")
+                say(f"* {word} best RA={ra}")
         else:
-            say(f"* last SA={scores['last'].sa:.2f}")
-            say(f"* best SA={scores['sa_best'].sa:.2f}")
+            say(f"* last SA={scores['last'].sa}")
+            say(f"* best SA={scores['sa_best'].sa}")
         say(pruning.remain_line(self.model))
         warn_of_skipped(self.warnings, self.train, self.val, self.test)
         on_main(lambda: self.write_results(scores, further))
@@ -217,7 +236,7 @@ class Transfer:
         )
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        pruning.prune_model_custom(self.model, pruning.extract_mask(weights))
+        pruning.apply_masks(self.model, pruning.masks_in(weights))
         self.model.load_state_dict(weights)
 
     def resume(self, path: Path) -> None:
@@ -256,6 +275,11 @@ class Transfer:
         write_results(self.save_dir, results)
 
 
+def _say_accuracies(accuracies: Iterable[float | None]) -> None:
+    for accuracy in accuracies:
+        say_for_scripts(f"valid_accuracy {accuracy:.3f}")
+
+
 def _improved(score: float | None, best: float | None) -> bool:
     return score is not None and (best is None or score > best)
 
@@ -265,6 +289,8 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
     build.set_up_process(args)
     folder = build.transfer_folder(args)
     if args.evaluate:
+        if args.recorded:
+            say(args.recorded)
         evaluate_checkpoint(
             folder.checkpoint_to_test(),
             build.target_evaluator(args, runtime),
@@ -281,10 +307,18 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_transfer_parser(ARCHS, TRANSFER_DATASETS).parse_args(argv)
-    apply_recipe(args, "transfer")
+    if args.evaluate:
+        take_recorded(args)
+    for note in apply_recipe(args, "transfer"):
+        warn(note)
     request = build.request(args)
     request.check_flags()
-    if args.dry_run:
+    settle.settle_data(args)
+    if args.export_released:
+        folder = build.transfer_folder(args)
+        checkpoint = folder.checkpoint_to_test("--export_released")
+        say(f"wrote {transfer_run.export_released(checkpoint, folder.path)}")
+    elif args.dry_run:
         say(plan_transfer(args).shown(as_json=args.json))
     else:
         request.check_inputs()

@@ -15,24 +15,26 @@ from typing import Any
 from torch import Tensor
 
 import pruning_utils as pruning
-from cli import build, networks
+from cli import build, networks, salvage, settle
 from cli.flags import build_imp_parser
 from cli.plan import plan_imp
 from cli.recipes import apply_recipe
+from cli.recorded import take_recorded
 from engine.data_warnings import compare_classes, warn_of_skipped
 from engine.distributed import Runtime, broadcast_from_main, on_main
 from engine.launching import launch
-from engine.log import RunLog, Warnings, plot_curves, say
-from engine.run_folder import supervise, taking_up
+from engine.log import RunLog, Warnings, plot_curves, say, say_for_scripts, warn
+from engine.run_folder import supervise
 from engine.schedules import Schedule
 from engine.steps import Metrics
 from engine.training import StopSignals
 from errors import InputError, run_main
+from evaluation.validation import validate, validate_file
 from files import imp_run, names
-from files.atomic import write_json
 from files.checkpoints import to_cpu
 from files.class_names import class_names_in
 from files.imp_run import SearchRecord
+from files.salvage import Salvaged, read_history
 from files.tickets import save_ticket
 from models import ARCHS
 from one_shot import prune_without_training
@@ -50,25 +52,34 @@ class TicketSearch:
         self.model, self.init_sha256 = networks.source_network(
             args, self.train, self.execution, self.warnings
         )
+        self.init: dict[str, Tensor] = {}  # what every state is rewound to
+        self.salvaged = salvage.find(args, self.warnings)
+        if self.salvaged is not None and self.salvaged.state > 0:
+            self.init = self.weights()
+            networks.apply_ticket(self.model, self.salvaged.ticket, self.warnings)
         if args.mode == "adv":
             say(f"attack: {build.train_attack_config(args)}")
+        say(f"learning rate in every state: {build.schedule(args, args.prune_epoch)}")
         self.training = build.training(
             args, runtime, self.execution, self.model, self.train, stop=stop, save=self.save
         )
         self.evaluator = build.source_evaluator(args, runtime, self.training.watch)
         self.record = SearchRecord()
-        self.init: dict[str, Tensor] = {}  # what every state is rewound to
 
     # --- the algorithm ---
 
     def run(self) -> None:
         training, states = self.training, self.states
+        if self.salvaged is not None:
+            self.take_over(self.salvaged)
         with RunLog(self.save_dir, training.epoch) as self.log:
             for epoch in range(training.epoch, states.total_epochs):
                 self.record.state = states.of(epoch)
                 if epoch == states.first_epoch(self.record.state) and training.step == 0:
                     self.begin(self.record.state)
-                trained = training.one_epoch(self.learning_rate(epoch), self.label(epoch))
+                rate = self.learning_rate(epoch)
+                trained = training.one_epoch(rate, self.label(epoch))
+                say_for_scripts(str(rate(0)))
                 self.finish_epoch(epoch, trained, self.validate())
             # Deviation: the mask after the last state is a ticket too, not thrown away.
             self.prune(states.last + 1)
@@ -82,7 +93,7 @@ class TicketSearch:
         """Enter a state: its mask, the initial weights, a new optimizer."""
         if state == 0:
             say(f"state 0: dense training for {self.states.pretrain_epochs} epochs")
-        else:
+        elif self.salvaged is None or state > self.salvaged.state:
             self.prune(state)
         self.training.optimizer = build.optimizer(self.args, self.model)
         self.record.best_acc1 = 0.0
@@ -91,21 +102,21 @@ class TicketSearch:
         """Prune the trained weights, rewind everything else, write the ticket."""
         if state == 1:
             self.fix_initial_weights()
-        pruning.pruning_model(self.model, self.args.rate)
+        pruning.prune_by_magnitude(self.model, self.args.rate)
         broadcast_from_main(pruning.masks(self.model).values())
         pruning.rewind(self.model, self.init)
-        density = pruning.check_sparsity(self.model) / 100
+        self.write_masks(state)
+
+    def write_masks(self, state: int) -> None:
+        """Say what is left, and write it as the state's ticket."""
+        density = pruning.percent_left(self.model) / 100
         say(f"state {state}: density {100 * density:.2f} %")
         say(pruning.remain_line(self.model))
         self.write_ticket(state, density)
 
     def validate(self) -> Metrics:
-        """Clean loss and accuracy, top-1 and top-5, in percent."""
-        network = self.evaluator.network(self.model)
         label = f"[state {self.record.state}] validation"
-        metrics = self.evaluator.measure(network, self.val, label)
-        say(f" * Acc@1 {metrics.top1:.3f} Acc@5 {metrics.top5:.3f}")
-        return metrics
+        return validate(self.evaluator, self.model, self.val, label)
 
     def finish_epoch(self, epoch: int, trained: Metrics, validated: Metrics) -> None:
         """Record what an epoch gave, and save."""
@@ -173,14 +184,17 @@ class TicketSearch:
     # --- files ---
 
     def contents(self) -> dict[str, str]:
-        return build.contents(self.args, self.train)
+        return build.contents(self.args, self.train, salvaged=self.salvaged)
 
     def facts(self) -> dict[str, Any]:
         return {"class_names": self.train.classes, "init_sha256": self.init_sha256}
 
+    def weights(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.model.state_dict().items()}
+
     def fix_initial_weights(self) -> None:
         """Every state is rewound to the network as it is before the first prune."""
-        self.init = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.init = self.weights()
         on_main(lambda: imp_run.save_initial_weights(self.save_dir, to_cpu(self.init)))
         self.record.init = imp_run.origin_of(self.save_dir / names.INIT)
         self.write_ticket(0, 1.0)
@@ -214,21 +228,39 @@ class TicketSearch:
             )
         )
 
-    def resume(self, path: Path, *, to_train: bool = True) -> None:
+    def take_over(self, found: Salvaged) -> None:
+        """Stand where the ticket's run began its state: weights and masks are there already."""
+        epochs = salvage.first_epoch(self.args, found)
+        say(f"{found.path}: going on with state {found.state}, after {epochs} epochs")
+        on_main(lambda: found.copy_files(self.save_dir))
+        if found.state > 0:
+            if found.origin is None:
+                on_main(lambda: imp_run.save_initial_weights(self.save_dir, to_cpu(self.init)))
+            self.record.init = imp_run.origin_of(self.save_dir / names.INIT)
+            self.write_masks(found.state)
+        self.record.history = read_history(self.save_dir / names.METRICS, epochs)
+        if lacking := epochs - len(self.record.history):
+            self.warnings.add(
+                f"{found.path}: the figures of {lacking} of the {epochs} epochs before it are not "
+                f"known; they are in the {names.METRICS} of its run"
+            )
+        self.training.epoch = epochs
+        salvage.draw_random_starts(self.args, self.training, epochs)
+
+    def resume(self, path: Path) -> None:
         """Take up a checkpoint; the run goes on as if it had been left alone."""
         checkpoint = imp_run.load_newest(path, self.warnings.add)
         theirs = class_names_in(checkpoint)
         compare_classes(theirs, self.train, f"--resume {path}", self.warnings)
         weights, self.record.state = checkpoint["state_dict"], checkpoint["state_prune"]
         if self.record.state > 0:
-            pruning.prune_model_custom(self.model, pruning.extract_mask(weights))
+            pruning.apply_masks(self.model, pruning.masks_in(weights))
         self.model.load_state_dict(weights)
         self.execution.place(self.model)
-        if to_train:
-            self.record = imp_run.read_record(checkpoint)
-            self.training.optimizer = build.optimizer(self.args, self.model)
-            self.training.restore(checkpoint, self.warnings.add)
-        if to_train and self.record.state > 0:
+        self.record = imp_run.read_record(checkpoint)
+        self.training.optimizer = build.optimizer(self.args, self.model)
+        self.training.restore(checkpoint, self.warnings.add)
+        if self.record.state > 0:
             init = imp_run.load_initial_weights(path, self.record.init)
             device = self.execution.device
             self.init = {name: value.to(device) for name, value in init.items()}
@@ -243,32 +275,37 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
     build.set_up_process(args)
     folder = build.search_folder(args)
     if args.evaluate:
-        validate_only(args, runtime, folder.checkpoint_to_test())
+        if args.recorded:
+            say(args.recorded)
+        path, key = networks.file_to_validate(args, folder)
+        validate_file(
+            path,
+            build.source_evaluator(args, runtime),
+            build.data_spec(args),
+            folder.path,
+            arch=args.arch if args.arch.startswith("timm:") else None,
+            key=key,
+            mean=args.mean,
+            std=args.std,
+        )
     else:
         images = build.images_per_pass(args)
         supervise(lambda stop: TicketSearch(args, runtime, stop), folder, images)
 
 
-def validate_only(args: argparse.Namespace, runtime: Runtime, checkpoint: Path) -> None:
-    """--evaluate: the validation accuracy of a checkpoint, as eval.json."""
-    search = TicketSearch(args, runtime, StopSignals())  # a signal ends an evaluation at once
-    with taking_up(checkpoint):
-        search.resume(checkpoint, to_train=False)
-    metrics = search.validate()
-    result = {"checkpoint": str(checkpoint), "acc1": metrics.top1, "acc5": metrics.top5}
-    warn_of_skipped(search.warnings, search.val)
-    result = {**result, "warnings": search.warnings.lines}
-    on_main(lambda: write_json(search.save_dir / names.EVALUATION, result))
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_imp_parser(ARCHS).parse_args(argv)
-    apply_recipe(args, "imp")
+    if args.evaluate:
+        take_recorded(args)
+    for note in apply_recipe(args, "imp"):
+        warn(note)
+    settle.settle_micro_batch(args)
+    salvage.name_initial_weights(args)
     if args.ticket == "imp" and args.data is None and args.export_released is None:
         raise InputError("DATA is missing: the folder with train/CLASS/* and val/CLASS/*")
     if args.export_released is not None:
-        path = imp_run.export_released(Path(args.save_dir), args.export_released, args.mode)
-        say(f"wrote {path}")
+        save_dir, mode = Path(args.save_dir), settle.recorded_mode(args)
+        say(f"wrote {imp_run.export_released(save_dir, args.export_released, mode)}")
     elif args.dry_run:
         say(plan_imp(args).shown(as_json=args.json))
     elif args.ticket != "imp":

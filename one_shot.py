@@ -20,7 +20,7 @@ from engine.run_folder import WARNINGS, holding
 from errors import InputError
 from files import imp_run, names
 from files.tickets import save_ticket
-from models import build_model, count_classes, load_pretrained
+from models import build_model, count_classes, load_pretrained, stem_in
 
 
 def prune_without_training(args: argparse.Namespace) -> None:
@@ -34,6 +34,7 @@ def prune_without_training(args: argparse.Namespace) -> None:
     path = networks.init_file(args)
     mean, std = networks.normalization(args, "imagenet")
     classes = count_classes(path, args.arch, args.init_key)
+    args.stem = args.stem or stem_in(path, args.init_key)
     model = build_model(args.arch, classes, mean, std, args.stem, args.width)
     warnings = Warnings()
     loaded = load_pretrained(model, path, key=args.init_key)
@@ -49,12 +50,12 @@ def write_tickets(args: argparse.Namespace, model: nn.Module, last: int) -> None
     """Tickets 0 to last + 1 of an untrained network, each pruned from the one before."""
     save_dir = Path(args.save_dir)
     init = imp_run.save_initial_weights(save_dir, model.state_dict())
-    prune = pruning.pruning_model if args.ticket == "omp" else pruning.pruning_model_random
+    prune = pruning.prune_by_magnitude if args.ticket == "omp" else pruning.prune_at_random
     for state in range(last + 2):
         if state > 0:
             prune(model, args.rate)
         masks = pruning.masks(model)
-        density = pruning.check_sparsity_mask(masks) / 100
+        density = pruning.percent_left_in(masks) / 100
         say(f"state {state}: density {100 * density:.2f} %")
         save_ticket(
             save_dir / names.ticket(state),

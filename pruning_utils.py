@@ -1,13 +1,14 @@
-"""Masks over convolution weights: global magnitude, random, apply, remove, rewind, count.
+"""Masks over convolution weights: global magnitude, random, apply, rewind, count.
 
 Only `nn.Conv2d.weight` is ever pruned, conv1 and downsample included (paper section 3, released
 code). A mask lives where `torch.nn.utils.prune` keeps it: the parameter is `weight_orig`, the
-buffer `weight_mask` (bool here), and a forward pre-hook computes `weight`. The function names are
-the released code's, so that code written against it needs one changed import.
+buffer `weight_mask` (bool here), and a forward pre-hook computes `weight`. The last part has the
+released code's functions, for code written against it; nothing here calls them.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
@@ -120,22 +121,22 @@ def _prune_globally(model: nn.Module, scores: list[Tensor], rate: float) -> None
         _set_mask(module, mask)
 
 
-def pruning_model(model: nn.Module, px: float) -> None:
-    """Prune the fraction `px` of the convolution weights that are left, globally by magnitude.
+def prune_by_magnitude(model: nn.Module, rate: float) -> None:
+    """Prune the fraction `rate` of the convolution weights that are left, globally by magnitude.
 
     What is measured is the effective weight, mask times parameter. Equals
-    `prune.global_unstructured(…, L1Unstructured, amount=px)`, ties aside.
+    `prune.global_unstructured(…, L1Unstructured, amount=rate)`, ties aside.
     """
-    _prune_globally(model, [_parameter(m).detach().abs() for _, m in convolutions(model)], px)
+    _prune_globally(model, [_parameter(m).detach().abs() for _, m in convolutions(model)], rate)
 
 
-def pruning_model_random(model: nn.Module, px: float) -> None:
-    """Prune the fraction `px` of the weights that are left, at random, by torch's generator."""
+def prune_at_random(model: nn.Module, rate: float) -> None:
+    """Prune the fraction `rate` of the weights that are left, at random, by torch's generator."""
     weights = [_parameter(module).detach() for _, module in convolutions(model)]
     # drawn in NCHW order whatever the memory layout, so that a seed gives one mask
     draws = [torch.rand(w.shape, dtype=w.dtype, device=w.device) for w in weights]
     scores = [torch.empty_like(w).copy_(1 - draw) for w, draw in zip(weights, draws, strict=True)]
-    _prune_globally(model, scores, px)
+    _prune_globally(model, scores, rate)
 
 
 # --- applying and reading masks -----------------------------------------------------------------
@@ -174,8 +175,8 @@ def _refresh(module: nn.Conv2d) -> None:
     module.weight = _parameter(module) * _mask_of(module).view(torch.uint8)  # type: ignore[assignment]
 
 
-def prune_model_custom(model: nn.Module, mask_dict: Mapping[str, Tensor]) -> list[str]:
-    """Apply masks, `{module name + '.weight_mask': mask}`, to the model's convolutions.
+def apply_masks(model: nn.Module, ticket: Mapping[str, Tensor]) -> list[str]:
+    """Put masks, `{module name + '.weight_mask': mask}`, in the place of those that are there.
 
     A convolution without a mask stays dense (tickets of other work leave conv1 out). A mask of the
     stem, `conv1`, in another shape is left out as well.
@@ -188,7 +189,7 @@ def prune_model_custom(model: nn.Module, mask_dict: Mapping[str, Tensor]) -> lis
             no mask keeps anything.
     """
     layers = dict(convolutions(model))
-    given = {name.removesuffix(MASK_SUFFIX): mask for name, mask in mask_dict.items()}
+    given = {name.removesuffix(MASK_SUFFIX): mask for name, mask in ticket.items()}
     unknown = [name for name in given if name not in layers]
     if unknown:
         raise InputError(
@@ -228,28 +229,13 @@ def masks(model: nn.Module) -> dict[str, Tensor]:
     return {f"{name}{MASK_SUFFIX}": _mask_of(module) for name, module in convolutions(model)}
 
 
-def extract_mask(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def masks_in(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The entries of a state dict that are masks, as copies."""
     return {
         name: mask.detach().clone()
         for name, mask in state_dict.items()
         if name.endswith(MASK_SUFFIX)
     }
-
-
-def generate_mask(model: nn.Module) -> dict[str, Tensor]:
-    """Masks that keep the nonzero effective weights: for networks saved without their masks."""
-    return {
-        f"{name}{MASK_SUFFIX}": effective_weight(module) != 0
-        for name, module in convolutions(model)
-    }
-
-
-def remove_prune(model: nn.Module) -> None:
-    """Make the masks permanent: `weight` is a parameter again, with zeros where it was pruned."""
-    for _, module in convolutions(model):
-        if _is_pruned(module):
-            prune.remove(module, "weight")
 
 
 # --- rewinding ----------------------------------------------------------------------------------
@@ -271,17 +257,10 @@ def rewind(model: nn.Module, init: Mapping[str, Tensor]) -> None:
             _refresh(module)
 
 
-def pruning_with_rewind(model: nn.Module, px: float, init: Mapping[str, Tensor]) -> None:
-    """One round of IMP: prune the trained weights by magnitude, rewind, print what remains."""
-    pruning_model(model, px)
-    rewind(model, init)
-    print(remain_line(model), flush=True)
-
-
 # --- counting -----------------------------------------------------------------------------------
 
 
-def check_sparsity(model: nn.Module) -> float:
+def percent_left(model: nn.Module) -> float:
     """Percent of the convolution weights that remain: unmasked, or nonzero if never masked."""
     kept = total = 0
     for _, module in convolutions(model):
@@ -291,12 +270,75 @@ def check_sparsity(model: nn.Module) -> float:
     return 100.0 * kept / total
 
 
-def check_sparsity_mask(mask_dict: Mapping[str, Tensor]) -> float:
+def percent_left_in(ticket: Mapping[str, Tensor]) -> float:
     """Percent of the entries of all masks that remain."""
-    kept = sum(int(mask.sum()) for mask in mask_dict.values())
-    return 100.0 * kept / sum(mask.numel() for mask in mask_dict.values())
+    kept = sum(int(mask.sum()) for mask in ticket.values())
+    return 100.0 * kept / sum(mask.numel() for mask in ticket.values())
 
 
 def remain_line(model: nn.Module) -> str:
     """The line that people's scripts read from the logs (released code)."""
-    return f"* remain weight =  {check_sparsity(model)} %"
+    return f"* remain weight =  {percent_left(model)} %"
+
+
+# --- the released code's functions --------------------------------------------------------------
+# For code that was written against its `utils_pruning`: masks as floats, put into the model,
+# combined with those that are there; a line printed where it prints one that scripts read.
+
+
+def pruning_model(model: nn.Module, px: float) -> None:
+    """Prune the fraction `px` of the convolution weights that are left, globally by magnitude."""
+    prune_by_magnitude(model, px)
+    for _, module in convolutions(model):
+        module._buffers["weight_mask"] = module.get_buffer("weight_mask").to(module.weight.dtype)
+
+
+def pruning_model_random(model: nn.Module, px: float) -> None:
+    """Prune the fraction `px` of the weights that are left at random, drawn as torch draws it."""
+    layers = [(module, "weight") for _, module in convolutions(model)]
+    prune.global_unstructured(layers, pruning_method=prune.RandomUnstructured, amount=px)
+
+
+def prune_model_custom(model: nn.Module, mask_dict: Mapping[str, Tensor]) -> None:
+    """Prune what the masks prune, beside what is pruned already; each convolution needs a mask."""
+    for name, module in convolutions(model):
+        prune.custom_from_mask(module, "weight", mask_dict[f"{name}{MASK_SUFFIX}"])
+
+
+def generate_mask(model: nn.Module) -> None:
+    """Prune the convolution weights that are zero: for networks saved without their masks."""
+    for _, module in convolutions(model):
+        prune.custom_from_mask(module, "weight", (effective_weight(module) != 0).float())
+
+
+def remove_prune(model: nn.Module) -> None:
+    """Make the masks permanent: `weight` is a parameter again, with zeros where it was pruned."""
+    for _, module in convolutions(model):
+        if _is_pruned(module):
+            prune.remove(module, "weight")
+
+
+def extract_mask(model_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The entries of a state dict that have `mask` in their names, as copies."""
+    return {name: copy.deepcopy(value) for name, value in model_dict.items() if "mask" in name}
+
+
+def pruning_with_rewind(model: nn.Module, px: float, init: Mapping[str, Tensor]) -> None:
+    """One round of IMP: prune the trained weights by magnitude, rewind, print what remains."""
+    pruning_model(model, px)
+    rewind(model, init)
+    check_sparsity(model)
+
+
+def check_sparsity(model: nn.Module) -> float:
+    """Print and return the percent of the convolution weights that are not zero."""
+    return check_sparsity_mask({name: effective_weight(m) for name, m in convolutions(model)})
+
+
+def check_sparsity_mask(mask_dict: Mapping[str, Tensor]) -> float:
+    """Print and return the percent of the masks' entries that are not zero."""
+    total = sum(mask.numel() for mask in mask_dict.values())
+    zeros = sum(int((mask == 0).sum()) for mask in mask_dict.values())
+    percent = 100 * (1 - zeros / total)
+    print("* remain weight = ", percent, "%", flush=True)
+    return percent

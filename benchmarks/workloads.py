@@ -29,7 +29,7 @@ from engine.distributed import keep_freed_memory
 from engine.steps import Execution, Metrics, evaluate, make_sgd, training_step
 from input_pipeline.splits import Split
 from models import build_model, fold_for_evaluation
-from pruning_utils import pruning_model, rewind
+from pruning_utils import prune_by_magnitude, rewind
 
 ROOT = Path(__file__).resolve().parent.parent
 FP32 = Execution(DEVICE)
@@ -49,7 +49,7 @@ def our_network(
     stem = "cifar" if side < 64 else "imagenet"
     model = build_model(arch, classes, baseline.MEAN, baseline.STD, stem)
     execution.place(model)
-    pruning_model(model, pruned)
+    prune_by_magnitude(model, pruned)
     return model.train()
 
 
@@ -207,7 +207,7 @@ def our_round() -> Work:
     init = {name: value.clone() for name, value in model.state_dict().items()}
 
     def prune_and_rewind() -> None:
-        pruning_model(model, 0.2)
+        prune_by_magnitude(model, 0.2)
         rewind(model, init)
 
     return prune_and_rewind

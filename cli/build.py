@@ -23,7 +23,7 @@ from engine.distributed import (
 )
 from engine.launching import Launch
 from engine.log import Warnings, say
-from engine.run_folder import RunFolder, recorded_batch
+from engine.run_folder import RunFolder, recorded_batch, recorded_processes
 from engine.schedules import Schedule, States
 from engine.steps import Execution, make_sgd
 from engine.training import StopSignals, Training
@@ -31,6 +31,7 @@ from evaluation.evaluator import Evaluator, Watch
 from evaluation.request import Request
 from files import imp_run, names, transfer_run
 from files.atomic import sha256_of
+from files.salvage import Salvaged
 from files.tickets import Ticket
 from input_pipeline.loader import Loader
 from models import is_fetched
@@ -51,6 +52,7 @@ def launch_options(args: argparse.Namespace) -> Launch:
         dist_url=args.dist_url,
         dist_backend=args.dist_backend,
         nproc=args.nproc,
+        begun_with=recorded_processes(Path(args.save_dir)) if goes_on(args) else None,
         timeout=args.dist_timeout,
     )
 
@@ -82,15 +84,38 @@ def _run_folder(
 
 
 def images_per_pass(args: argparse.Namespace) -> int:
-    return args.micro_batch or args.batch_size
+    """At most so many images go through a process's network at once."""
+    return min(args.micro_batch or args.batch_size, args.batch_size)
+
+
+def goes_on(args: argparse.Namespace) -> bool:
+    """Whether a run that was begun, if there is one in --save_dir, is to be trained further."""
+    return args.resume is not None and not args.evaluate
+
+
+def shared_out(batch: int, processes: int, micro_batch: int | None) -> str:
+    """How a step's images are shared out, in words."""
+    each = -(-batch // processes)
+    passes = Execution(micro_batch=micro_batch).pieces(each)
+    words = f"{batch} images a step"
+    if processes > 1:
+        words += f", {each} for each of {processes} processes (--nproc)"
+    if passes > 1:
+        words += f", in {passes} passes of {-(-each // passes)} (--micro_batch)"
+    return words
 
 
 def contents(
-    args: argparse.Namespace, loader: Loader, ticket: Ticket | None = None
+    args: argparse.Namespace,
+    loader: Loader,
+    ticket: Ticket | None = None,
+    salvaged: Salvaged | None = None,
 ) -> dict[str, str]:
     """Fingerprints of input files: on resume paths may change, contents may not."""
     found = {"data": loader.described()}
-    if args.init is not None and not is_fetched(args.init):
+    if salvaged is not None:  # whose run may have begun from another file than its initial weights
+        found["continue_from"] = _short(salvaged.ticket.sha256)
+    elif args.init is not None and not is_fetched(args.init):
         found["init"] = _short(sha256_of(args.init))
     if ticket is not None:
         found["tickets_file"] = _short(ticket.sha256)
@@ -125,12 +150,16 @@ def source_loaders(
     args: argparse.Namespace, runtime: Runtime, warnings: Warnings
 ) -> tuple[Loader, Loader]:
     """Training and validation images of the pre-training task."""
-    train, val, _ = _loaders(args, runtime, warnings, min(args.batch_size, 256))
+    train, val, _ = _loaders(args, runtime, warnings, source_eval_batch(args))
     say(
         f"data: {train.num_images} training and {val.num_images} validation images, "
         f"{train.num_classes} classes"
     )
     return train, val
+
+
+def source_eval_batch(args: argparse.Namespace) -> int:
+    return min(args.batch_size, 256)
 
 
 def target_loaders(
@@ -165,7 +194,7 @@ def _loaders(
 def _global_batch(args: argparse.Namespace, runtime: Runtime, warnings: Warnings) -> int:
     """The images of a step over all nodes; a run that is resumed keeps the number it began with."""
     asked = args.batch_size * runtime.nodes
-    kept = recorded_batch(Path(args.save_dir)) if args.resume and not args.evaluate else None
+    kept = recorded_batch(Path(args.save_dir)) if goes_on(args) else None
     if kept is None or kept == asked:
         return asked
     warnings.add(
@@ -230,19 +259,25 @@ def training(
     )
     own_random_starts(runtime)
     on_cpu = execution.device.type == "cpu" and not torch.cuda.is_available()
-    say("device: the CPU, PyTorch sees no CUDA" if on_cpu else f"device: {execution.device}")
+    device = "the CPU, PyTorch sees no CUDA" if on_cpu else execution.device
+    batch = shared_out(loader.batch_size, runtime.world_size, execution.micro_batch)
+    say(f"device: {device}; {batch}")
     return made
 
 
 # --- tests ----------------------------------------------------------------------------------------
 
 
-def source_evaluator(args: argparse.Namespace, runtime: Runtime, watch: Watch) -> Evaluator:
+def source_evaluator(
+    args: argparse.Namespace, runtime: Runtime, watch: Watch | None = None
+) -> Evaluator:
     """How the networks of a ticket search are measured: clean images alone."""
     return Evaluator(
         runtime,
         execution(args, runtime.device),
         seed=args.seed,
+        batch_size=source_eval_batch(args),
+        workers=args.workers,
         print_freq=args.print_freq,
         watch=watch,
     )

@@ -4,21 +4,55 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 
 import torch
 
 from errors import InputError
 
 
-def check_schedule(args: argparse.Namespace, task: str) -> None:
-    """Reject explicit milestones beyond explicit epochs; a recipe's may lie beyond."""
-    name = "prune_epoch" if task == "imp" else "epochs"
-    epochs, late = getattr(args, name), args.decreasing_lr
-    if late and epochs and max(late) >= epochs and late == tuple(sorted(set(late))):
+def check_milestones(args: argparse.Namespace, given: Sequence[int] | None) -> list[str]:
+    """What to warn of where the milestones that were given have no effect, or not all of them.
+
+    Args:
+        given: what --decreasing_lr said, or None; `args` has the recipe's milestones by now.
+
+    Raises:
+        InputError: --lr_schedule multistep without any.
+    """
+    if given is None and args.lr_schedule == "multistep" and not args.decreasing_lr:
         raise InputError(
-            f"--decreasing_lr {','.join(map(str, late))}: epochs counted from 0, so below --{name} "
-            f"{epochs}"
+            "--lr_schedule multistep: this recipe has no milestones; name some by --decreasing_lr "
+            "E,E"
         )
+    flag = f"--decreasing_lr {','.join(map(str, given or ()))}"
+    if given and args.lr_schedule != "multistep":
+        uses = "--lr_schedule multistep uses them"
+        return [f"{flag}: not used, the learning rate's schedule is {args.lr_schedule}; {uses}"]
+    name = "prune_epoch" if hasattr(args, "prune_epoch") else "epochs"
+    epochs = getattr(args, name)
+    late = [milestone for milestone in given or () if milestone >= epochs]
+    if late:
+        beyond = f"{','.join(map(str, late))} is never reached: with --{name} {epochs} the last "
+        return [f"{flag}: {beyond}epoch is {epochs - 1}, counted from 0"]
+    return []
+
+
+def check_start(args: argparse.Namespace) -> list[str]:
+    """What to warn of where --start_epoch is given beside --resume, where it has no effect.
+
+    Raises:
+        InputError: it stands alone and would leave epochs out.
+    """
+    if not args.start_epoch:
+        return []
+    if args.resume is None:
+        fewer = max(args.epochs - args.start_epoch, 0)
+        raise InputError(
+            f"--start_epoch {args.start_epoch}: a run goes on by --resume; to train "
+            f"{args.start_epoch} epochs fewer, --epochs {fewer} does the same"
+        )
+    return [f"--start_epoch {args.start_epoch}: not used, the run goes on where --resume says"]
 
 
 def check_together(args: argparse.Namespace) -> None:

@@ -29,10 +29,20 @@ FILES = ("init", "tickets_file", "masking_source")  # flags that name a file
 # Flags that may differ when a run is resumed: they change neither its results nor its files' names.
 FREE_FLAGS = frozenset(
     (
-        *("resume", "dry_run", "time_it", "evaluate", "export_released", "keep", "tag", "save_dir"),
+        *(
+            "resume",
+            "continue_from",
+            "dry_run",
+            "time_it",
+            "evaluate",
+            "export_released",
+            "keep",
+            "tag",
+            "save_dir",
+        ),
         *("workers", "print_freq", "save_every_steps", "eval_batch_size", "compile", "threads"),
         *("device", "gpu", "nproc", "world_size", "rank", "dist_url", "dist_backend"),
-        "dist_timeout",
+        *("dist_timeout", "start_epoch"),
         # Without --skip_bad a run ends at the first bad image; where files lie is free, not what
         # is in them: see `build.contents`.
         *("multiprocessing_distributed", "skip_bad", "data", *FILES),
@@ -71,12 +81,19 @@ def build_imp_parser(archs: Sequence[str]) -> Parser:
     )
     _add_search_flags(parser)
     add_training_attack(parser.add_argument_group("attack, in --mode adv"))
-    add_optimisation_flags(parser)
+    add_optimisation_flags(parser)(
+        "--start_epoch",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="understood beside --resume, whose checkpoint says where to go on",
+    )
     parser.add_argument_group("evaluation").add_argument(
         "-e",
         "--evaluate",
         action="store_true",
-        help="only validate --resume PATH (or the newest checkpoint) and write eval.json",
+        help="only validate --resume PATH (or the newest checkpoint, or --init where there is "
+        "none) and write eval.json; the network is inferred from the file",
     )
     add_runtime_flags(parser)
     add = add_output_flags(parser, "runs/imp")
@@ -90,7 +107,8 @@ def build_imp_parser(archs: Sequence[str]) -> Parser:
         "--export_released",
         type=natural,
         metavar="K",
-        help="only write state K of --save_dir as one file in the released code's format",
+        help="only write state K of --save_dir, or ticket K where there is no checkpoint of it, as "
+        "one file in the released code's format",
     )
     return parser
 
@@ -119,6 +137,14 @@ def _add_search_flags(parser: Parser) -> None:
         default=0.1,
         help="its learning rate, by a cosine to 0 (0.1)",
     )
+    add(
+        "--continue_from",
+        metavar="TICKET",
+        help="where the checkpoints of a run are lost: go on with the state of its ticket TICKET, "
+        "from its init.pth.tar (beside TICKET, or --init) and with its other flags. What follows "
+        "is equal to the bit to the run left alone, but for the loss scale of --amp fp16; the "
+        "figures of earlier epochs come from the metrics.jsonl beside TICKET, if it is there",
+    )
 
 
 def build_transfer_parser(archs: Sequence[str], datasets: Sequence[str]) -> Parser:
@@ -138,7 +164,9 @@ def build_transfer_parser(archs: Sequence[str], datasets: Sequence[str]) -> Pars
         help=f"one of {', '.join(datasets)} (cifar10)",
     )
     data.add_argument(
-        "--data", default="data", metavar="DIR", help="where the data set lies, or goes to (data)"
+        "--data",
+        metavar="DIR",
+        help="where the data set lies, or goes to (data; ../data where that alone holds it)",
     )
     data.add_argument(
         "--data_number", type=share, default=1.0, help="fraction of the training images (1)"
@@ -167,7 +195,13 @@ def build_transfer_parser(archs: Sequence[str], datasets: Sequence[str]) -> Pars
     add(
         "--save_all",
         action="store_true",
-        help="also keep {epoch}-checkpoint.pth.tar, bare state dicts",
+        help="also keep {epoch}-checkpoint.pth.tar, bare state dicts, epochs counted from 0",
+    )
+    add(
+        "--export_released",
+        action="store_true",
+        help="only write the masks and weights of --resume PATH (or of the newest checkpoint) as a "
+        "ticket that the released code reads",
     )
     return parser
 

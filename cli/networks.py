@@ -13,6 +13,7 @@ from dataset import mean_std
 from engine.data_warnings import RESET, compare_classes
 from engine.distributed import main_first, synchronised
 from engine.log import Warnings, say
+from engine.run_folder import RunFolder
 from engine.steps import Execution
 from errors import InputError
 from files.checkpoints import load_checkpoint
@@ -82,10 +83,14 @@ def target_network(
     else:
         warnings.add(f"no --init: starting from random weights (seed {args.seed})")
     if ticket is not None:
-        masks = fit_masks(model, ticket.masks)
-        for note in (*ticket.notes, *pruning.prune_model_custom(model, masks)):
-            warnings.add(f"ticket: {note}")
+        apply_ticket(model, ticket, warnings)
     return _placed(model, args, execution), sha256
+
+
+def apply_ticket(model: nn.Module, ticket: Ticket, warnings: Warnings) -> None:
+    masks = fit_masks(model, ticket.masks)
+    for note in (*ticket.notes, *pruning.apply_masks(model, masks)):
+        warnings.add(f"ticket: {note}")
 
 
 def _fresh_network(args: argparse.Namespace, classes: int, dataset: str) -> nn.Module:
@@ -119,6 +124,18 @@ def init_file(args: argparse.Namespace) -> Path:
     return found.path
 
 
+def file_to_validate(args: argparse.Namespace, folder: RunFolder) -> tuple[Path, str | None]:
+    """The network that a search's --evaluate is about: a checkpoint, else the weights of --init.
+
+    Returns:
+        Its file, and the file's entry with the weights, if not the usual one.
+    """
+    named = args.resume not in (None, "auto")
+    if args.init is None or named or folder.newest(folder.path) is not None:
+        return folder.checkpoint_to_test(), None
+    return init_file(args), args.init_key
+
+
 def _load_init(
     model: nn.Module, args: argparse.Namespace, warnings: Warnings, **how: str
 ) -> Loaded:
@@ -138,7 +155,7 @@ def _load_for_transfer(
 ) -> str:
     """Load --init but for its classifier, and return its hash."""
     loaded = _load_init(model, args, warnings, **FOR_TRANSFER)
-    density = pruning.check_sparsity_mask(loaded.masks) if loaded.masks else 100.0
+    density = pruning.percent_left_in(loaded.masks) if loaded.masks else 100.0
     if ticket is None and density < 100:
         warnings.add(
             f"--init {args.init}: is pruned to {density:.2f} %, but its masks are not used and the "
@@ -176,7 +193,7 @@ def refuse_pruned(init: str, loaded: Loaded) -> None:
     Its states are numbered by how often the weights were pruned, their densities (1 - rate)^state,
     and every state is rewound to the weights before the first prune, which a pruned file lacks.
     """
-    density = pruning.check_sparsity_mask(loaded.masks) if loaded.masks else 100.0
+    density = pruning.percent_left_in(loaded.masks) if loaded.masks else 100.0
     if density < 100:
         raise InputError(
             f"--init {init}: is pruned to {density:.2f} % already, but state 1 is pruned from "
@@ -187,7 +204,7 @@ def refuse_pruned(init: str, loaded: Loaded) -> None:
 
 def warn_of_zeros(init: str, model: nn.Module, warnings: Warnings) -> None:
     """Warn where weights without masks look pruned all the same."""
-    zeros = 100 - pruning.check_sparsity(model)
+    zeros = 100 - pruning.percent_left(model)
     if zeros > FEW_ZEROS:
         warnings.add(
             f"--init {init}: {zeros:.2f} % of its convolution weights are exactly 0, as of a "

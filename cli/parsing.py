@@ -12,6 +12,9 @@ from typing import Any
 
 EPILOG = "A flag marked (recipe) that is left out takes its value from the table in cli/recipes.py."
 
+# Flags of files by which "" means none, as in the released code.
+EMPTY_IS_NONE = ("init", "init_key", "tickets_file", "resume", "masking_source")
+
 # --- types ----------------------------------------------------------------------------------------
 
 
@@ -48,6 +51,11 @@ pixel_fraction = _number(
 share = _number(_fraction, lambda v: 0 < v <= 1, "a fraction above 0 and at most 1")
 pruning_rate = _number(_fraction, lambda v: 0 < v < 1, "a fraction between 0 and 1, both excluded")
 image_size = _number(int, lambda v: 8 <= v <= 4096, "a size from 8 to 4096 pixels")
+
+
+def unless_minus_one(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A type for which -1 means that the flag is left out, as in the released code."""
+    return lambda text: None if text == "-1" else convert(text)
 
 
 def evaluation_set(text: str) -> tuple[str, str]:
@@ -87,14 +95,18 @@ class Switch(argparse.Action):
 
 
 class Parser(argparse.ArgumentParser):
-    """One-line errors, no abbreviations, and `-` for `_` anywhere inside a flag."""
+    """One-line errors, no abbreviations, `-` for `_` anywhere inside a flag, "" for no file."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, epilog=EPILOG, **kwargs)
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
         words = sys.argv[1:] if args is None else args
-        return super().parse_known_args([_underscored(word) for word in words], namespace)
+        found, rest = super().parse_known_args([_underscored(word) for word in words], namespace)
+        for name in EMPTY_IS_NONE:
+            if getattr(found, name, None) == "":
+                setattr(found, name, None)
+        return found, rest
 
     def error(self, message: str):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")

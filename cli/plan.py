@@ -12,6 +12,7 @@ import torch
 from attack_utils import PGDConfig, make_pgd
 from cli import build
 from cli.run_plan import ASSUMED_RATE, Cost, Input, PlannedState, RunPlan, Timing, Written
+from cli.salvage import state_given
 from engine.schedules import States
 from engine.steps import training_step
 from errors import InputError
@@ -45,7 +46,9 @@ def plan_imp(args: argparse.Namespace) -> RunPlan:
         return _plan_one_shot(args, states)
     images = _count_folder(args.data, "train") or IMAGENET_IMAGES
     steps = args.train_step if args.mode == "adv" else 0
-    passes = states.total_epochs * images * training_passes(steps)
+    done = states.first_epoch(state_given(args))  # by the run of --continue_from
+    epochs = states.total_epochs - done
+    passes = epochs * images * training_passes(steps)
     # A checkpoint is weights, momentum and masks (a byte each), a best one without the momentum.
     kept = states.last if args.keep == "all" else 1
     copies = 1 + kept * (2.25 + 1.25) + 2.25 + (states.last + 2) / 32
@@ -56,24 +59,24 @@ def plan_imp(args: argparse.Namespace) -> RunPlan:
             {
                 "DATA/train": str(Path(args.data) / "train"),
                 "DATA/val": str(Path(args.data) / "val"),
-                **_given(args, "init", "resume"),
+                **_given(args, "init", "resume", "continue_from"),
                 "--classes": _class_file(args),
             }
         ),
-        states=_planned_states(states, args.rate),
-        epochs=states.total_epochs,
+        states=_planned_states(states, args.rate, state_given(args)),
+        epochs=epochs,
         steps_per_epoch=-(-images // args.batch_size),
         batch_size=args.batch_size,
         save_dir=args.save_dir,
         writes=_imp_files(states),
         last_ticket=states.last + 1,
         cost=_cost(args, passes, 1000, copies),
-        timed=_timed(args, states.total_epochs * images, passes, classes=1000),
+        timed=_timed(args, epochs * images, passes, classes=1000),
     )
 
 
-def _planned_states(states: States, rate: float) -> tuple[PlannedState, ...]:
-    trained = range(0 if states.pretrain_epochs else 1, states.last + 1)
+def _planned_states(states: States, rate: float, first: int) -> tuple[PlannedState, ...]:
+    trained = range(first or (0 if states.pretrain_epochs else 1), states.last + 1)
     return tuple(
         PlannedState(k, (1 - rate) ** k, states.first_epoch(k + 1) - states.first_epoch(k))
         for k in trained
@@ -139,7 +142,7 @@ def plan_transfer(args: argparse.Namespace) -> RunPlan:
 
 def _transfer_files(args: argparse.Namespace, adversarial: bool) -> tuple[Written, ...]:
     first = (names.ARGS, names.METRICS, f"{names.BOARD}/", names.CHECKPOINT, names.SA_BEST)
-    every = _numbered(1, args.epochs, names.epoch_checkpoint)
+    every = _numbered(0, args.epochs - 1, names.epoch_checkpoint)
     return (
         *_files(*first, *([names.RA_BEST] if adversarial else [])),
         *([every] if args.save_all else []),
@@ -205,7 +208,7 @@ def _cost(args: argparse.Namespace, passes: int, classes: int, copies: float) ->
     model = build_model(args.arch, classes, (0.5,) * 3, (0.5,) * 3, args.stem, args.width)
     flop = estimate_flops(model, args.input_size) * passes
     weights = 4 * sum(p.numel() for p in model.parameters())
-    images = args.micro_batch or args.batch_size
+    images = build.images_per_pass(args)
     return Cost(
         passes=passes,
         flop=flop,
@@ -233,7 +236,7 @@ def _timed(args: argparse.Namespace, images: int, passes: int, classes: int) -> 
     optimizer = torch.optim.SGD(model.parameters(), args.lr, args.momentum)
     attack = PGDConfig(args.train_eps, args.train_step, args.train_gamma, args.train_randinit)
     perturb = make_pgd(model, attack) if args.mode == "adv" else None
-    count = min(args.micro_batch or args.batch_size, TIMED_IMAGES)
+    count = min(build.images_per_pass(args), TIMED_IMAGES)
     batch = execution.images(torch.rand(count, 3, args.input_size, args.input_size))
     labels = torch.randint(classes, (count,), device=execution.device)
     seconds = []
@@ -243,9 +246,9 @@ def _timed(args: argparse.Namespace, images: int, passes: int, classes: int) -> 
         loss.item()  # waits for the device
         seconds.append(time.perf_counter() - start)
     rate = count / min(seconds)
-    hours = images / rate / 3600
-    in_training = images * training_passes(args.train_step if args.mode == "adv" else 0)
-    return Timing(str(execution.device), count, rate, hours, hours * passes / in_training)
+    each = training_passes(args.train_step if args.mode == "adv" else 0)
+    hours, whole_hours = images / rate / 3600, passes / each / rate / 3600
+    return Timing(str(execution.device), count, rate, hours, whole_hours)
 
 
 def _folder_images(root: str) -> tuple[int, int, int]:

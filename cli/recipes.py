@@ -6,9 +6,11 @@ The recipes are the schedules that the released code's scripts and the paper use
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
-from cli.checks import check_schedule, check_together
+from cli.checks import check_milestones, check_start, check_together
+from cli.nodes import settle_nodes
 
 _IMP = {
     "arch": "resnet50", "input_size": 224, "augment": "rrc", "hflip": True,
@@ -32,7 +34,7 @@ RECIPES: dict[tuple[str, str, str], dict[str, Any]] = {
         "lr_schedule": "multistep", "decreasing_lr": (50, 75), "eval_from": 45,
     },
     ("transfer", "adv", "svhn"): {
-        "lr": 0.01, "epochs": 80, "lr_schedule": "cosine", "decreasing_lr": (), "eval_from": 0,
+        "lr": 0.01, "epochs": 80, "lr_schedule": "cosine", "eval_from": 0,
     },
     ("transfer", "std", "*"): {
         **_TRANSFER, "batch_size": 64, "lr": 0.001, "epochs": 150,
@@ -51,12 +53,22 @@ def recipe(task: str, mode: str, dataset: str = "*") -> dict[str, Any]:
     return values
 
 
-def apply_recipe(args: argparse.Namespace, task: str) -> None:
-    """Give every flag that was left out its value of the recipe, in place; then check values."""
-    check_schedule(args, task)
-    for name, value in recipe(task, args.mode, getattr(args, "dataset", "*")).items():
+def apply_recipe(args: argparse.Namespace, task: str) -> list[str]:
+    """Give every flag that was left out its value of the recipe, in place; then check values.
+
+    Returns:
+        What to warn of.
+    """
+    values = recipe(task, args.mode, getattr(args, "dataset", "*"))
+    if "multistep" not in (args.lr_schedule, values["lr_schedule"]):
+        values["decreasing_lr"] = ()  # SVHN's milestones are for --lr_schedule multistep alone
+    milestones = args.decreasing_lr
+    for name, value in values.items():
         if getattr(args, name, None) is None:
             setattr(args, name, value)
-    if args.stem is None:
+    if args.stem is None and getattr(args, "ticket", "imp") == "imp":  # else the weights tell
         args.stem = "cifar" if args.input_size < 64 else "imagenet"
+    settle_nodes(args, os.environ)
     check_together(args)
+    notes = check_milestones(args, milestones)
+    return notes + check_start(args) if task == "imp" else notes

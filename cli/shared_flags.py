@@ -18,6 +18,7 @@ from cli.parsing import (
     positive,
     positive_int,
     seed_value,
+    unless_minus_one,
 )
 
 
@@ -96,7 +97,7 @@ def add_training_attack(group) -> None:
     add("--train_randinit", action=Switch, help="start at a random point of the ball (on)")
 
 
-def add_optimisation_flags(parser: Parser) -> None:
+def add_optimisation_flags(parser: Parser):
     add = parser.add_argument_group("optimisation").add_argument
     add("--epochs", type=positive_int, help="epochs in all (recipe)")
     add("-b", "--batch_size", type=positive_int, help="images per node and step (recipe)")
@@ -104,7 +105,8 @@ def add_optimisation_flags(parser: Parser) -> None:
         "--micro_batch",
         type=positive_int,
         metavar="N",
-        help="images per pass; the batch's gradients are accumulated (the whole batch)",
+        help="images per pass of a process; the batch's gradients are accumulated (in IMP 256, as "
+        "on each of the paper's eight GPUs; in transfers the whole share of the process)",
     )
     add("--lr", "--learning_rate", type=positive, help="learning rate (recipe)")
     add("--lr_schedule", choices=("constant", "multistep", "cosine"), help="(recipe)")
@@ -117,13 +119,14 @@ def add_optimisation_flags(parser: Parser) -> None:
     add("--warmup", type=natural, help="epochs of linear warm-up, by step (0)")
     add("--momentum", type=below_one, help="(0.9)")
     add("--wd", "--weight_decay", dest="weight_decay", type=not_negative, help="(recipe)")
+    return add
 
 
 def add_runtime_flags(parser: Parser) -> None:
     add = parser.add_argument_group("runtime").add_argument
     add("--seed", type=seed_value, help="with the same seed a run repeats to the bit (1)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(CUDA if it is there)")
-    add("--gpu", type=natural, metavar="I", help="use this one GPU")
+    add("--gpu", type=natural, metavar="I", help="use this one GPU, by one process")
     add("--threads", type=positive_int, help="CPU threads (PyTorch's choice)")
     add("--channels_last", action=Switch, default=True, help="layout; changes rounding only (on)")
     add(
@@ -137,13 +140,20 @@ def add_runtime_flags(parser: Parser) -> None:
     add("--sync_bn", action="store_true", help="BatchNorm statistics over all GPUs (CUDA only)")
     add(
         "--multiprocessing_distributed",
-        action="store_true",
-        help="start one process per GPU of this node (torchrun works too)",
+        action=Switch,
+        default=False,
+        help="start one process per GPU of this node (torchrun works too; off)",
     )
     add("--nproc", type=positive_int, help="processes per node for that (its GPUs, or 1)")
-    add("--world_size", type=positive_int, default=1, help="number of nodes (1)")
-    add("--rank", type=natural, default=0, help="this node's number (0)")
-    add("--dist_url", default="tcp://127.0.0.1:23456", help="where the nodes meet")
+    nodes, number = unless_minus_one(positive_int), unless_minus_one(natural)
+    add("--world_size", type=nodes, help="number of nodes (1)")
+    add("--rank", type=number, help="this node's number (0)")
+    add(
+        "--dist_url",
+        metavar="URL",
+        help="where the nodes meet: tcp://HOST:PORT, or env://, where MASTER_ADDR, MASTER_PORT, "
+        "WORLD_SIZE (nodes) and RANK say it (a free port of this node)",
+    )
     add("--dist_backend", choices=("nccl", "gloo"), help="(nccl with CUDA, else gloo)")
     add("--dist_timeout", type=positive_int, default=600, help="seconds to wait for others (600)")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import socket
@@ -21,11 +22,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from engine.distributed import Runtime
+from engine.log import say
 from errors import InputError, RunFailed, exit_with, failures_named
 from input_pipeline.loader import STOP_SIGNALS
 
 PATIENCE = 10.0  # seconds of waiting for other nodes until a line says so
 GRACE = 10.0  # seconds for the other processes to end when one has
+MEETING_POINT = "tcp://127.0.0.1:23456"  # of several nodes, where --dist_url is left out
 FIRST_WORD = 1.0  # seconds other ranks wait so that rank 0 reports first
 
 
@@ -34,6 +37,7 @@ class Launch:
     """How a run is started; the names are the released code's flags.
 
     `world_size` and `rank` count nodes when `spawn` is set (`--multiprocessing_distributed`).
+    `begun_with` is the number of processes per node that a run which is resumed began with.
     """
 
     device: str = "auto"
@@ -41,16 +45,20 @@ class Launch:
     spawn: bool = False
     world_size: int = 1
     rank: int = 0
-    dist_url: str = "tcp://127.0.0.1:23456"
+    dist_url: str | None = None
     dist_backend: str | None = None
     nproc: int | None = None
+    begun_with: int | None = None
     timeout: int = 600  # seconds without a word from another process
 
 
 def launch(work: Callable[[Runtime, Any], Any], argument: Any, how: Launch) -> None:
     """Call `work(runtime, argument)` in every process of the run, and wait for all of them."""
     if how.spawn and not _under_torchrun():
-        count = how.nproc or (torch.cuda.device_count() if _wants_cuda(how) else 1)
+        gpus = torch.cuda.device_count() if _wants_cuda(how) else 0
+        count = processes_per_node(how, gpus)
+        if count != processes_per_node(dataclasses.replace(how, begun_with=None), gpus):
+            say(f"processes: {count} on this node, as the run began with (--nproc N: others)")
         if count * how.world_size > 1:
             return _spawn(count, work, argument, how)
     runtime = _join_torchrun(how) if _under_torchrun() else Runtime(_device(how, how.gpu))
@@ -62,9 +70,22 @@ def launch(work: Callable[[Runtime, Any], Any], argument: Any, how: Launch) -> N
     return None
 
 
+def processes_per_node(how: Launch, gpus: int) -> int:
+    """How many processes the spawn flags start on this node, which has so many `gpus`.
+
+    As many as asked for; else as the run began with, or one for each GPU. `--gpu` asks for one.
+    """
+    if how.nproc or how.gpu is not None:
+        return how.nproc or 1
+    return min(how.begun_with or gpus or 1, gpus or how.begun_with or 1)
+
+
 def _spawn(count: int, work: Callable, argument: Any, how: Launch) -> None:
-    if _wants_cuda(how) and count > torch.cuda.device_count():
+    if _wants_cuda(how) and how.gpu is None and count > torch.cuda.device_count():
         raise InputError(f"--nproc {count}: there are {torch.cuda.device_count()} GPUs")
+    if how.dist_url is None:
+        url = _free_meeting_point() if how.world_size == 1 else MEETING_POINT
+        how = dataclasses.replace(how, dist_url=url)
     _check_meeting_point(how)
     context = mp.spawn(_spawned, args=(count, work, argument, how), nprocs=count, join=False)
     assert context is not None  # it is None only where it was joined
@@ -118,9 +139,15 @@ def _wait_for(context: mp.ProcessContext, received: Sequence[int]) -> None:
     sys.exit(failed.exitcode)  # it has printed why
 
 
+def _free_meeting_point() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+
 def _check_meeting_point(how: Launch) -> None:
     """Refuse a --dist_url that is none, and a port that another program holds."""
-    place = urlsplit(how.dist_url)
+    place = urlsplit(how.dist_url or "")
     try:
         port = place.port
     except ValueError:
@@ -144,7 +171,7 @@ def _under_torchrun() -> bool:
 
 
 def _spawned(local: int, count: int, work: Callable, argument: Any, how: Launch) -> None:
-    device = _device(how, local)
+    device = _device(how, local if how.gpu is None else how.gpu)
     rank, world = how.rank * count + local, how.world_size * count
     try:
         with failures_named():

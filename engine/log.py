@@ -5,7 +5,6 @@ Only rank 0 prints and writes.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import platform
@@ -13,8 +12,7 @@ import shlex
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +23,7 @@ from tqdm import tqdm
 
 from engine.distributed import is_main
 from files.atomic import replacing
-from files.features import LacksFeature, flush
+from files.features import flush
 
 PACKAGES = ("torch", "torchvision", "numpy", "advertorch", "scikit-learn", "safetensors")
 METRICS_FILE = "metrics.jsonl"
@@ -37,6 +35,12 @@ def say(text: str) -> None:
     if is_main():
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
+
+
+def say_for_scripts(text: str) -> None:
+    """Print a line of the released code's for scripts that read a log; not on a terminal."""
+    if not sys.stdout.isatty():
+        say(text)
 
 
 def warn(text: str) -> None:
@@ -60,24 +64,6 @@ class Warnings:
     def recall(self, lines: Iterable[str]) -> None:
         """Put lines of the run's earlier starts, which were told then, before those of this one."""
         self.lines = list(dict.fromkeys([*lines, *self.lines]))
-
-
-@contextlib.contextmanager
-def lacks_told_once() -> Iterator[None]:
-    """Print what a file system lacks as a line, and the same one only once, in the block."""
-    told, show = Warnings(), warnings.showwarning
-
-    def show_line(message: Warning | str, category: type[Warning], *where: Any, **at: Any) -> None:
-        if issubclass(category, LacksFeature):
-            told.add(str(message))
-        else:
-            show(message, category, *where, **at)
-
-    warnings.showwarning = show_line  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        warnings.showwarning = show
 
 
 def clock(seconds: float) -> str:
@@ -145,7 +131,7 @@ class RunLog:
     def __init__(self, save_dir: Path, epochs_done: int = 0) -> None:
         self.save_dir, self.first = save_dir, epochs_done
         before = _cut_metrics(save_dir / METRICS_FILE, epochs_done) if is_main() else 0.0
-        self.opened = time.monotonic()
+        self.opened = self.last = time.monotonic()
         self.start = self.opened - before
 
     def __enter__(self) -> RunLog:
@@ -166,6 +152,11 @@ class RunLog:
     def seconds(self) -> float:
         """Since the run began, what it took before it was resumed included."""
         return time.monotonic() - self.start
+
+    def lap(self) -> float:
+        """Seconds since the last call, or since the log was opened."""
+        before, self.last = self.last, time.monotonic()
+        return self.last - before
 
     def pace(self, done: int, total: int) -> str:
         """Elapsed time and ETA after `done` of `total` epochs."""

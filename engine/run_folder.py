@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engine.distributed import barrier, is_main
-from engine.log import Warnings, lacks_told_once, provenance, say, warn
+from engine.log import Warnings, provenance, say, warn
 from engine.training import NotFinite, Preempted, StopSignals, Training
 from errors import InputError, RunFailed, memory_advice
 from files import names
 from files.atomic import write_json
-from files.features import discard, tell_lack
+from files.features import discard, lacks_told, take_lock
 
 HELD = (errno.EAGAIN, errno.EACCES)  # what lockf answers where another process has the lock
-GLOBAL_BATCH = "global_batch"
+GLOBAL_BATCH, PROCESSES, NODES = "global_batch", "processes", "world_size"
 WARNINGS = "warnings"
 CONTENT = "_content"  # ends the name under which the fingerprint of an input is recorded
 
@@ -67,11 +67,11 @@ class RunFolder:
             )
         return Path(self.resume)
 
-    def checkpoint_to_test(self) -> Path:
-        """The checkpoint that --evaluate is about: the one that --resume names, or the newest."""
+    def checkpoint_to_test(self, flag: str = "--evaluate") -> Path:
+        """The checkpoint that a flag is about: the one that --resume names, or the newest."""
         checkpoint = replace(self, resume=self.resume or "auto").checkpoint()
         if checkpoint is None:
-            raise InputError(f"--evaluate: no checkpoint in {self.path}; name one by --resume PATH")
+            raise InputError(f"{flag}: no checkpoint in {self.path}; name one by --resume PATH")
         return checkpoint
 
     def recorded(self) -> dict[str, Any]:
@@ -89,14 +89,20 @@ class RunFolder:
                 f"--save_dir {self.path}: holds a run already; add --resume to go on, or choose "
                 "another"
             )
-        before = read_args(path)
+        for flag, before, now in self.differences():
+            raise InputError(
+                f"--save_dir {self.path}: holds a run with --{flag} {before}, not {now}; choose "
+                "another folder"
+            )
+
+    def differences(self) -> Iterator[tuple[str, Any, Any]]:
+        """In which flags (flag, then, now) this run is another than the one in the folder."""
+        path = self.path / names.ARGS
+        before = read_args(path) if path.exists() else {}
         for name, value in json.loads(json.dumps(self.recorded())).items():
             if name not in self.free and name in before and before[name] != value:
                 flag = name.replace(CONTENT, " that holds") if CONTENT in name else name
-                raise InputError(
-                    f"--save_dir {self.path}: holds a run with --{flag} {before[name]}, not "
-                    f"{value}; choose another folder"
-                )
+                yield flag, before[name], value
 
     def claim(self) -> None:
         self.check()
@@ -156,6 +162,18 @@ def recorded_batch(folder: Path) -> int | None:
     return found
 
 
+def recorded_processes(folder: Path) -> int | None:
+    """The processes per node of the run that a folder holds, if that is known."""
+    path = folder / names.ARGS
+    before = read_args(path) if path.exists() else {}
+    processes, nodes = before.get(PROCESSES), before.get(NODES)
+    if type(processes) is int and type(nodes) is int and 0 < nodes <= processes:
+        return processes // nodes
+    # Before `processes` was recorded the flags said it, unless it was one for each GPU.
+    known = 1 if before.get("multiprocessing_distributed") is False else before.get("nproc")
+    return known if type(known) is int and known > 0 else None
+
+
 @contextlib.contextmanager
 def holding(folder: RunFolder) -> Iterator[None]:
     """Hold a run's folder: make it, lock it, write or compare `args.json`; rank 0 does so for all.
@@ -172,7 +190,7 @@ def holding(folder: RunFolder) -> Iterator[None]:
         yield
         return
     new = not folder.path.exists()
-    with lacks_told_once(), _locked(folder.path):
+    with lacks_told(warn), _locked(folder.path):
         try:
             folder.claim()
             barrier()
@@ -194,16 +212,15 @@ def _locked(save_dir: Path) -> Iterator[None]:
             f"--save_dir {save_dir}: cannot be written ({error.strerror}); name another folder"
         ) from error
     with lock:
-        try:
+
+        def take() -> None:
             # Not flock: loader processes would inherit it and outlive a killed run by seconds.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in HELD:
-                raise InputError(
-                    f"--save_dir {save_dir}: another run is working in it; wait, or name another "
-                    "folder"
-                ) from error
-            tell_lack(save_dir, "locks no file: see to it that no other run writes here", error)
+
+        if not take_lock(take, HELD, save_dir, "see to it that no other run writes here"):
+            raise InputError(
+                f"--save_dir {save_dir}: another run is working in it; wait, or name another folder"
+            )
         yield
 
 
@@ -257,8 +274,8 @@ def _processes(training: Training) -> dict[str, int]:
     """How a run is shared out; under torchrun the flags do not say it."""
     runtime = training.runtime
     return {
-        "world_size": runtime.nodes,  # as the flag means it
-        "processes": runtime.world_size,
+        NODES: runtime.nodes,  # as the flag means it
+        PROCESSES: runtime.world_size,
         GLOBAL_BATCH: training.loader.batch_size,
     }
 

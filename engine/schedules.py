@@ -50,6 +50,15 @@ class Schedule:
     milestones: tuple[int, ...] = ()
     warmup: int = 0
 
+    def __str__(self) -> str:
+        words = {"constant": "constant", "cosine": f"by a cosine to 0 over {self.epochs} epochs"}
+        if self.milestones:
+            last = "" if self.milestones[-1] < self.epochs else f"; the last is {self.epochs - 1}"
+            epochs = ", ".join(map(str, self.milestones))
+            words["multistep"] = f"divided by ten at epochs {epochs} (counted from 0{last})"
+        warmup = f", after linear warm-up to epoch {self.warmup}" if self.warmup else ""
+        return f"{self.lr:g}, {words.get(self.kind, 'constant')}{warmup}"
+
     def at(self, epoch: int, step: int = 0, steps_per_epoch: int = 1) -> float:
         if epoch < self.warmup:
             return self.lr * (epoch * steps_per_epoch + step + 1) / (self.warmup * steps_per_epoch)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import pruning_utils as pruning
-from dataset import DataSpec, build_loaders
+from dataset import DataSpec, build_loaders, mean_std
 from engine.data_warnings import compare_classes, warn_of_notes, warn_of_skipped
 from engine.distributed import is_main
 from engine.log import Warnings, provenance, say
@@ -70,7 +70,7 @@ def evaluate_checkpoint(
 
     Args:
         spec: how images are framed, and the data set whose test split is used, if it is.
-        mean, std: used in place of the file's own.
+        mean, std: used in place of the file's own; the data set's where it has none.
 
     Raises:
         InputError: the file holds no network of ours, or one of other classes; images or an
@@ -78,10 +78,11 @@ def evaluate_checkpoint(
     """
     if request.save_adv and evaluator.runtime.world_size > 1:
         raise InputError("--save_adv works in one process only")
-    model = evaluator.execution.place(load_network(str(path), mean=mean, std=std))
-    tested = Tested(path, model, class_names_in(files.load_checkpoint(path)), Warnings())
-    if is_main():
-        say(pruning.remain_line(model))
+    warnings, usual = Warnings(), mean_std(spec.dataset)
+    model = load_network(str(path), mean=mean, std=std, otherwise=usual, tell=warnings.add)
+    class_names = class_names_in(files.load_checkpoint(path))
+    tested = Tested(path, evaluator.execution.place(model), class_names, warnings)
+    say(pruning.remain_line(model))
     kind, where = request.eval_set
     stem, size = stem_of(model), spec.input_size
     if stem is not None and (stem == "cifar") != (size < 64):
@@ -97,6 +98,8 @@ def evaluate_checkpoint(
         "checkpoint": str(path),
         "eval_set": f"{kind}:{where}" if where else kind,
         "dataset": spec.dataset,
+        "input_size": spec.input_size,
+        "augment": spec.augment,
         "seed": evaluator.seed,
         "warnings": tested.warnings.lines,
     }

@@ -96,7 +96,9 @@ class SplitTest:
         if request.check_masking:
             source = None
             if request.masking_source:
-                source = evaluator.network(load_network(request.masking_source))
+                mean, std = (model.get_buffer(f"normalize.{n}").tolist() for n in ("mean", "std"))
+                other = load_network(request.masking_source, otherwise=(mean, std), tell=warn)
+                source = evaluator.network(other)
                 check_classes(source, loader, request.masking_source)
             checks = masking_checks(evaluator, network, loader, source, request.images)
             found["masking_checks"] = checks

@@ -1,5 +1,5 @@
 """Every file that a run writes or reads: its name, its writer and its reader, one module a format.
 
-May import pruning_utils (the suffix of a mask) and errors. This file imports nothing, so that
-`files.names` and `files.results` can be had without PyTorch.
+May import pruning_utils (the suffix of a mask, what masks keep) and errors. This file imports
+nothing, so that `files.names` and `files.results` can be had without PyTorch.
 """

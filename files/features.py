@@ -12,8 +12,9 @@ import errno
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 # What file systems answer to a call that they do not know or do not allow to anybody.
 UNKNOWN_CALL = frozenset(
@@ -36,6 +37,25 @@ def tell_lack(folder: str | os.PathLike[str], lost: str, error: OSError) -> None
 
 
 @contextlib.contextmanager
+def lacks_told(tell: Callable[[str], None]) -> Iterator[None]:
+    """Give `tell` the line of every LacksFeature warning in the block, the same one only once."""
+    told, show = set[str](), warnings.showwarning
+
+    def show_line(message: Warning | str, category: type[Warning], *where: Any, **at: Any) -> None:
+        if not issubclass(category, LacksFeature):
+            show(message, category, *where, **at)
+        elif str(message) not in told:
+            told.add(str(message))
+            tell(str(message))
+
+    warnings.showwarning = show_line  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
+
+
+@contextlib.contextmanager
 def optional(folder: str | os.PathLike[str], lost: str) -> Iterator[None]:
     """Go on with a warning where the block makes a call that the file system does not know."""
     try:
@@ -44,6 +64,27 @@ def optional(folder: str | os.PathLike[str], lost: str) -> Iterator[None]:
         if error.errno not in UNKNOWN_CALL:
             raise
         tell_lack(folder, lost, error)
+
+
+def take_lock(
+    take: Callable[[], object], held: Collection[int], folder: str | os.PathLike[str], lost: str
+) -> bool:
+    """Take a lock by a call that does not wait, as far as the file system knows locks.
+
+    Args:
+        held: what the call answers where another process has the lock.
+        lost: what is lost without a lock, in words; that is told.
+
+    Returns:
+        False if another process has the lock.
+    """
+    try:
+        take()
+    except OSError as error:
+        if error.errno in held:
+            return False
+        tell_lack(folder, f"locks no file: {lost}", error)
+    return True
 
 
 def flush(descriptor: int, path: Path) -> None:

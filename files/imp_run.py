@@ -15,7 +15,12 @@ from files.atomic import sha256_of
 from files.checkpoints import load_checkpoint, load_first_good, save_checkpoint
 from files.class_names import CLASSES
 from files.features import discard
-from pruning_utils import MASK_SUFFIX
+from files.mask_layouts import as_floats
+from files.state_dicts import holds_weights
+from files.tickets import load_ticket, ticket_header
+
+RELEASED = {"state_prune", "state_dict", "init"}  # entries of the released code's checkpoints
+TRAINED = ("epoch", "arch", "best_acc1", "optimizer", "state_prune")  # and the others
 
 
 @dataclass
@@ -129,36 +134,60 @@ def _state_of(checkpoint: Path) -> int | None:
 
 
 def load_newest(path: Path, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Read a state's checkpoint, or the newest good one before it; `tell` is given the reason."""
+    """Read a state's checkpoint, or the newest good one before it; `tell` is given the reason.
+
+    Raises InputError for one of the released code, which lacks what going on to the bit needs.
+    """
     state = _state_of(path)
     earlier = [path.with_name(names.imp_checkpoint(k)) for k in range((state or 0) - 1, -1, -1)]
-    return load_first_good([path, names.previous(path), *earlier], tell)
+    checkpoint = load_first_good([path, names.previous(path), *earlier], tell)
+    if checkpoint.keys() >= RELEASED and holds_weights(checkpoint["init"]):
+        raise InputError(
+            f"{path}: a checkpoint of the released code, state {checkpoint['state_prune']}, which "
+            "lacks what going on to the bit needs. Begin that state anew: python -m models.convert "
+            f"{path} init.pth.tar --key init, then --continue_from {path} --init init.pth.tar; or "
+            "measure it: --evaluate"
+        )
+    return checkpoint
+
+
+# --- for the released code ------------------------------------------------------------------------
 
 
 def export_released(save_dir: Path, state: int, mode: str) -> Path:
     """Write one state as the released code's checkpoint: float masks, the initial weights inside.
 
-    In the standard mode the released code normalises in the transforms, so `normalize.*` goes.
+    A state without a checkpoint is written from its ticket: its masks on the initial weights,
+    without an optimizer or an accuracy. In the standard mode the released code normalises in the
+    transforms, so `normalize.*` goes.
     """
-    source = save_dir / names.imp_checkpoint(state)
-    checkpoint = load_checkpoint(source)
-    init = load_initial_weights(source, checkpoint["init"])
+    source, ticket = save_dir / names.imp_checkpoint(state), save_dir / names.ticket(state)
+    if source.is_file():
+        checkpoint = load_checkpoint(source)
+        init = load_initial_weights(source, checkpoint["init"])
+        about = {key: checkpoint[key] for key in TRAINED}
+        weights = checkpoint["state_dict"]
+    elif ticket.is_file():
+        header = ticket_header(ticket)
+        init = load_initial_weights(
+            ticket, {"file": names.INIT, "sha256": header.get("init_sha256", "")}
+        )
+        about = {"arch": header.get("arch"), "state_prune": state}
+        weights = _masked(init, load_ticket(ticket))
+    else:
+        raise InputError(f"{source}: no such file, nor {ticket.name}; choose another state")
 
-    def as_released(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {
-            name: value.float() if name.endswith(MASK_SUFFIX) else value
-            for name, value in state_dict.items()
-            if mode == "adv" or not name.startswith("normalize.")
-        }
+    def for_mode(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        kept = mode == "adv"
+        return {n: v for n, v in state_dict.items() if kept or not n.startswith("normalize.")}
 
-    kept = ("epoch", "arch", "best_acc1", "optimizer", "state_prune")
     path = save_dir / names.released(state)
-    save_checkpoint(
-        path,
-        {
-            **{key: checkpoint[key] for key in kept},
-            "state_dict": as_released(checkpoint["state_dict"]),
-            "init": as_released(init),
-        },
-    )
+    parts = {"state_dict": for_mode(as_floats(weights)), "init": for_mode(init)}
+    save_checkpoint(path, {**about, **parts})
     return path
+
+
+def _masked(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict as pruning leaves it: `weight_orig` and `weight_mask` for each masked weight."""
+    masked = {name.removesuffix("_mask") for name in masks}
+    return {f"{n}_orig" if n in masked else n: value for n, value in weights.items()} | dict(masks)

@@ -53,6 +53,11 @@ def ticket_masks(payload: Mapping[str, Any], where: str) -> tuple[dict[str, Tens
     return masks, notes
 
 
+def as_floats(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with its masks as the released code and PyTorch's own pruning keep them."""
+    return {n: v.float() if n.endswith(MASK_SUFFIX) else v for n, v in state_dict.items()}
+
+
 def _find(payload: Mapping[str, Any]) -> dict[str, Any]:
     """The entries that are masks, of the first place that has any."""
     for place in (*PLACES, None):

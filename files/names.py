@@ -56,8 +56,13 @@ def released(state: int) -> str:
     return f"{state}-released.pth.tar"
 
 
+def released_transfer(checkpoint: Path) -> str:
+    """A transfer's network exported as a ticket for the released code."""
+    return f"{checkpoint.name.partition('.')[0]}-released.pth.tar"
+
+
 def epoch_checkpoint(epoch: int) -> str:
-    """A transfer's bare state dict of one epoch (--save_all)."""
+    """A transfer's bare state dict of one epoch, counted from 0 (--save_all)."""
     return f"{epoch}{CHECKPOINT_SUFFIX}"
 
 

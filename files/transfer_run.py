@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from errors import InputError
 from files import names
 from files.checkpoints import (
     bare_keys,
@@ -18,6 +19,9 @@ from files.checkpoints import (
     transfer_keys,
 )
 from files.class_names import CLASSES
+from files.mask_layouts import as_floats
+from files.state_dicts import holds_weights
+from pruning_utils import MASK_SUFFIX
 
 # The curves, and the released code's names of them in a checkpoint; TA is its word for SA.
 CURVES = {
@@ -63,7 +67,8 @@ def save_transfer(
         weights: the state dict in bare names; the file has the released code's `0.*` and `1.*`.
         training: what `engine.training.Training.state` gives.
         best: the file names of which this network is the best so far.
-        keep_epoch: whether to keep the epoch's bare state dict too (--save_all).
+        keep_epoch: whether to keep the epoch's bare state dict too (--save_all), under the number
+            of the epoch counted from 0.
     """
     network: dict[str, Any] = {
         "best_sa": record.best_sa,
@@ -77,10 +82,20 @@ def save_transfer(
     for name in best:
         save_checkpoint(save_dir / name, network)
     if keep_epoch:
-        save_checkpoint(save_dir / names.epoch_checkpoint(epoch), network["state_dict"])
+        save_checkpoint(save_dir / names.epoch_checkpoint(epoch - 1), network["state_dict"])
     scheduler = {"kind": lr_schedule, "last_epoch": epoch}
     payload = {**network, "scheduler": scheduler, **training}
     save_checkpoint(save_dir / names.CHECKPOINT, payload, keep_previous=True)
+
+
+def count_epochs_from_0(save_dir: Path, epochs: int) -> None:
+    """Rename the networks that an earlier version kept of a run's epochs, counted from 1."""
+    if not (save_dir / names.epoch_checkpoint(epochs)).is_file():
+        return
+    for epoch in range(epochs):
+        path, later = (save_dir / names.epoch_checkpoint(epoch + k) for k in (0, 1))
+        if later.is_file() and not path.exists():
+            later.rename(path)
 
 
 def read_record(checkpoint: Mapping[str, Any]) -> TransferRecord:
@@ -112,5 +127,32 @@ def newest_checkpoint(save_dir: Path) -> Path | None:
 
 
 def load_newest(path: Path, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Read a checkpoint, or the one before it if it is damaged; `tell` is given the reason."""
-    return load_first_good([path, names.previous(path)], tell)
+    """Read a checkpoint, or the one before it if it is damaged; `tell` is given the reason.
+
+    Raises InputError for one of the released code, which lacks what going on to the bit needs.
+    """
+    checkpoint = load_first_good([path, names.previous(path)], tell)
+    if {"result", "state_dict"} <= checkpoint.keys() and "arch" not in checkpoint:
+        raise InputError(
+            f"{path}: a transfer checkpoint of the released code, which lacks what going on to the "
+            f"bit needs. --evaluate --resume {path} tests its network; for a new run "
+            f"--tickets_file {path} takes its masks"
+        )
+    return checkpoint
+
+
+def export_released(checkpoint: Path, save_dir: Path) -> Path:
+    """Write a transferred network as a ticket that the released code reads.
+
+    That code looks for masks under the bare network's names, without the `1.` of a transfer.
+    """
+    content = load_checkpoint(checkpoint)
+    found: Any = content.get("state_dict")
+    weights = bare_keys(found) if holds_weights(found) else {}
+    if not any(name.endswith(MASK_SUFFIX) for name in weights):
+        raise InputError(f"{checkpoint}: no transfer checkpoint with masks, so no ticket")
+    kept = {n: v for n, v in as_floats(weights).items() if not n.startswith("normalize.")}
+    path = save_dir / names.released_transfer(checkpoint)
+    about: dict[str, Any] = {n: content[n] for n in ("epoch", "arch") if n in content}
+    save_checkpoint(path, {**about, "state_dict": kept})
+    return path

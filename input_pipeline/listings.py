@@ -50,10 +50,10 @@ def _read_visda(listing: Path) -> tuple[Split, tuple[str, ...]]:
     labels: dict[bytes, int] = {}
     again = 0
     for number, line in enumerate(lines, start=1):
-        path, _, label = line.strip().rpartition(" ")
         if not line.strip():
             continue
-        if not path or not label.isdigit() or int(label) >= len(VISDA_CLASSES):
+        path, label = (line.rsplit(maxsplit=1) + [""])[:2]
+        if not label.isdecimal() or int(label) >= len(VISDA_CLASSES):
             raise InputError(f"{shown(listing)}:{number}: not `path label` with a label of 0 to 11")
         name = path.strip().removeprefix("./").encode("utf-8", "surrogateescape")
         if labels.setdefault(name, int(label)) != int(label):

@@ -14,7 +14,7 @@ from torchvision import datasets as tv
 from errors import InputError
 from input_pipeline.decoding import pixel_notes
 from input_pipeline.disk import unreadable
-from input_pipeline.folders import folder_splits
+from input_pipeline.folders import SPLIT_NAMES, folder_splits
 from input_pipeline.listings import visda_splits
 from input_pipeline.names import choose_classes, few, shown
 from input_pipeline.splits import Split, Splits, cut_per_class, only, split_per_class
@@ -25,7 +25,23 @@ CIFAR10_CLASSES = (  # in label order
 )
 # As released: train = the first int(images · data_number), val = from there to the end.
 INDEX_SPLITS = {"cifar10": (45000, 50000), "cifar100": (45000, 50000), "svhn": (68257, 73257)}
+FIRST_FILE = {
+    "cifar10": tv.CIFAR10.base_folder,
+    "cifar100": tv.CIFAR100.base_folder,
+    "svhn": "train_32x32.mat",
+    "visda": "train/image_list.txt",
+}
 DOWNLOAD_TIMEOUT = 30.0  # seconds without an answer
+
+
+def is_there(dataset: str, root: Path) -> bool:
+    """Whether a folder holds the files of a data set, judged by the first that is looked for."""
+    if dataset == "digits":
+        return True  # scikit-learn's
+    if dataset in FIRST_FILE:
+        return (root / FIRST_FILE[dataset]).exists()
+    below = os.listdir(root) if root.is_dir() else []
+    return any(name.casefold() in SPLIT_NAMES["train"] for name in below)
 
 
 def load_splits(dataset: str, root: str, data_number: float, classes: str | None) -> Splits:

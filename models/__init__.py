@@ -6,7 +6,14 @@ May import files, pruning_utils and errors.
 from models.download import is_fetched, torchvision_file, weights_file
 from models.flops import estimate_activations, estimate_flops
 from models.fold import bake_masks, fold_for_evaluation
-from models.pretrained import Loaded, count_classes, fit_masks, load_network, load_pretrained
+from models.pretrained import (
+    Loaded,
+    count_classes,
+    fit_masks,
+    load_network,
+    load_pretrained,
+    stem_in,
+)
 from models.zoo import ARCHS, STEMS, Guess, build_model, classifier, guess_arch, is_arch, stem_of
 
 __all__ = [
@@ -27,6 +34,7 @@ __all__ = [
     "is_fetched",
     "load_network",
     "load_pretrained",
+    "stem_in",
     "stem_of",
     "torchvision_file",
     "weights_file",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -15,6 +15,7 @@ from errors import InputError
 from files.checkpoints import load_checkpoint
 from files.kinds import is_safetensors
 from files.weight_names import torchvision_name
+from models.fit import check_fit, size_of
 from models.source import Source, read_layout
 from models.zoo import (
     build_model,
@@ -23,11 +24,8 @@ from models.zoo import (
     guess_arch,
     is_arch,
     stem_and_width,
-    stem_of,
 )
 from pruning_utils import MASK_SUFFIX, convolutions
-
-SHOWN = 3  # keys named in a message before the count
 
 
 @dataclass(frozen=True)
@@ -76,13 +74,23 @@ def load_network(
     arch: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    *,
+    key: str | None = None,
+    otherwise: tuple[Sequence[float], Sequence[float]] | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> nn.Module:
     """Build the network that a checkpoint holds, masks baked in, in evaluation mode.
+
+    Args:
+        mean, std: used in place of the file's own.
+        key: the file's entry with the weights, if not the usual one.
+        otherwise: mean and std for a file without any, such as the released code's standard ones;
+            `tell` gets a line about it.
 
     Raises InputError if architecture or normalisation can neither be inferred from the file nor are
     given, or if anything does not fit.
     """
-    source = _read(checkpoint)
+    source = _read(checkpoint, key)
     guess = guess_arch(source.weights)
     known = source.arch if source.arch is not None and is_arch(source.arch) else None
     arch = arch or known or (guess.arch if guess is not None else None)
@@ -95,9 +103,14 @@ def load_network(
         raise InputError(f"{checkpoint}: no {' and no '.join(absent)}; a whole network is needed")
     normalization = "keep"
     if mean is None or std is None:
-        if source.constants is None:
+        if source.constants is not None:
+            mean, std, normalization = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "file"
+        elif otherwise is not None:
+            mean, std = otherwise
+            shown = f"{_numbers(torch.tensor(mean))}, {_numbers(torch.tensor(std))}"
+            tell(f"{checkpoint}: has no mean and std; the data set's are used: {shown}")
+        else:
             raise InputError(f"{checkpoint}: has no mean and std; give --mean R,G,B --std R,G,B")
-        mean, std, normalization = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "file"
     classes = source.weights[head].shape[0]
     model = build_model(arch, classes, mean, std, *stem_and_width(source.weights))
     loaded = _fill(model, source, checkpoint, normalization=normalization)
@@ -116,6 +129,11 @@ def count_classes(
     if weight is None:
         raise InputError(f"{path}: has no classifier ({name}); it can only be transferred")
     return weight.shape[0]
+
+
+def stem_in(path: str | os.PathLike[str], key: str | None = None) -> str | None:
+    """The stem of the network in a weight file; None where its first convolution does not tell."""
+    return stem_and_width(_read(path, key).weights)[0]
 
 
 def fit_masks(model: nn.Module, masks: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -168,7 +186,7 @@ def _fill(
     if stem == "fresh":
         source, target = _without_other_stem(source, target)
     source, target = _without_absent_counters(source, target)
-    _check(source, target, model, where)
+    check_fit(source, target, model, where)
     constants, notes = _choose_constants(model, source, normalization, where)
     with torch.no_grad():
         for name, tensor in target.items():
@@ -214,7 +232,7 @@ def _without_other_stem(
     weight, own = source.weights.get(stem), target.get(stem)
     if weight is None or own is None or weight.shape == own.shape:
         return source, target
-    note = f"left out: {stem} {_size(weight)}; the model's own {_size(own)} stays fresh"
+    note = f"left out: {stem} {size_of(weight)}; the model's own {size_of(own)} stays fresh"
     notes = [*source.notes, note]
     if stem_mask in source.masks:
         notes.append(f"left out: {stem_mask}, of the other stem")
@@ -238,69 +256,7 @@ def _without_absent_counters(
     return replace(source, notes=[*source.notes, note]), rest
 
 
-# --- whether all fits -----------------------------------------------------------------------------
-
-
-def _check(source: Source, target: dict[str, Tensor], model: nn.Module, where: str) -> None:
-    """Raise InputError unless every entry has its place, shape and finite values."""
-    missing = [name for name in target if name not in source.weights]
-    missing += [f"{name}_mask" for name in source.unmasked]
-    extra = source.unexpected + [source.names[n] for n in source.weights if n not in target]
-    extra += [source.names[n] for n in source.masks if n.replace("_mask", "") not in target]
-    wrong = [
-        f"{source.names[name]} {_size(source.weights[name])} where {_size(tensor)} is expected"
-        for name, tensor in target.items()
-        if name in source.weights and source.weights[name].shape != tensor.shape
-    ]
-    for name, mask in source.masks.items():
-        weight = target.get(name.replace("_mask", ""))
-        if weight is not None and weight.shape != mask.shape:
-            wrong.append(f"{source.names[name]} {_size(mask)} where {_size(weight)} is expected")
-    kinds = (("missing", missing), ("unexpected", extra), ("wrong shape", wrong))
-    faults = [_listing(kind, items) for kind, items in kinds if items]
-    if faults:
-        arch = getattr(model, "arch", type(model).__name__)
-        raise InputError(
-            f"{where}: read as {source.layout}, does not fit {arch}"
-            f"{_hint(source, model)}: {'; '.join(faults)}"
-        )
-    _check_values(source, target, where)
-
-
-def _check_values(source: Source, target: dict[str, Tensor], where: str) -> None:
-    # In the model's own type: what is finite in the file may overflow there.
-    cast = {name: source.weights[name].to(tensor.dtype) for name, tensor in target.items()}
-    bad = [source.names[name] for name in cast if not bool(torch.isfinite(cast[name]).all())]
-    if bad:
-        raise InputError(f"{where}: {_listing('not finite (NaN or Inf)', bad)}")
-    for name, mask in source.masks.items():
-        if not bool(((mask == 0) | (mask == 1)).all()):
-            raise InputError(f"{where}: {source.names[name]} is no mask; entries must be 0 or 1")
-
-
-def _hint(source: Source, model: nn.Module) -> str:
-    """Name the flag that would make the file fit, where that can be inferred."""
-    own = getattr(model, "arch", None)
-    guess = guess_arch(source.weights)
-    if guess is None:
-        return f" (the file says it is {source.arch})" if source.arch not in (None, own) else ""
-    if guess.arch != own:
-        return f" (it looks like {guess.arch}: -a {guess.arch})"
-    if guess.arch == "resnet20s" and guess.width != getattr(model, "width", guess.width):
-        return f" (it looks like --width {guess.width})"
-    if guess.stem is not None and guess.stem != stem_of(model):
-        return f" (it looks like --stem {guess.stem})"
-    return ""
-
-
-def _listing(kind: str, items: Iterable[str]) -> str:
-    items = list(items)
-    more = f", … ({len(items)} in all)" if len(items) > SHOWN else ""
-    return f"{kind}: {', '.join(items[:SHOWN])}{more}"
-
-
-def _size(tensor: Tensor) -> str:
-    return "x".join(str(n) for n in tensor.shape) or "scalar"
+# --- the normalisation ---------------------------------------------------------------------------
 
 
 def _choose_constants(

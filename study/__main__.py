@@ -19,6 +19,7 @@ from typing import NoReturn
 
 from errors import InputError, RunFailed, exit_with
 from files import names
+from files.features import lacks_told
 from files.study_record import record_plan
 from study.config import ROOT, Run, Study, read_study
 from study.forecast import Forecast, make_forecasts, study_seconds
@@ -133,7 +134,7 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
             print(f"\n# {run.name}\n{shlex.join(command(run))}")
         return 0
     record(study, args.config)
-    queue = Queue(todo, command, jobs=jobs, gpus=gpus, forecasts=forecasts)
+    queue = Queue(todo, command, folder=study.out, jobs=jobs, gpus=gpus, forecasts=forecasts)
     queue.work()
     return finish(study, queue.failed)
 
@@ -141,7 +142,8 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
 def record(study: Study, config: Path) -> None:
     """Record what is planned before it runs, which the report needs to know."""
     try:
-        record_plan(study.out, config, study.states, study.seeds)
+        with lacks_told(lambda line: print(f"warning: {line}", file=sys.stderr)):
+            record_plan(study.out, config, study.states, study.seeds)
     except (RunFailed, OSError) as error:
         print(f"note: the plan is not recorded: {error}", file=sys.stderr)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import re
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import IO
 
 from files import names
+from files.features import lacks_told, take_lock
 from study.config import Run
 from study.forecast import Forecast
 from study.jobs import Job
@@ -21,6 +24,7 @@ from study.state import CUT_OFF, DONE, state_of
 POLL = 0.3  # seconds
 QUIET = 30.0  # seconds without a line of a job, after which its last one is shown again
 GRACE = 60.0  # seconds that a job has to save and end when the study is stopped
+HELD = (errno.EWOULDBLOCK,)  # what flock answers where another process has the lock
 
 
 class Stop(Exception):
@@ -31,20 +35,22 @@ class Stop(Exception):
 
 
 class Queue:
-    """The runs of a study that are left, `jobs` at a time."""
+    """The runs of a study in `folder` that are left, `jobs` at a time."""
 
     def __init__(
         self,
         runs: Sequence[Run],
         command: Callable[[Run], list[str]],
         *,
+        folder: Path,
         jobs: int,
         gpus: Sequence[str],
         forecasts: Mapping[str, Forecast],
     ) -> None:
         self.waiting = list(runs)
         self.total = len(runs)
-        self.command, self.jobs, self.gpus, self.forecasts = command, jobs, gpus, forecasts
+        self.folder, self.command, self.jobs = folder, command, jobs
+        self.gpus, self.forecasts = gpus, forecasts
         self.running: list[Job] = []
         self.done: list[str] = []
         self.failed: list[tuple[Run, str]] = []
@@ -62,14 +68,15 @@ class Queue:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, _: self.signals.append(number))
         try:
-            while self.waiting or self.running:
-                if self.signals:
-                    raise Stop(self.signals[0], begun=True)
-                self.start_some()
-                self.show()
-                time.sleep(POLL)
-                for job in list(self.running):
-                    self.watch(job)
+            with lacks_told(lambda line: self.screen.say(f"warning: {line}")):
+                while self.waiting or self.running:
+                    if self.signals:
+                        raise Stop(self.signals[0], begun=True)
+                    self.start_some()
+                    self.show()
+                    time.sleep(POLL)
+                    for job in list(self.running):
+                        self.watch(job)
             self.screen.show([])
         except BaseException:
             self.end_all()
@@ -102,18 +109,29 @@ class Queue:
             # The job holds the lock too, so that a study that is started again after its process
             # was killed does not run a second time what is still going on.
             with open(run.log, "ab") as log:
-                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not self.lock(log):
+                    self.tell_elsewhere(run)
+                    return False
                 self.waiting.remove(run)
                 self.start_locked(run, log)
-        except BlockingIOError:
-            if run.name not in self.elsewhere:
-                self.elsewhere.add(run.name)
-                self.screen.say(f"{run.name} is going on in another process; waiting for it")
-            return False
         except OSError as error:
             self.waiting = [other for other in self.waiting if other is not run]
             self.fail(run, f"{error.filename or run.folder}: {error.strerror}")
         return True
+
+    def lock(self, log: IO[bytes]) -> bool:
+        """Lock a log, as far as its file system knows locks; False if another process has it."""
+
+        def take() -> None:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+        lost = "see to it that no other study works here, and none that was killed goes on"
+        return take_lock(take, HELD, self.folder, lost)
+
+    def tell_elsewhere(self, run: Run) -> None:
+        if run.name not in self.elsewhere:
+            self.elsewhere.add(run.name)
+            self.screen.say(f"{run.name} is going on in another process; waiting for it")
 
     def start_locked(self, run: Run, log: IO[bytes]) -> None:
         state = state_of(run)

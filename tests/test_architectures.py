@@ -41,7 +41,7 @@ from models import (
     wide_resnet,
     zoo,
 )
-from pruning_utils import pruning_model_random, remove_prune
+from pruning_utils import prune_at_random, remove_prune
 from report.tickets import inspect_ticket
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -149,7 +149,7 @@ def test_preact_resnet_computes_its_formula(small):
 @pytest.mark.parametrize("arch", ALL)
 def test_folded_network_gives_the_same_logits(arch, stem, small):
     model = enliven(build_model(arch, 5, MEAN, STD, stem))
-    pruning_model_random(model, 0.5)
+    prune_at_random(model, 0.5)
     model.double().eval()
     images = torch.rand(2, 3, 64, 64, dtype=torch.float64)
     folded = fold_for_evaluation(model)
@@ -418,6 +418,6 @@ def test_a_network_that_cannot_be_pruned_ends_a_run_in_one_line(data, tmp_path, 
 def test_remove_prune_leaves_a_plain_network(small):
     model = build_model("preact_resnet18", 5, MEAN, STD)
     names = list(model.state_dict())
-    pruning_model_random(model, 0.5)
+    prune_at_random(model, 0.5)
     remove_prune(model)
     assert sorted(model.state_dict()) == sorted(names)

@@ -26,7 +26,7 @@ from attack_utils import (
 )
 from errors import InputError, RunFailed
 from models import build_model
-from pruning_utils import pruning_model
+from pruning_utils import prune_by_magnitude
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ATTACK = PGDConfig(8 / 255, 4, 2 / 255)
@@ -36,7 +36,7 @@ def network(pruned=False, train=False, arch="resnet20s"):
     torch.manual_seed(0)
     model = enliven(build_model(arch, 10, MEAN, STD, stem="cifar", width=4))
     if pruned:
-        pruning_model(model, 0.6)
+        prune_by_magnitude(model, 0.6)
     return model.train(train)
 
 

@@ -25,7 +25,7 @@ from workloads import PGD3, Recipe
 from attack_utils import make_pgd
 from engine.steps import Execution, evaluate, make_sgd, training_step
 from models import build_model, fold_for_evaluation
-from pruning_utils import masks, pruning_model, rewind
+from pruning_utils import masks, prune_by_magnitude, rewind
 
 TINY = Recipe("resnet20s", 32, 8, 10, PGD3)
 PLAIN = Execution(channels_last=False)
@@ -37,7 +37,7 @@ def both(dtype: torch.dtype = torch.float64) -> tuple[nn.Module, nn.Module]:
     ours = build_model("resnet20s", 10, baseline.MEAN, baseline.STD).to(dtype)
     ours.load_state_dict(plain.state_dict())
     baseline.prune_globally(plain, 0.2)
-    pruning_model(ours, 0.2)
+    prune_by_magnitude(ours, 0.2)
     return plain, ours
 
 
@@ -81,7 +81,7 @@ def test_both_sides_prune_and_rewind_to_the_same_masks_and_weights():
     init = {name: value.clone() for name, value in plain.state_dict().items()}
     for _ in range(3):
         baseline.prune_and_rewind(plain, 0.2, init)
-        pruning_model(ours, 0.2)
+        prune_by_magnitude(ours, 0.2)
         rewind(ours, init)
     for name, mask in masks(ours).items():
         assert torch.equal(plain.state_dict()[name].bool(), mask)

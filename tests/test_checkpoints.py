@@ -29,7 +29,7 @@ from files.checkpoints import (
 from files.imp_run import export_released, load_initial_weights
 from files.tickets import load_ticket, read_ticket, save_ticket, ticket_header
 from models import build_model
-from pruning_utils import check_sparsity, convolutions, extract_mask, masks, pruning_model
+from pruning_utils import convolutions, masks, masks_in, percent_left, prune_by_magnitude
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HASH = "ab" * 32
@@ -42,7 +42,7 @@ def network(arch="resnet20s"):
 
 def pruned(rate=0.4):
     model = network()
-    pruning_model(model, rate)
+    prune_by_magnitude(model, rate)
     return model
 
 
@@ -362,7 +362,7 @@ def bare(state):
 def sources():
     """What each kind of file holds, as its writer lays it out."""
     model = pruned()
-    state, ticket = model.state_dict(), extract_mask(model.state_dict())
+    state, ticket = model.state_dict(), masks_in(model.state_dict())
     init = network().state_dict()
     released = as_floats(state)
     imp = {"epoch": 30, "arch": "resnet20s", "best_acc1": 1.0, "state_prune": 1, "optimizer": {}}
@@ -389,26 +389,26 @@ def sources():
 @pytest.mark.parametrize("kind", sources())
 def test_a_ticket_is_read_from(kind, tmp_path):
     save_checkpoint(tmp_path / "c.pth.tar", sources()[kind])
-    assert same(load_ticket(tmp_path / "c.pth.tar"), extract_mask(pruned().state_dict()))
+    assert same(load_ticket(tmp_path / "c.pth.tar"), masks_in(pruned().state_dict()))
 
 
 @pytest.mark.parametrize("kind", ["bool masks", "float masks", "bare, with module."])
 def test_a_ticket_is_read_from_a_plain_safetensors_file_of(kind, tmp_path):
     save_file(sources()[kind], tmp_path / "c.safetensors", metadata={"format": "pt"})
     assert ticket_header(tmp_path / "c.safetensors") == {}
-    assert same(load_ticket(tmp_path / "c.safetensors"), extract_mask(pruned().state_dict()))
+    assert same(load_ticket(tmp_path / "c.safetensors"), masks_in(pruned().state_dict()))
 
 
 def test_a_file_in_the_legacy_format_of_old_torch_is_read(tmp_path):
     path = tmp_path / "c.pth.tar"  # PyTorch 1.5, the released code's, wrote this format
     torch.save(sources()["IMP, released adv"], path, _use_new_zipfile_serialization=False)
-    assert same(load_ticket(path), extract_mask(pruned().state_dict()))
+    assert same(load_ticket(path), masks_in(pruned().state_dict()))
 
 
 @pytest.mark.parametrize("value", [0.5, 2.0, -1.0, float("nan"), float("inf")])
 @pytest.mark.parametrize("wrap", ["state_dict", "mask", None])
 def test_masks_of_other_values_than_0_and_1_are_refused(tmp_path, value, wrap):
-    ticket = as_floats(extract_mask(pruned().state_dict()))
+    ticket = as_floats(masks_in(pruned().state_dict()))
     ticket["layer1.0.conv1.weight_mask"][0, 0, 0, 0] = value
     save_checkpoint(tmp_path / "c.pth.tar", {wrap: ticket} if wrap else ticket)
     with pytest.raises(InputError, match=r"layer1\.0\.conv1\.weight_mask .*0 or 1"):
@@ -528,8 +528,8 @@ def test_an_exported_state_loads_as_the_released_code_loads_it(search_folder):
     theirs.load_state_dict(state)
     images = torch.rand(2, 3, 8, 8)
     assert torch.equal(theirs.eval()(images), model.eval()(images))
-    assert same(load_ticket(path), extract_mask(model.state_dict()))
-    assert check_sparsity(theirs) == check_sparsity(model)
+    assert same(load_ticket(path), masks_in(model.state_dict()))
+    assert percent_left(theirs) == percent_left(model)
 
 
 def test_initial_weights_of_another_run_are_refused(search_folder):

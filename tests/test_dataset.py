@@ -603,6 +603,21 @@ def test_visda_stretches_for_validation_and_crops_its_own_scale_for_training(tmp
     assert dataset.train_transform(spec).scale == (0.75, 1.33)
 
 
+def test_visda_lists_are_split_at_any_white_space(tmp_path):
+    write_visda(tmp_path)
+    before = load_splits("visda", str(tmp_path), 1.0, None)
+    for part in ("train", "validation"):
+        path = tmp_path / part / "image_list.txt"
+        lines = [line.rpartition(" ") for line in path.read_text().splitlines()]
+        gaps = ("\t", "  ", " \t ")
+        text = [f" {a}{gaps[n % 3]}{b}\t\n" for n, (a, _, b) in enumerate(lines)]
+        path.write_text("".join(text))
+    after = load_splits("visda", str(tmp_path), 1.0, None)
+    for one, two in ((before.train, after.train), (before.val, after.val)):
+        assert one.images.tolist() == two.images.tolist()
+        assert one.labels.tolist() == two.labels.tolist()
+
+
 def test_visda_lists_that_are_missing_or_malformed_are_named(tmp_path):
     with pytest.raises(InputError, match="train/image_list.txt: not there"):
         load_splits("visda", str(tmp_path), 1.0, None)

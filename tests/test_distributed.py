@@ -2,7 +2,10 @@
 
 import copy
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +18,7 @@ import torch.distributed as dist
 from helpers.gloo_cases import WORLD, free_port, two_gloo_processes
 from helpers.main_cases import (
     HERE,
+    ROOT,
     TINY,
     Interrupted,
     assert_same_bits,
@@ -41,12 +45,12 @@ from engine.distributed import (
     seed_everything,
     sum_over_ranks,
 )
-from engine.launching import Launch, launch
-from engine.run_folder import recorded_batch
+from engine.launching import Launch, launch, processes_per_node
+from engine.run_folder import recorded_batch, recorded_processes
 from engine.steps import Execution, evaluate, train_one_epoch, training_step
 from errors import InputError
 from files.checkpoints import load_checkpoint, save_checkpoint
-from pruning_utils import masks, pruning_model, pruning_model_random
+from pruning_utils import masks, prune_at_random, prune_by_magnitude
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ATTACK = PGDConfig(16 / 255, 2, 8 / 255, random_start=False)
@@ -115,7 +119,7 @@ def one_state(runtime: Runtime, root: str) -> dict:
     broadcast_from_main(model.buffers())
     found["weights"] = {name: p.detach().clone() for name, p in model.named_parameters()}
     found["buffers"] = {name: value.clone() for name, value in model.named_buffers()}
-    pruning_model(model, 0.2)
+    prune_by_magnitude(model, 0.2)
     found["masks"] = {name: mask.clone() for name, mask in masks(model).items()}
     return found
 
@@ -126,7 +130,7 @@ def rank_zero_decides(runtime: Runtime) -> dict:
     torch.manual_seed(rank)
     model = small_network().to(memory_format=torch.channels_last)
     torch.manual_seed(rank)
-    pruning_model_random(model, 0.5)
+    prune_at_random(model, 0.5)
     model = model.to(memory_format=torch.channels_last)
     own = {name: mask.clone() for name, mask in masks(model).items()}
     broadcast_from_main(masks(model).values())
@@ -420,6 +424,108 @@ def test_a_process_of_torchrun_joins_its_group_and_leaves_it(monkeypatch, spawn)
     launch(note, seen, Launch("cpu", spawn=spawn, nproc=2))
     assert seen == [(Runtime(torch.device("cpu"), 0, 1, 1), True)]
     assert not dist.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("flags", "gpus", "count"),
+    [
+        ({}, 8, 8),
+        ({}, 1, 1),
+        ({}, 0, 1),
+        ({"nproc": 2}, 8, 2),
+        ({"nproc": 2}, 0, 2),
+        ({"gpu": 3}, 8, 1),  # this one GPU, as without the spawn flags
+        ({"begun_with": 1}, 8, 1),
+        ({"begun_with": 8}, 4, 4),
+        ({"begun_with": 2}, 0, 2),
+        ({"begun_with": 2, "nproc": 4}, 8, 4),
+    ],
+)
+def test_as_many_processes_as_gpus_unless_told_otherwise_or_begun_otherwise(flags, gpus, count):
+    assert processes_per_node(Launch(spawn=True, **flags), gpus) == count
+
+
+@pytest.fixture
+def three_gpus(monkeypatch):
+    """Three GPUs that are not there, and what would be spawned: (processes, where they meet)."""
+    spawned: list = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+
+    def spawn(work, args, nprocs, join):
+        spawned.append((nprocs, args[-1].dist_url))
+        raise Interrupted
+
+    monkeypatch.setattr(launching.mp, "spawn", spawn)
+    return spawned
+
+
+def test_the_spawn_flag_starts_a_process_for_each_gpu_at_a_free_port(three_gpus):
+    with pytest.raises(Interrupted):
+        launch(note, [], Launch(spawn=True))
+    with pytest.raises(Interrupted):
+        launch(note, [], Launch(spawn=True))
+    (count, url), (_, other) = three_gpus
+    assert count == 3
+    assert url.startswith("tcp://127.0.0.1:")
+    assert url != other  # two runs on one machine do not meet
+
+
+@pytest.mark.parametrize(("begun_with", "count"), [(2, 2), (3, 3), (8, 3), (None, 3)])
+def test_a_run_that_goes_on_keeps_its_processes_and_says_so(three_gpus, capsys, begun_with, count):
+    with pytest.raises(Interrupted):
+        launch(note, [], Launch(spawn=True, begun_with=begun_with))
+    assert [processes for processes, _ in three_gpus] == [count]
+    told = "processes: 2 on this node, as the run began with (--nproc N: others)\n"
+    assert capsys.readouterr().out == (told if count == 2 else "")
+
+
+def test_the_spawn_flag_with_a_gpu_is_one_process_on_that_gpu(three_gpus):
+    seen: list = []
+    launch(note, seen, Launch(spawn=True, gpu=2))
+    assert seen == [(Runtime(torch.device("cuda", 2)), False)]
+    assert three_gpus == []
+
+
+@pytest.mark.parametrize(
+    ("recorded", "processes"),
+    [
+        ({}, None),
+        ({"processes": 8, "world_size": 2, "nproc": None}, 4),
+        ({"processes": 1, "world_size": 1, "multiprocessing_distributed": True}, 1),
+        ({"multiprocessing_distributed": False, "nproc": None, "world_size": 1}, 1),  # 0.1.0
+        ({"multiprocessing_distributed": True, "nproc": 2, "world_size": 1}, 2),
+        ({"multiprocessing_distributed": True, "nproc": None, "world_size": 1}, None),
+    ],
+)
+def test_a_folder_knows_how_many_processes_its_run_began_with(tmp_path, recorded, processes):
+    assert recorded_processes(tmp_path) is None
+    (tmp_path / "args.json").write_text(json.dumps(recorded))
+    assert recorded_processes(tmp_path) == processes
+
+
+@pytest.mark.slow
+def test_an_imp_script_says_how_a_step_is_shared_out_and_keeps_it_when_it_goes_on(tmp_path):
+    data, folder = write_classes(tmp_path / "data"), tmp_path / "run"
+
+    def start(*flags: str) -> str:
+        command = ["bash", str(ROOT / "script/imp_pretrain/imp_std.sh"), "", str(folder), str(data)]
+        command += [*TINY, *HERE, "--epochs", "1", "--prune_epoch", "1", *flags]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=300,
+            env={**os.environ, "PYTHON": sys.executable},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "12 images a step, 6 for each of 2 processes (--nproc)\n" in start("--nproc", "2")
+    recorded = read_json(folder / "args.json")
+    assert (recorded["processes"], recorded["micro_batch"]) == (2, 256)
+    (folder / "2-ticket.safetensors").unlink()
+    told = start("--resume")
+    assert "processes: 2 on this node, as the run began with (--nproc N: others)\n" in told
+    assert "6 for each of 2 processes" in told
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without CUDA")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,10 @@ from models import build_model
 
 ATTACK = ["--test_eps", "4/255", "--test_step", "3"]
 TRAIN = ["--mode", "adv", "--epochs", "3", "--lr", "0.05", "--eval_from", "2", "--train_step", "1"]
-ALWAYS = {"checkpoint", "eval_set", "dataset", "seed", "sa", "ra", "images", "warnings"}
+ALWAYS = {
+    "checkpoint", "eval_set", "dataset", "input_size", "augment", "seed", "sa", "ra", "images",
+    "warnings",
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +97,36 @@ def test_eval_json_of_the_test_split(data, run, checkpoint, tmp_path):
     assert found["attack"] == "PGD-3, eps 4/255, step size 2/255, random start"
     best = read_json(run / "results.json")["ra_best"]
     assert {key: found[key] for key in best} == best
+
+
+def test_images_are_framed_and_attacked_as_in_the_run_unless_flags_say_otherwise(
+    data, run, checkpoint, tmp_path, capsys
+):
+    where = ["--dataset", "folder", "--data", str(data), *HERE]
+
+    def tested(path, *flags):
+        out = tmp_path / "out"
+        main_downstream.main([*where, "-e", "--resume", str(path), "--save_dir", str(out), *flags])
+        found = read_json(out / "eval.json")
+        return found, capsys.readouterr().out
+
+    found, said = tested(checkpoint)
+    results = read_json(run / "results.json")
+    assert {"sa": found["sa"], "ra": found["ra"]} == results["ra_best"]
+    line = f"as {run / 'args.json'} has recorded: input_size 16, augment rrc, test_eps 0.01569, "
+    assert line + "test_step 3, test_gamma 0.007843, test_randinit True" in said
+
+    other = shutil.copytree(run, tmp_path / "other")
+    recorded = read_json(other / "args.json")
+    write_json(other / "args.json", {**recorded, "augment": "none"})
+    found, said = tested(other / checkpoint.name, "--input_size", "20")
+    assert (found["input_size"], found["augment"]) == (20, "none")
+    assert "recorded: augment none, test_eps" in said
+
+    shutil.copy(checkpoint, tmp_path / "alone.pth.tar")
+    found, said = tested(tmp_path / "alone.pth.tar", "--input_size", "20", *ATTACK)
+    assert (found["input_size"], found["augment"]) == (20, "rrc")
+    assert "recorded" not in said
 
 
 def test_only_the_first_images_are_tested(data, checkpoint, tmp_path):

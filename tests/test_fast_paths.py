@@ -25,7 +25,7 @@ from engine.steps import Execution, evaluate, training_step
 from models import build_model, fold_for_evaluation
 from models.prepared import prepared
 from models.resnet20s import PlainShortcutBlock
-from pruning_utils import _kth_smallest, _prune_lowest, convolutions, masks, pruning_model
+from pruning_utils import _kth_smallest, _prune_lowest, convolutions, masks, prune_by_magnitude
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ATTACK = PGDConfig(8 / 255, 3, 3 / 255)
@@ -39,7 +39,7 @@ def network(arch="resnet20s", dtype=torch.float32, pruned=True) -> nn.Module:
     torch.manual_seed(0)
     model = enliven(build_model(arch, 10, MEAN, STD, width=8))
     if pruned:
-        pruning_model(model, 0.5)
+        prune_by_magnitude(model, 0.5)
     return model.to(dtype)
 
 
@@ -142,7 +142,7 @@ def test_pixels_have_the_bits_of_a_division_in_either_layout(layout):
 
 def test_masks_lie_in_memory_as_their_weights_do():
     model = Execution().place(network(pruned=False))
-    pruning_model(model, 0.5)
+    prune_by_magnitude(model, 0.5)
     for _, module in convolutions(model):
         assert (
             module.get_buffer("weight_mask").stride()
@@ -385,7 +385,7 @@ def test_pruned_weights_stay_pruned_among_weights_that_are_zero():
         for _, module in convolutions(model):
             module.get_parameter("weight_orig")[:, ::2] = 0
     before = copy.deepcopy(masks(model))
-    pruning_model(model, 0.2)
+    prune_by_magnitude(model, 0.2)
     for name, mask in masks(model).items():
         assert not (mask & ~before[name]).any()
     left = sum(int(mask.sum()) for mask in before.values())

@@ -74,7 +74,8 @@ def test_what_a_recipe_fills_is_none_when_left_out(build):
         (imp, {"resume": None, "dry_run": False, "evaluate": False, "export_released": None}),
         (transfer, {"mode": "adv", "dataset": "cifar10", "data_number": 1.0, "save_all": False}),
         (transfer, {"tickets_file": None, "resume": None, "evaluate": False, "tag": None}),
-        *((build, {"device": "auto", "gpu": None, "world_size": 1, "rank": 0}) for build in BOTH),
+        *((build, {"device": "auto", "gpu": None, "nproc": None}) for build in BOTH),
+        *((build, {"world_size": None, "rank": None, "dist_url": None}) for build in BOTH),
         *((build, {"micro_batch": None, "amp": "off", "channels_last": True}) for build in BOTH),
     ],
 )
@@ -98,6 +99,7 @@ SPELLINGS = [
     (BOTH, ["--train-randinit"], ["--train_randinit"]),
     (BOTH, ["--no-train-randinit"], ["--no_train_randinit"]),
     (BOTH, ["--resume"], ["--resume", "auto"]),
+    (BOTH, ["--multiprocessing_distributed"], ["--multiprocessing-distributed"]),
     ([imp], ["--pretrained"], ["--init", "torchvision"]),
     ([transfer], ["--tickets_file", "x"], ["--ticket_file", "x"]),
     ([transfer], ["--test_step", "3"], ["--test_steps", "3"]),
@@ -131,6 +133,25 @@ def test_the_released_codes_flags_are_understood(build):
     assert args["train_randinit"] is True
     assert args["train_eps"] == 8 / 255
     assert args["seed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("builds", "words"),
+    [
+        (BOTH, ["--init", ""]),
+        (BOTH, ["--init="]),
+        (BOTH, ["--init_key", ""]),
+        (BOTH, ["--resume", ""]),
+        ([transfer], ["--tickets_file", ""]),
+        ([transfer], ["--masking_source", ""]),
+        (BOTH, ["--world-size", "-1", "--rank", "-1"]),
+        (BOTH, ["--no_multiprocessing_distributed"]),
+        ([imp], ["--start-epoch", "0"]),
+    ],
+)
+def test_what_the_released_code_means_by_nothing_is_the_same_as_leaving_it_out(builds, words):
+    for build in builds:
+        assert vars(read(build(), *words)) == vars(read(build()))
 
 
 @pytest.mark.parametrize("build", BOTH)

@@ -29,17 +29,22 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "attack_utils", "pruning_utils",
     ),
     "one_shot": ("cli", "engine", "models", "files", "pruning_utils"),
-    "main_imp_pretrain": ("one_shot", "cli", "engine", "models", "files", "pruning_utils"),
+    "main_imp_pretrain": (
+        "one_shot", "cli", "evaluation", "engine", "models", "files", "pruning_utils",
+    ),
     "main_downstream": (
         "cli", "evaluation", "engine", "models", "files", "dataset", "pruning_utils",
     ),
     # Beside them: what reads finished runs, and what starts runs as processes, without PyTorch.
     "report": ("models", "files", "pruning_utils"),
-    "study": ("files.names", "files.results", "files.study_record", "engine.schedules"),
+    "study": (
+        "files.names", "files.features", "files.results", "files.study_record", "engine.schedules",
+    ),
 }  # fmt: skip
 NO_TORCH = (
     "study.__main__",
     "files.names",
+    "files.features",
     "files.results",
     "files.study_record",
     "engine.schedules",

@@ -268,7 +268,7 @@ def test_a_signal_in_the_final_pgd_test_is_heeded_and_the_test_starts_again(whol
 
 def die_at_prune(call: int) -> None:
     """End the process at a prune, before it or after it, as kill -9 would."""
-    original, calls = pruning_utils.pruning_model, [0]
+    original, calls = pruning_utils.prune_by_magnitude, [0]
 
     def dying(*args):
         calls[0] += 1
@@ -278,7 +278,7 @@ def die_at_prune(call: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         original(*args)
 
-    pruning_utils.pruning_model = dying
+    pruning_utils.prune_by_magnitude = dying
 
 
 def die_at_first_prune() -> None:

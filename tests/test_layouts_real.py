@@ -19,8 +19,8 @@ from files.weight_names import WRAPPERS, mask_name, strip_wrappers
 from models import build_model, fit_masks, load_pretrained
 from models.layouts import LAYOUTS
 from models.source import read_layout
+from pruning_utils import apply_masks, prune_at_random
 from pruning_utils import masks as all_masks
-from pruning_utils import prune_model_custom, pruning_model_random
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASSES = 7
@@ -365,7 +365,7 @@ def test_masks_are_found_wherever_they_lie(name):
 
 def test_masks_of_a_resnet_with_shortcuts_fit_torchvisions_and_back():
     ours = build_model("resnet18", CLASSES, MEAN, STD, "cifar")
-    pruning_model_random(ours, 0.5)
+    prune_at_random(ours, 0.5)
     masks = all_masks(ours)
     spelled = {n.replace("downsample", "shortcut"): mask for n, mask in masks.items()}
     assert spelled.keys() != masks.keys()
@@ -373,7 +373,7 @@ def test_masks_of_a_resnet_with_shortcuts_fit_torchvisions_and_back():
     assert found.keys() == masks.keys()
     preact = build_model("preact_resnet18", CLASSES, MEAN, STD)
     fitted = fit_masks(preact, found)
-    assert prune_model_custom(preact, fitted) == []
+    assert apply_masks(preact, fitted) == []
     assert "layer2.0.shortcut.0.weight_mask" in fitted
 
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import shutil
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -400,11 +401,11 @@ def test_metrics_jsonl_has_the_figures_of_every_epoch(adversarial, standard):
 
 def test_save_all_keeps_the_bare_weights_of_every_epoch(data, imp, adversarial, tmp_path):
     run_transfer(data, tmp_path / "run", *adversarial.flags, "--save_all")
-    extra = {f"{epoch}-checkpoint.pth.tar" for epoch in (1, 2, 3, 4)}
+    extra = {f"{epoch}-checkpoint.pth.tar" for epoch in (0, 1, 2, 3)}
     assert names(tmp_path / "run") == ADVERSARIAL_FILES | extra
-    for epoch in (1, 4):
+    for epoch in (0, 3):  # as --eval_from counts them
         bare = load(tmp_path / "run" / f"{epoch}-checkpoint.pth.tar")
-        copied = load(adversarial.copies / str(epoch) / "checkpoint.pth.tar")["state_dict"]
+        copied = load(adversarial.copies / str(epoch + 1) / "checkpoint.pth.tar")["state_dict"]
         assert_same_bits(dict(bare), dict(copied))
     for name in extra:
         (tmp_path / "run" / name).unlink()
@@ -437,14 +438,14 @@ def test_a_real_net_train_png(data, imp, tmp_path, monkeypatch):
 def test_the_lines_that_scripts_read_are_printed(adversarial, standard):
     results = read_json(adversarial.folder / "results.json")
     wanted = [
-        f"* TA best SA={results['sa_best']['sa']:.2f}",
-        f"* TA best RA={results['sa_best']['ra']:.2f}",
-        f"* RA best SA={results['ra_best']['sa']:.2f}",
-        f"* RA best RA={results['ra_best']['ra']:.2f}",
+        f"* TA best SA={results['sa_best']['sa']}",
+        f"* TA best RA={results['sa_best']['ra']}",
+        f"* RA best SA={results['ra_best']['sa']}",
+        f"* RA best RA={results['ra_best']['ra']}",
     ]
     assert [line for line in adversarial.lines if " best " in line] == wanted
     results = read_json(standard.folder / "results.json")
-    wanted = [f"* last SA={results['last']['sa']:.2f}", f"* best SA={results['sa_best']['sa']:.2f}"]
+    wanted = [f"* last SA={results['last']['sa']}", f"* best SA={results['sa_best']['sa']}"]
     assert [line for line in standard.lines if " SA=" in line] == wanted
     for run in (adversarial, standard):
         remain = [line for line in run.lines if line.startswith("* remain weight =  ")]
@@ -452,6 +453,50 @@ def test_the_lines_that_scripts_read_are_printed(adversarial, standard):
         assert all(re.fullmatch(r"\* remain weight =  64\.00\d+ %", line) for line in remain)
         first_epoch = next(i for i, line in enumerate(run.lines) if "epoch 1/" in line)
         assert run.lines.index(remain[0]) < first_epoch
+
+
+def test_a_log_has_the_released_codes_lines_of_every_epoch_in_its_order(adversarial, standard):
+    """A learning rate alone on its line, train_accuracy, valid_accuracy of each pass, * Time."""
+    released = re.compile(r"(train_accuracy|valid_accuracy|\* Time =)? ?([\d.e-]+)")
+    results = read_json(adversarial.folder / "results.json")
+    final = [results[role][what] for role in ("sa_best", "ra_best") for what in ("sa", "ra")]
+    for run, measured, tested in (
+        (adversarial, ("val_sa", "val_ra"), final),
+        (standard, ("val_sa", "test_sa"), []),
+    ):
+        wanted = [("valid_accuracy", f"{value:.3f}") for value in tested]
+        for line in reversed(metrics(run.folder)):
+            accuracies = [line[name] for name in measured if name in line]
+            wanted = [
+                (None, str(line["lr"])),
+                ("train_accuracy", f"{line['train_acc']:.3f}"),
+                *(("valid_accuracy", f"{value:.3f}") for value in accuracies),
+                ("* Time =", "seconds"),
+                *wanted,
+            ]
+        found = [match.groups() for line in run.lines if (match := released.fullmatch(line))]
+        seconds = [value for word, value in found if word == "* Time ="]
+        assert all(0 < float(value) < 600 for value in seconds)
+        assert [(w, "seconds" if w == "* Time =" else v) for w, v in found] == wanted
+
+
+def test_on_a_terminal_an_epoch_is_one_line(data, imp, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    run_transfer(data, tmp_path / "run", *SHORT, *with_ticket(imp))
+    printed = capsys.readouterr().out
+    assert "epoch 1/" in printed
+    assert "* best SA=" in printed
+    assert "_accuracy" not in printed
+    assert "* Time" not in printed
+
+
+def test_validation_losses_are_recorded_and_are_the_means_over_the_split(adversarial, standard):
+    lines = metrics(adversarial.folder)
+    assert ["val_loss" in line for line in lines] == [False, True, True, True]
+    assert all(line["val_adv_loss"] > line["val_loss"] > 0 for line in lines[1:])
+    for line in metrics(standard.folder):
+        assert line["val_loss"] > 0
+        assert "val_adv_loss" not in line
 
 
 # --- which epoch is best ------------------------------------------------------------------------

@@ -36,7 +36,7 @@ import main_imp_pretrain
 import pruning_utils
 from engine import steps
 from engine.steps import Metrics
-from files.atomic import sha256_of
+from files.atomic import sha256_of, write_json
 from files.checkpoints import save_checkpoint
 from files.tickets import load_ticket, ticket_header
 from models import build_model, load_pretrained
@@ -315,8 +315,9 @@ def test_keep_decides_which_checkpoints_stay(data, standard, tmp_path, keep, sta
 def test_export_released_writes_one_file_of_the_released_format(data, run, tmp_path, mode, capsys):
     folder = tmp_path / "run"
     shutil.copytree(run.folder, folder)
+    write_json(folder / "args.json", {**read_json(folder / "args.json"), "mode": mode})
     before = names(folder)
-    run_imp(data, folder, "--mode", mode, "--export_released", "2")
+    run_imp(data, folder, "--export_released", "2")  # the mode is the run's
     assert names(folder) - before == {"2-released.pth.tar"}
     assert f"wrote {folder / '2-released.pth.tar'}" in capsys.readouterr().out
     file, own = load(folder / "2-released.pth.tar"), load(folder / "2-checkpoint.pth.tar")
@@ -385,6 +386,9 @@ def test_the_lines_that_scripts_read_are_printed(data, tmp_path, capsys):
     assert [float(m[1]) for m in validated] == pytest.approx(
         [line["val_sa"] for line in metrics(tmp_path / "run")], abs=6e-4
     )
+    rates = [line for line in lines if re.fullmatch(r"[\d.e-]+", line)]
+    assert rates == [str(line["lr"]) for line in metrics(tmp_path / "run")]
+    assert lines.index(rates[0]) < lines.index(validated[0][0])
     assert all(m[2] == "100.000" for m in validated)  # three classes: Acc@5 is over all of them
     shown = [line for line in lines if line.startswith("[state 2/2, density 64.00 %] epoch 2/2")]
     assert any("2/3  loss" in line and "images/s  ETA" in line for line in shown)
@@ -436,7 +440,8 @@ def test_evaluate_writes_eval_json_with_the_accuracy_of_the_run(data, run, tmp_p
         resume = ["--resume", str(folder / name)] if name else []
         run_imp(data, folder, *SCHEDULE, "--evaluate", *resume)
         written = read_json(folder / "eval.json")
-        assert set(written) == {"checkpoint", "acc1", "acc5", "warnings"}
+        told = {"checkpoint", "input_size", "augment", "acc1", "acc5", "warnings"}
+        assert set(written) == told
         assert written["checkpoint"] == str(folder / (name or "2-checkpoint.pth.tar"))
         assert written["acc1"] == of_epoch[epoch - 1]
         assert written["acc5"] == 100
@@ -505,7 +510,7 @@ def test_a_run_that_dies_anywhere_in_an_epoch_resumes_to_the_same_run(
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         if where == "pruning":
-            die(patch, pruning_utils.pruning_model, 2)
+            die(patch, pruning_utils.prune_by_magnitude, 2)
         elif where == "training":
             die(patch, steps.training_step, 5 * 3)  # in the middle of epoch 5
         else:

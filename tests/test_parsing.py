@@ -1,6 +1,7 @@
 """Recipes, flag types, and wrong input answered in one line, status 2, with nothing written."""
 
 import argparse
+import json
 import math
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from helpers.main_cases import HERE, TINY, contents, one_error_line, skip_pictur
 import errors
 import main_downstream
 import main_imp_pretrain
-from cli import parsing
+from cli import build, parsing, settle
 from cli.flags import build_imp_parser, build_transfer_parser
+from cli.nodes import settle_nodes
 from cli.parsing import Parser, Switch
 from cli.recipes import apply_recipe, recipe
 from engine import distributed
@@ -127,6 +129,197 @@ def test_the_stem_follows_the_input_size():
     assert imp("--input_size", "63").stem == "cifar"
     assert imp("--input_size", "64").stem == "imagenet"
     assert imp("--input_size", "32", "--stem", "imagenet").stem == "imagenet"
+
+
+def notes_of(task, *words):
+    """The arguments, and what is to be warned of."""
+    parser = (
+        build_imp_parser(ARCHS)
+        if task == "imp"
+        else build_transfer_parser(ARCHS, TRANSFER_DATASETS)
+    )
+    args = parser.parse_args([*(["DATA"] if task == "imp" else []), *words])
+    return args, apply_recipe(args, task)
+
+
+@pytest.mark.parametrize(
+    ("task", "words", "told"),
+    [
+        ("transfer", ["--epochs", "2"], None),  # the recipe's own may lie beyond
+        ("transfer", ["--decreasing_lr", "50,75"], None),
+        (
+            "transfer",
+            ["--decreasing_lr", "1,75", "--epochs", "75"],
+            "--decreasing_lr 1,75: 75 is never reached: with --epochs 75 the last epoch is 74, "
+            "counted from 0",
+        ),
+        ("imp", ["--decreasing_lr", "29", "--lr_schedule", "multistep"], None),
+        ("imp", ["--decreasing_lr", "30", "--lr_schedule", "multistep"], "with --prune_epoch 30"),
+        ("imp", ["--decreasing_lr", "3"], "not used, the learning rate's schedule is constant;"),
+        (
+            "transfer",
+            ["--dataset", "svhn", "--decreasing_lr", "50,75"],
+            "--decreasing_lr 50,75: not used, the learning rate's schedule is cosine; "
+            "--lr_schedule multistep uses them",
+        ),
+        ("transfer", ["--dataset", "svhn"], None),
+        ("imp", ["--start_epoch", "30", "--resume"], "--start_epoch 30: not used, the run goes on"),
+    ],
+)
+def test_milestones_and_epochs_without_effect_are_warned_of(task, words, told):
+    _, notes = notes_of(task, *words)
+    assert len(notes) == (told is not None)
+    assert all(told in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("words", "rate"),
+    [
+        (
+            ["--dataset", "svhn", "--lr_schedule", "multistep"],
+            "0.01, divided by ten at epochs 50, 75",
+        ),
+        (["--dataset", "svhn"], "0.01, by a cosine to 0 over 80 epochs"),
+        (["--dataset", "svhn", "--mode", "std", "--lr_schedule", "multistep"], "epochs 50, 100"),
+        (
+            ["--epochs", "60"],
+            "0.1, divided by ten at epochs 50, 75 (counted from 0; the last is 59)",
+        ),
+        (
+            ["--lr_schedule", "constant", "--warmup", "3"],
+            "0.1, constant, after linear warm-up to epoch 3",
+        ),
+        (["--lr_schedule", "multistep", "--decreasing_lr", ""], "0.1, constant"),
+    ],
+)
+def test_a_schedule_that_is_named_is_the_one_that_is_used_and_said(words, rate):
+    args = transfer(*words)
+    assert rate in str(build.schedule(args, args.epochs))
+
+
+def test_svhn_by_milestones_lowers_the_rate_where_the_released_scripts_say():
+    args = transfer("--dataset", "svhn", "--lr_schedule", "multistep")
+    schedule = build.schedule(args, args.epochs)
+    rates = [schedule.at(epoch) for epoch in (49, 50, 74, 75)]
+    assert rates == pytest.approx([0.01, 0.001, 0.001, 0.0001], rel=1e-12)
+
+
+# --- nodes ----------------------------------------------------------------------------------------
+
+MASTER = {"MASTER_ADDR": "head", "MASTER_PORT": "29500"}
+SPAWNED = {"multiprocessing_distributed": True}
+ENV = {"dist_url": "env://"}
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "expected"),
+    [
+        ({}, {}, (1, 0, None)),
+        (
+            {},
+            {"WORLD_SIZE": "4", "RANK": "3", **MASTER},
+            (1, 0, None),
+        ),  # only where it is asked for
+        ({"dist_url": "tcp://h:1", "world_size": 2, "rank": 1}, {}, (2, 1, "tcp://h:1")),
+        ({**ENV, "world_size": 1}, {}, (1, 0, None)),
+        ({**ENV}, {"WORLD_SIZE": "1"}, (1, 0, None)),
+        (
+            {**ENV, **SPAWNED},
+            {"WORLD_SIZE": "2", "RANK": "1", **MASTER},
+            (2, 1, "tcp://head:29500"),
+        ),
+        (
+            {**ENV, **SPAWNED, "world_size": 3, "rank": 2},
+            {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "::1", "MASTER_PORT": "1"},
+            (3, 2, "tcp://[::1]:1"),
+        ),
+        ({**ENV}, {"WORLD_SIZE": "8", "LOCAL_RANK": "1"}, (1, 0, "env://")),  # torchrun knows
+    ],
+)
+def test_nodes_are_counted_as_the_released_code_does(given, environment, expected):
+    args = argparse.Namespace(
+        world_size=None,
+        rank=None,
+        dist_url=None,
+        multiprocessing_distributed=False,
+    )
+    vars(args).update(given)
+    settle_nodes(args, environment)
+    assert (args.world_size, args.rank, args.dist_url) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "told"),
+    [
+        ({}, {}, "$WORLD_SIZE is not set; set it, or give --world_size N"),
+        (
+            {},
+            {"WORLD_SIZE": "4"},
+            "start the processes by torchrun, or one for each node with --mul",
+        ),
+        (SPAWNED, {"WORLD_SIZE": "4", **MASTER}, "$RANK is not set; set it, or give --rank R"),
+        (
+            SPAWNED,
+            {"WORLD_SIZE": "4", "RANK": "0"},
+            "$MASTER_ADDR is not set; set it, or give --di",
+        ),
+        (SPAWNED, {"WORLD_SIZE": "many"}, "$WORLD_SIZE 'many' is not a whole number of at least 1"),
+    ],
+)
+def test_an_environment_that_lacks_something_is_one_line(given, environment, told):
+    args = argparse.Namespace(
+        **{"world_size": None, "rank": None, "multiprocessing_distributed": False, **ENV},
+    )
+    vars(args).update(given)
+    with pytest.raises(InputError) as caught:
+        settle_nodes(args, environment)
+    assert f"--dist_url env://: {told}" in str(caught.value)
+
+
+# --- how a step is shared out -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("batch", "processes", "micro_batch", "told"),
+    [
+        (2048, 8, 256, "2048 images a step, 256 for each of 8 processes (--nproc)"),
+        (
+            2048, 2, 256,
+            "2048 images a step, 1024 for each of 2 processes (--nproc), in 4 passes of 256 "
+            "(--micro_batch)",
+        ),
+        (2048, 1, 256, "2048 images a step, in 8 passes of 256 (--micro_batch)"),
+        (2048, 3, 256, "683 for each of 3 processes (--nproc), in 3 passes of 228 (--micro_batch)"),
+        (2048, 16, 256, "2048 images a step, 128 for each of 16 processes (--nproc)"),
+        (128, 1, None, "128 images a step"),
+    ],
+)  # fmt: skip
+def test_processes_and_images_per_pass_are_said_in_a_line(batch, processes, micro_batch, told):
+    line = build.shared_out(batch, processes, micro_batch)
+    assert line.endswith(told)
+
+
+def test_a_search_passes_at_most_256_images_at_a_time_unless_told_otherwise(tmp_path):
+    for words, expected in (
+        ([], 256), (["--micro_batch", "64"], 64), (["--micro_batch", "2048"], 2048),
+    ):  # fmt: skip
+        args = imp("--save_dir", str(tmp_path), *words)
+        settle.settle_micro_batch(args)
+        assert args.micro_batch == expected
+        assert build.images_per_pass(args) == expected
+    args = imp("-b", "32")
+    settle.settle_micro_batch(args)
+    assert build.images_per_pass(args) == 32
+    assert transfer().micro_batch is None
+
+
+@pytest.mark.parametrize("recorded", [None, 32])
+def test_a_search_that_goes_on_keeps_its_images_per_pass(tmp_path, recorded):
+    (tmp_path / "args.json").write_text(f'{{"micro_batch": {json.dumps(recorded)}}}')
+    for words, expected in ((["--resume"], recorded), ([], 256)):
+        args = imp("--save_dir", str(tmp_path), *words)
+        settle.settle_micro_batch(args)
+        assert args.micro_batch == expected
 
 
 def test_a_recipe_is_a_copy():
@@ -309,7 +502,6 @@ BAD_FOR_BOTH = [
     (["--resume", "PLACE/none.pth.tar"], "--resume PLACE/none.pth.tar: no such file"),
     (["--resume", "PLACE/empty.pth.tar"], "no checkpoint to resume from, it lacks"),
     (["--resume", "PLACE/text.pth.tar"], "text.pth.tar"),
-    (["--evaluate"], "--evaluate: no checkpoint in"),
     (["--amp", "fp16"], "--amp fp16 needs CUDA"),
     (["--print_freq", "0"], "--print_freq: '0' is not"),
     (["--device", "cuda"], "CUDA was asked for, but PyTorch sees no CUDA device"),
@@ -326,6 +518,7 @@ BAD_FOR_IMP = [
     (["--ticket", "best"], "invalid choice: 'best'"),
 ]
 BAD_FOR_TRANSFER = [
+    (["--evaluate"], "--evaluate: no checkpoint in"),  # IMP's validates --init then
     (["--dataset", "mnist"], "--dataset: invalid choice: 'mnist'"),
     (["--dataset", "imagenet"], "--dataset: invalid choice: 'imagenet'"),
     (["--dataset", "visda"], "image_list.txt: not there"),

@@ -194,7 +194,7 @@ writes into runs/transfer:
   checkpoint.pth.tar
   model_SA_best.pth.tar
   model_RA_best.pth.tar
-  {{1..3}}-checkpoint.pth.tar
+  {{0..2}}-checkpoint.pth.tar
   net_train.png
   outcomes.safetensors
   results.json

@@ -12,19 +12,18 @@ from torch.nn.utils import prune
 from torch.optim import SGD
 
 import models
+import pruning_utils as released_names
 from errors import InputError
 from files.checkpoints import load_checkpoint, save_checkpoint
 from pruning_utils import (
-    check_sparsity,
-    check_sparsity_mask,
+    apply_masks,
     convolutions,
-    extract_mask,
-    generate_mask,
     masks,
-    prune_model_custom,
-    pruning_model,
-    pruning_model_random,
-    pruning_with_rewind,
+    masks_in,
+    percent_left,
+    percent_left_in,
+    prune_at_random,
+    prune_by_magnitude,
     remain_line,
     remove_prune,
     rewind,
@@ -120,8 +119,9 @@ def resnet50_rounds():
             train(ours, seed=k, size=32)
             train(twin.model, seed=k, size=32)
             twin.model.eval()(torch.rand(1, 3, 32, 32))  # its validation, which refreshes .weight
-        pruning_with_rewind(ours, RATE, init)
-        ticket = extract_mask(ours.state_dict())
+        prune_by_magnitude(ours, RATE)
+        rewind(ours, init)
+        ticket = masks_in(ours.state_dict())
         reference, tied = twin.prune()
         rounds.append(Round(ticket, reference, tied, plain_state(ours)))
         twin.rewind(flat(ticket.values()))  # ties aside, so that both go on from one mask
@@ -174,7 +174,7 @@ def test_rewinding_puts_everything_else_back_too(resnet50_rounds):
 
 def test_every_convolution_and_nothing_else_is_pruned():
     model = build_model("resnet18", 10, MEAN, STD)
-    pruning_model(model, RATE)
+    prune_by_magnitude(model, RATE)
     pruned = {name for name, _ in model.named_buffers() if name.endswith("weight_mask")}
     assert pruned == {f"{name}.weight_mask" for name, _ in convolutions(model)}
     assert {"conv1.weight_mask", "layer2.0.downsample.0.weight_mask"} <= pruned
@@ -184,7 +184,7 @@ def test_every_convolution_and_nothing_else_is_pruned():
 def test_pruning_measures_the_weights_after_the_last_step():
     """`weight` is only computed in a forward pass; the step after that changes `weight_orig`."""
     model = small_model()
-    pruning_model(model, RATE)
+    prune_by_magnitude(model, RATE)
     old = kept(model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -192,7 +192,7 @@ def test_pruning_measures_the_weights_after_the_last_step():
                 parameter.normal_()
     state = model.state_dict()
     effective = flat(state[n.replace("_mask", "_orig")] * state[n] for n in masks(model)).abs()
-    pruning_model(model, RATE)
+    prune_by_magnitude(model, RATE)
     new = flat(masks(model).values())
     count = round(RATE * old)
     lowest = effective[effective > 0].sort().values[count]
@@ -201,14 +201,6 @@ def test_pruning_measures_the_weights_after_the_last_step():
     for name, module in convolutions(model):
         now = state[f"{name}.weight_orig"] * state[f"{name}.weight_mask"]
         assert torch.equal(module.weight, now)
-
-
-def test_nonzero_masks_are_those_after_the_last_step():
-    model = small_model()
-    pruning_model(model, RATE)
-    with torch.no_grad():
-        model.conv1.weight_orig.zero_()
-    assert not generate_mask(model)["conv1.weight_mask"].any()
 
 
 def quantised(model):
@@ -226,12 +218,12 @@ def test_among_equal_magnitudes_the_lowest_index_goes_first():
     with torch.no_grad():
         model[0].weight.copy_(first.view(2, 1, 2, 2))  # type: ignore[operator]
         model[1].weight.copy_(second.view(3, 1, 2, 2))  # type: ignore[operator]
-    pruning_model(model, 0.3)  # 6 of 20: the zero, then the first five of the ten ones
+    prune_by_magnitude(model, 0.3)  # 6 of 20: the zero, then the first five of the ten ones
     assert flat(masks(model).values()).int().tolist() == [
         *(1, 0, 0, 1, 0, 1, 0, 1),
         *(0, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1),
     ]
-    pruning_model(model, 0.3)  # round(4.2) of the 14 that are left
+    prune_by_magnitude(model, 0.3)  # round(4.2) of the 14 that are left
     assert flat(masks(model).values()).int().tolist() == [
         *(1, 0, 0, 1, 0, 1, 0, 1),
         *(0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1),
@@ -246,11 +238,11 @@ def test_ties_are_broken_as_a_stable_sort_would():
         left = expected.nonzero().flatten()
         order = scores[left].argsort(stable=True)
         expected[left[order[: round(0.3 * len(left))]]] = False
-        pruning_model(model, 0.3)
+        prune_by_magnitude(model, 0.3)
         assert torch.equal(flat(masks(model).values()), expected)
 
 
-@pytest.mark.parametrize("choose", [pruning_model, pruning_model_random])
+@pytest.mark.parametrize("choose", [prune_by_magnitude, prune_at_random])
 def test_the_memory_layout_does_not_change_the_masks(choose):
     chosen = []
     for layout in (torch.contiguous_format, torch.channels_last):
@@ -266,13 +258,13 @@ def test_the_memory_layout_does_not_change_the_masks(choose):
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 1.5, float("nan")])
 def test_a_rate_that_is_no_fraction_is_an_error(rate):
     with pytest.raises(InputError, match="pruning rate"):
-        pruning_model(small_model(), rate)
+        prune_by_magnitude(small_model(), rate)
 
 
 def test_rate_zero_prunes_nothing():
     model = small_model()
-    pruning_model(model, 0.0)
-    assert check_sparsity(model) == 100
+    prune_by_magnitude(model, 0.0)
+    assert percent_left(model) == 100
 
 
 # --- random masks ---------------------------------------------------------------------------------
@@ -283,7 +275,7 @@ def random_masks(seed, rounds=3):
     torch.manual_seed(seed)
     counts, previous = [], torch.ones(0, dtype=torch.bool)
     for _ in range(rounds):
-        pruning_model_random(model, RATE)
+        prune_at_random(model, RATE)
         now = flat(masks(model).values())
         assert not len(previous) or not (now & ~previous).any()  # what is pruned stays pruned
         previous = now
@@ -294,7 +286,7 @@ def random_masks(seed, rounds=3):
 def test_random_masks_have_the_counts_of_magnitude_pruning():
     model, expected = small_model(), []
     for _ in range(3):
-        pruning_model(model, RATE)
+        prune_by_magnitude(model, RATE)
         expected.append(kept(model))
     counts, mask = random_masks(0)
     assert counts == expected
@@ -315,7 +307,7 @@ def test_random_masks_follow_the_seed():
 def test_a_pruned_weight_is_zero_in_every_forward_pass_and_every_saved_model(tmp_path):
     model = small_model()
     for _ in range(4):
-        pruning_model(model, 0.4)
+        prune_by_magnitude(model, 0.4)
     ticket = {name: mask.clone() for name, mask in masks(model).items()}
     before = plain_state(model)
     passes = []
@@ -344,7 +336,7 @@ def test_a_pruned_weight_is_zero_in_every_forward_pass_and_every_saved_model(tmp
 
 def test_remove_prune_leaves_zeros_and_the_same_function():
     model = small_model()
-    pruning_model(model, 0.5)
+    prune_by_magnitude(model, 0.5)
     train(model)
     images = torch.rand(2, 3, 16, 16)
     logits, ticket = model.eval()(images), masks(model)
@@ -373,7 +365,7 @@ def test_custom_masks_are_applied_as_they_are(dtype):
     model = small_model()
     weights = {name: module.weight.detach().clone() for name, module in convolutions(model)}
     ticket = random_ticket(model)
-    assert prune_model_custom(model, {n: m.to(dtype) for n, m in ticket.items()}) == []
+    assert apply_masks(model, {n: m.to(dtype) for n, m in ticket.items()}) == []
     for name, module in convolutions(model):
         mask = ticket[f"{name}.weight_mask"]
         assert torch.equal(model.state_dict()[f"{name}.weight_mask"], mask)  # bool, both
@@ -382,17 +374,17 @@ def test_custom_masks_are_applied_as_they_are(dtype):
 
 def test_applying_masks_twice_takes_the_second_ones():
     model = small_model()
-    prune_model_custom(model, random_ticket(model, 1))
-    prune_model_custom(model, second := random_ticket(model, 2))
+    apply_masks(model, random_ticket(model, 1))
+    apply_masks(model, second := random_ticket(model, 2))
     assert all(torch.equal(mask, second[name]) for name, mask in masks(model).items())
 
 
 def test_a_model_does_not_write_into_the_masks_that_it_was_given():
     model, ticket = small_model(), random_ticket(small_model())
     before = {name: mask.clone() for name, mask in ticket.items()}
-    prune_model_custom(model, ticket)
+    apply_masks(model, ticket)
     other = small_model()
-    prune_model_custom(other, random_ticket(other, 6))
+    apply_masks(other, random_ticket(other, 6))
     model.load_state_dict(other.state_dict())
     assert all(torch.equal(mask, before[name]) for name, mask in ticket.items())
 
@@ -401,7 +393,7 @@ def test_a_ticket_without_conv1_leaves_it_dense_and_says_so():
     model = small_model()
     ticket = random_ticket(model)
     del ticket["conv1.weight_mask"]
-    (note,) = prune_model_custom(model, ticket)
+    (note,) = apply_masks(model, ticket)
     assert note.startswith("conv1 ")
     assert "dense" in note
     assert not is_pruned(model.conv1)
@@ -412,7 +404,7 @@ def test_a_ticket_without_conv1_leaves_it_dense_and_says_so():
 def test_a_mask_of_another_stem_is_left_out_and_named():
     model = small_model(stem="cifar")
     ticket = random_ticket(small_model(stem="imagenet"))
-    (note,) = prune_model_custom(model, ticket)
+    (note,) = apply_masks(model, ticket)
     assert "conv1 " in note
     assert "(4, 3, 7, 7)" in note
     assert "(4, 3, 3, 3)" in note
@@ -434,72 +426,60 @@ def test_a_mask_that_fits_nothing_is_an_error_and_changes_nothing(name, shape):
     before = plain_state(model)
     ticket = {**random_ticket(model), name: torch.ones(shape, dtype=torch.bool)}
     with pytest.raises(InputError, match=re.escape(name)):
-        prune_model_custom(model, ticket)
+        apply_masks(model, ticket)
     assert set(model.state_dict()) == set(before)
 
 
 # --- reading masks, counting ----------------------------------------------------------------------
 
 
-def test_extract_mask_takes_copies_of_the_masks_alone():
+def test_masks_in_takes_copies_of_the_masks_alone():
     model = small_model()
-    prune_model_custom(model, ticket := random_ticket(model))
-    found = extract_mask(model.state_dict())
+    apply_masks(model, ticket := random_ticket(model))
+    found = masks_in(model.state_dict())
     assert found.keys() == ticket.keys()
     assert all(torch.equal(found[name], ticket[name]) for name in ticket)
     found["conv1.weight_mask"].zero_()
     assert torch.equal(model.conv1.weight_mask, ticket["conv1.weight_mask"])
-    assert extract_mask(small_model().state_dict()) == {}
-
-
-def test_generate_mask_finds_the_weights_of_a_network_saved_without_masks():
-    model = small_model()
-    prune_model_custom(model, ticket := random_ticket(model))
-    under_masks = generate_mask(model)
-    remove_prune(model)
-    for found in (under_masks, generate_mask(model)):
-        assert found.keys() == ticket.keys()
-        assert all(torch.equal(found[name], ticket[name]) for name in ticket)
+    assert masks_in(small_model().state_dict()) == {}
 
 
 def test_sparsity_counts_what_remains_in_percent():
     model = small_model()
     total = sum(module.weight.numel() for _, module in convolutions(model))
-    assert check_sparsity(model) == 100
-    prune_model_custom(model, ticket := random_ticket(model))
+    assert percent_left(model) == 100
+    apply_masks(model, ticket := random_ticket(model))
     expected = 100 * sum(int(mask.sum()) for mask in ticket.values()) / total
-    assert check_sparsity(model) == expected
-    assert check_sparsity_mask(ticket) == expected
-    assert check_sparsity_mask({name: mask.float() for name, mask in ticket.items()}) == expected
+    assert percent_left(model) == expected
+    assert percent_left_in(ticket) == expected
+    assert percent_left_in({name: mask.float() for name, mask in ticket.items()}) == expected
     with torch.no_grad():  # a weight that training sets to zero is not pruned
         model.layer1[0].conv1.weight_orig.zero_()
         model.eval()(torch.rand(1, 3, 16, 16))
-    assert check_sparsity(model) == expected
+    assert percent_left(model) == expected
 
 
 def test_sparsity_of_a_network_whose_masks_were_removed_counts_nonzeros():
     model = small_model()
-    prune_model_custom(model, random_ticket(model))
-    expected = check_sparsity(model)
+    apply_masks(model, random_ticket(model))
+    expected = percent_left(model)
     remove_prune(model)
-    assert check_sparsity(model) == expected
+    assert percent_left(model) == expected
 
 
-def test_the_remaining_line_is_the_one_that_scripts_read(capsys):
+def test_the_remaining_line_is_the_one_that_scripts_read():
     model = small_model()
-    init = plain_state(model)
-    pruning_with_rewind(model, RATE, init)
-    first = capsys.readouterr().out.removesuffix("\n")
-    assert first == remain_line(model) == f"* remain weight =  {check_sparsity(model)} %"
-    assert re.fullmatch(r"\* remain weight =  (79\.99|80\.0)\d* %", first)
+    prune_by_magnitude(model, RATE)
+    assert re.fullmatch(r"\* remain weight =  (79\.99|80\.0)\d* %", remain_line(model))
+    assert str(percent_left(model)) in remain_line(model)
 
 
 def test_rewinding_a_trained_network_under_its_masks():
     model = small_model()
     init = plain_state(model)
-    pruning_model(model, RATE)
+    prune_by_magnitude(model, RATE)
     train(model)
-    ticket = extract_mask(model.state_dict())
+    ticket = masks_in(model.state_dict())
     rewind(model, init)
     assert all(torch.equal(mask, ticket[name]) for name, mask in masks(model).items())
     for name, module in convolutions(model):  # before any forward pass
@@ -520,40 +500,37 @@ def test_a_released_style_network_comes_in_and_goes_out_again():
     images = torch.rand(2, 3, 16, 16)
     state = released.state_dict()
     assert state["conv1.weight_mask"].dtype == torch.float32
-    assert prune_model_custom(ours, extract_mask(state)) == []
+    assert apply_masks(ours, masks_in(state)) == []
     ours.load_state_dict(state)
     assert ours.conv1.weight_mask.dtype == torch.bool
     assert torch.equal(ours.eval()(images), released.eval()(images))
-    assert check_sparsity(ours) == check_sparsity(released) == pytest.approx(50, abs=0.01)
+    assert percent_left(ours) == percent_left(released) == pytest.approx(50, abs=0.01)
 
-    pruning_model(ours, RATE)
+    prune_by_magnitude(ours, RATE)
     back = pruned_by_torch(small_model(3))
     back.load_state_dict(ours.state_dict())
     assert back.conv1.weight_mask.dtype == torch.float32
     assert torch.equal(back.eval()(images), ours(images))
     pruned_by_torch(back, RATE)
-    pruning_model(ours, RATE)
-    again = extract_mask(back.state_dict())
+    prune_by_magnitude(ours, RATE)
+    again = masks_in(back.state_dict())
     assert all(torch.equal(mask.bool(), masks(ours)[name]) for name, mask in again.items())
 
 
 def test_our_functions_work_on_a_network_with_float_masks():
     released, reference = pruned_by_torch(small_model()), pruned_by_torch(small_model())
     assert all(mask.dtype == torch.bool for mask in masks(released).values())
-    pruning_model(released, RATE)
+    prune_by_magnitude(released, RATE)
     pruned_by_torch(reference, RATE)
-    expected = {name: mask.bool() for name, mask in extract_mask(reference.state_dict()).items()}
+    expected = {name: mask.bool() for name, mask in masks_in(reference.state_dict()).items()}
     assert all(torch.equal(mask, expected[name]) for name, mask in masks(released).items())
     images = torch.rand(2, 3, 16, 16)
     assert torch.equal(released(images), reference(images))
-    remove_prune(released)
-    assert generate_mask(released).keys() == expected.keys()
-    assert all(torch.equal(mask, expected[n]) for n, mask in generate_mask(released).items())
 
 
 def test_torch_prune_works_on_a_network_with_our_masks():
     ours, reference = small_model(), pruned_by_torch(small_model(), RATE)
-    pruning_model(ours, RATE)
+    prune_by_magnitude(ours, RATE)
     pruned_by_torch(ours, 0.3)
     pruned_by_torch(reference, 0.3)
     images = torch.rand(2, 3, 16, 16)
@@ -561,3 +538,127 @@ def test_torch_prune_works_on_a_network_with_our_masks():
     for _, module in convolutions(ours):
         prune.remove(module, "weight")
     assert torch.equal(ours.eval()(images), reference.eval()(images))
+
+
+# --- the released code's functions: what they do there is done here by torch.nn.utils.prune -------
+
+REMAIN = re.compile(r"\* remain weight =  (\d+\.\d+) %\n")
+
+
+def each_convolution(model):
+    return [module for _, module in convolutions(model)]
+
+
+def test_released_pruning_gives_the_float_masks_of_torch_prune():
+    ours, reference = small_model(), small_model()
+    for rate in (0.5, RATE):
+        released_names.pruning_model(ours, rate)
+        pruned_by_torch(reference, rate)
+    assert same_state(ours, reference)
+    mask = released_names.extract_mask(ours.state_dict())["conv1.weight_mask"]
+    assert torch.equal(1 - mask, (mask == 0).float())  # a bool mask has no difference
+
+
+def test_released_random_pruning_draws_what_torch_prune_draws():
+    ours, reference = small_model(), small_model()
+    for model in (ours, reference):
+        torch.manual_seed(3)
+        if model is ours:
+            released_names.pruning_model_random(model, RATE)
+        else:
+            layers = [(module, "weight") for module in each_convolution(model)]
+            prune.global_unstructured(layers, pruning_method=prune.RandomUnstructured, amount=RATE)
+    assert same_state(ours, reference)
+
+
+def test_released_custom_masks_applied_twice_intersect():
+    ours, reference = small_model(), small_model()
+    for seed in (1, 2):
+        ticket = {name: mask.float() for name, mask in random_ticket(ours, seed).items()}
+        assert released_names.prune_model_custom(ours, ticket) is None
+        for name, module in convolutions(reference):
+            prune.custom_from_mask(module, "weight", ticket[f"{name}.weight_mask"])
+    assert same_state(ours, reference)
+    both = random_ticket(ours, 1)["conv1.weight_mask"] & random_ticket(ours, 2)["conv1.weight_mask"]
+    assert torch.equal(masks(ours)["conv1.weight_mask"], both)
+
+
+def test_released_custom_masks_must_be_there_for_each_convolution():
+    ticket = random_ticket(small_model())
+    del ticket["layer1.0.conv1.weight_mask"]
+    with pytest.raises(KeyError, match="layer1.0.conv1.weight_mask"):
+        released_names.prune_model_custom(small_model(), ticket)
+
+
+@pytest.mark.parametrize("pruned_before", [False, True])
+def test_released_generate_mask_puts_the_masks_of_nonzero_weights_into_the_model(pruned_before):
+    model, ticket = small_model(), random_ticket(small_model())
+    apply_masks(model, ticket)
+    remove_prune(model)
+    before = random_ticket(model, 6) if pruned_before else {}
+    if pruned_before:
+        apply_masks(model, before)
+    assert released_names.generate_mask(model) is None
+    for name, mask in masks_in(model.state_dict()).items():
+        assert mask.dtype == torch.float32
+        assert torch.equal(mask.bool(), ticket[name] & before.get(name, ticket[name]))
+    assert all(is_pruned(module) for module in each_convolution(model))
+
+
+def test_released_counts_are_printed_and_returned(capsys):
+    model = small_model()
+    ticket = random_ticket(model)
+    apply_masks(model, ticket)
+    entries = flat(ticket.values())
+    zeros, total = float((~entries).sum()), float(len(entries))
+    floats = {name: mask.float() for name, mask in ticket.items()}
+    for count, counted in (
+        (released_names.check_sparsity, model),
+        (released_names.check_sparsity_mask, ticket),
+        (released_names.check_sparsity_mask, floats),
+    ):
+        found = count(counted)
+        assert found == 100 * (1 - zeros / total)
+        printed = REMAIN.fullmatch(capsys.readouterr().out)
+        assert printed
+        assert float(printed[1]) == found
+
+
+def test_released_count_is_of_nonzero_weights(capsys):
+    model = small_model()
+    apply_masks(model, random_ticket(model))
+    before = released_names.check_sparsity(model)
+    with torch.no_grad():
+        model.layer1[0].conv1.weight_orig.zero_()
+    assert released_names.check_sparsity(model) < before
+    assert percent_left(model) == pytest.approx(before)  # what is masked counts, inside
+
+
+def test_released_rewinding_prunes_rewinds_and_prints(capsys):
+    ours, reference = small_model(), small_model()
+    init = plain_state(ours)
+    for model in (ours, reference):
+        prune_by_magnitude(model, 0.5)
+        train(model)
+    prune_by_magnitude(reference, RATE)
+    rewind(reference, init)
+    released_names.pruning_with_rewind(ours, RATE, init)
+    assert REMAIN.fullmatch(capsys.readouterr().out)
+    assert same_state(ours, reference)
+
+
+def same_state(a, b):
+    one, two = a.state_dict(), b.state_dict()
+    return one.keys() == two.keys() and all(
+        torch.equal(one[n].float(), two[n].float()) for n in one
+    )
+
+
+def test_one_changed_import_gives_a_star_import_all_released_names():
+    there: dict[str, Any] = {}
+    exec("from pruning_utils import *", there)
+    assert {
+        "generate_mask", "pruning_model", "pruning_model_random", "prune_model_custom",
+        "remove_prune", "extract_mask", "check_sparsity", "check_sparsity_mask",
+        "pruning_with_rewind",
+    } <= there.keys()  # fmt: skip

@@ -39,7 +39,7 @@ from files.class_names import class_names_in
 from files.results import name_of_init
 from input_pipeline.names import compare_classes, doubtful_order
 from models import build_model
-from pruning_utils import masks, pruning_model
+from pruning_utils import masks, prune_by_magnitude
 from report.__main__ import main as report
 from report.write import write_report
 
@@ -76,7 +76,7 @@ def made(tmp_path_factory):
     torch.manual_seed(3)
     dense = build_model("resnet20s", 2, *PLAIN, width=4)
     save_checkpoint(root / "dense.pt", dense.state_dict())
-    pruning_model(dense, 0.5)
+    prune_by_magnitude(dense, 0.5)
     save_checkpoint(root / "pruned.pt", dense.state_dict())
     with pytest.MonkeyPatch.context() as patch:
         skip_pictures(patch)
@@ -334,7 +334,7 @@ def pruned_init(folder: Path, rate: float, baked: bool = False, wrapped: bool = 
     """Write a network of which a fraction of the weights is pruned, its masks kept or baked in."""
     torch.manual_seed(3)
     model = build_model("resnet20s", 2, *PLAIN, width=4)
-    pruning_model(model, rate)
+    prune_by_magnitude(model, rate)
     state = dict(model.state_dict())
     if baked:
         kept = masks(model)

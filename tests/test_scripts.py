@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.main_cases import HERE, TINY, write_images
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "script"
@@ -14,7 +15,10 @@ sys.path.insert(0, str(SCRIPT))
 
 import installed
 
+from cli.flags import build_imp_parser, build_transfer_parser
 from files import names
+from main_downstream import TRANSFER_DATASETS
+from models import ARCHS
 
 STUB = '#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n'
 
@@ -70,9 +74,11 @@ def test_imp_drivers_take_init_save_data(script, mode, tag, stub):
 
 
 @pytest.mark.parametrize("script", ["imp_adv.sh", "imp_std.sh", "imp_fast.sh"])
-def test_imp_drivers_without_weights_pass_no_init(script, stub):
-    _, got = arguments_of(f"imp_pretrain/{script}", "", "save", "data", python=stub)
-    assert "--init" not in got
+def test_imp_drivers_use_all_gpus_unless_told_otherwise_and_may_have_no_weights(script, stub):
+    _, got = arguments_of(f"imp_pretrain/{script}", "", "save", "data", "--gpu", "1", python=stub)
+    args = build_imp_parser(ARCHS).parse_args(got)
+    assert args.multiprocessing_distributed
+    assert (args.gpu, args.init) == (1, None)
 
 
 @pytest.mark.parametrize("kind", ["omp", "random"])
@@ -102,8 +108,9 @@ def test_transfer_drivers_take_init_save_and_perhaps_a_ticket(
     values = pairs(got)
     assert (values["--mode"], values["--dataset"]) == (mode, dataset)
     assert (values["--init"], values["--save_dir"]) == ("in it", "save")
-    assert values.get("--tickets_file") == (ticket or None)
-    assert "" not in got
+    assert build_transfer_parser(ARCHS, TRANSFER_DATASETS).parse_args(got).tickets_file == (
+        ticket or None
+    )
     assert got[len(got) - len(further) :] == further
 
 
@@ -129,6 +136,19 @@ def test_a_missing_position_gives_the_usage_line_and_status_2(script, given, stu
     assert done.stdout == ""
     assert done.stderr.startswith("usage: bash script/")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_released_scripts_flags_for_a_short_run_are_warned_of_and_do_run(tmp_path):
+    data = write_images(tmp_path / "data")
+    done = bash(
+        "train_downstream/adv_cifar.sh", "folder", "", str(tmp_path / "run"), "",
+        "--data", str(data), *TINY, *HERE, "--epochs", "2", "--decreasing_lr", "50,75",
+        "--warmup", "0", "--train_step", "1", "--test_step", "1", "--resume", "",
+        PYTHON=sys.executable,
+    )  # fmt: skip
+    assert "warning: --decreasing_lr 50,75: 50,75 is never reached: with --epochs 2" in done.stderr
+    assert (tmp_path / "run" / "results.json").exists()
 
 
 def test_a_driver_runs_the_real_main(tmp_path):

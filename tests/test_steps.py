@@ -20,7 +20,7 @@ from cli.recipes import recipe
 from engine.schedules import Schedule
 from engine.steps import Execution, Meter, evaluate, train_one_epoch, training_step
 from models import build_model, fold_for_evaluation
-from pruning_utils import convolutions, masks, pruning_model
+from pruning_utils import convolutions, masks, prune_by_magnitude
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PLAIN = Execution(channels_last=False)
@@ -32,7 +32,7 @@ def network(arch="resnet20s", pruned=False, classes=10):
     stem = "cifar" if arch == "resnet20s" else "imagenet"
     model = enliven(build_model(arch, classes, MEAN, STD, stem=stem, width=4))
     if pruned:
-        pruning_model(model, 0.5)
+        prune_by_magnitude(model, 0.5)
     return model
 
 

@@ -325,6 +325,25 @@ def test_after_kill_9_the_next_start_waits_for_what_still_goes_on(project):
     assert starts["imp/adv"] > ends["imp/std"]  # one at a time, those elsewhere included
 
 
+@pytest.mark.parametrize("name", ["ENOLCK", "ENOSYS", "EOPNOTSUPP"])
+def test_a_file_system_without_locks_is_told_once_and_the_study_goes_on(project, name):
+    patch = project.folder / "patch"
+    patch.mkdir()
+    (patch / "sitecustomize.py").write_text(
+        "import errno, fcntl, os\n"
+        "def flock(*_):\n"
+        f"    raise OSError(errno.{name}, os.strerror(errno.{name}))\n"
+        "fcntl.flock = flock\n"
+    )
+    text = project.run("-J", "4", PYTHONPATH=str(patch)).stdout
+    assert "10 of 10 done" in text
+    assert sorted(project.names("end")) == sorted(ALL)
+    told = [line for line in text.splitlines() if line.startswith("warning: ")]
+    assert len(told) == 1
+    lost = "locks no file: see to it that no other study works here, and none that was killed goes"
+    assert f"{project.out}: the file system {lost}" in told[0]
+
+
 def test_a_second_signal_kills_jobs_that_do_not_stop(project):
     project.write(**{'"--epochs 2"': '"--epochs 2 --seconds 60 --deaf"'})
     study = project.start()

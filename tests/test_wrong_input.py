@@ -42,9 +42,9 @@ SHORT = ["--epochs", "2", "--prune_epoch", "1"]
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without CUDA")
 COUNTS = [
     *("--epochs", "--batch_size", "--micro_batch", "--threads", "--width", "--print_freq"),
-    *("--save_every_steps", "--nproc", "--world_size", "--prune_epoch"),
+    *("--save_every_steps", "--nproc", "--prune_epoch"),
 ]
-COUNTS_FROM_0 = ["--workers", "--warmup", "--rank", "--gpu", "--train_step", "--pretrain_epochs"]
+COUNTS_FROM_0 = ["--workers", "--warmup", "--gpu", "--train_step", "--pretrain_epochs"]
 NUMBERS = ["--lr", "--pretrain_lr", "--weight_decay", "--momentum", "--train_eps", "--train_gamma"]
 TRANSFER_COUNTS = ["--eval_batch_size", "--eval_images", "--restarts"]
 TRANSFER_NUMBERS = ["--data_number", "--test_eps", "--test_gamma"]
@@ -132,6 +132,9 @@ FLAGS = [
     *((flag, value, "a whole number") for flag in COUNTS for value in ("nan", "1.5", "many")),
     *((flag, "-1", "a whole number of at least 0") for flag in COUNTS_FROM_0),
     *((flag, "nan", "a whole number of at least 0") for flag in COUNTS_FROM_0),
+    *(("--world_size", value, "a whole number of at least 1") for value in ("0", "-2", "nan")),
+    *(("--rank", value, "a whole number of at least 0") for value in ("-2", "nan")),
+    ("--start_epoch", "nan", "a whole number of at least 0"),
     *((flag, value, "number|fraction") for flag in NUMBERS for value in ("-1", "nan", "inf", "x")),
     ("--lr", "0", "a number above 0"),
     ("--momentum", "1", "from 0 to below 1"),
@@ -151,7 +154,9 @@ FLAGS = [
     ("--decreasing_lr", "3,1", "must increase"),
     ("--decreasing_lr", "1,1", "must increase"),
     ("--decreasing_lr", "1,nan", "a whole number of at least 0"),
-    ("--decreasing_lr", "1,5", "below --prune_epoch 1"),
+    ("--lr_schedule", "multistep", "this recipe has no milestones; name some by --decreasing_lr"),
+    ("--start_epoch", "1", "a run goes on by --resume; to train 1 epochs fewer, --epochs 1 does"),
+    ("--dist_url", "env://", "$WORLD_SIZE is not set; set it, or give --world_size N"),
     ("--warmup", "3", "more than the 1 epochs"),
     ("--threads", "100000", "at most 4 per core"),
     ("--workers", "100000", "at most 4 per core"),
@@ -178,7 +183,6 @@ TRANSFER_FLAGS = [
     ("--eval_from", "-1", "a whole number of at least 0"),
     ("--eval_from", "nan", "a whole number of at least 0"),
     ("--dataset", "mnist", "choose from"),
-    ("--decreasing_lr", "0,4", "below --epochs 1"),
     ("--eval_set", "cifar10_c:", "cifar10_c:DIR, adv:FILE"),
     ("--eval_set", "train", "adv:FILE"),
     ("--eval_attack", "fgsm", "choose from"),
@@ -400,7 +404,6 @@ FILES = [
     (lambda p: foreign(p, epoch=1), ["foreign.pth.tar", "lacks 'state_dict'"]),
     (lambda p: foreign(p, state_dict=3, state_prune=1), ["foreign.pth.tar", "this program"]),
     (lambda p: foreign(p, state_dict={}, state_prune="x"), ["foreign.pth.tar", "this program"]),
-    (lambda p: imp(p, "--evaluate"), ["--evaluate", "no checkpoint", "--resume PATH"]),
     (lambda p: transfer(p, "--evaluate"), ["--evaluate", "no checkpoint", "--resume PATH"]),
     (lambda p: imp(p, "--export_released", "7"), ["7-checkpoint.pth.tar", "no such file"]),
     (lambda p: ["--ticket", "omp", "--save_dir", str(p.save)], ["--ticket omp", "--init"]),

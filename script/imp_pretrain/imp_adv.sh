@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Find tickets by IMP with adversarial (PGD-3) training on ImageNet: the paper's recipe.
+# Find tickets by IMP with adversarial (PGD-3) training on ImageNet: the paper's recipe,
+# on all visible GPUs (--nproc N or --gpu I: fewer), at most 256 images per pass (--micro_batch N).
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 source "$root/script/env.sh"
@@ -7,6 +8,5 @@ usage="usage: bash script/imp_pretrain/imp_adv.sh INIT SAVE DATA [flags of main_
 need_positions 3 "$usage" "$@"
 init=$1 save=$2 data=$3
 shift 3
-[ -z "$init" ] || set -- --init "$init" "$@"
-exec "$(find_python "$root")" "$root/main_imp_pretrain.py" "$data" \
-  --mode adv --tag adv --save_dir "$save" "$@"
+exec "$(find_python "$root")" "$root/main_imp_pretrain.py" "$data" --multiprocessing_distributed \
+  --mode adv --tag adv --init "$init" --save_dir "$save" "$@"

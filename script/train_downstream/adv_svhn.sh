@@ -10,7 +10,7 @@ shift 2
 if [ $# -ge 1 ] && [[ $1 != -* ]]; then
   ticket=$1
   shift
-  [ -z "$ticket" ] || set -- --tickets_file "$ticket" "$@"
+  set -- --tickets_file "$ticket" "$@"
 fi
 exec "$(find_python "$root")" "$root/main_downstream.py" \
   --mode adv --dataset svhn --init "$init" --save_dir "$save" "$@"

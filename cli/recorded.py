@@ -1,0 +1,41 @@
+"""What `--evaluate` takes from the run that trained the network: how images are framed, attacked.
+
+Images that are framed in another way than in training give other accuracies, without a word.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from engine.run_folder import read_args
+from files import names
+
+TAKEN = ("input_size", "augment", "test_eps", "test_step", "test_gamma", "test_randinit")
+
+
+def take_recorded(args: argparse.Namespace) -> None:
+    """Give flags that are left out the values that the checkpoint's run has recorded, in place.
+
+    A sentence in `args.recorded` says which, and from where; it is None where the checkpoint does
+    not lie in the folder of a run.
+
+    Raises InputError where the run's `args.json` is damaged.
+    """
+    newest = args.resume in (None, "auto")
+    folder = Path(args.save_dir) if newest else Path(args.resume).parent
+    args.recorded = None
+    if not (folder / names.ARGS).is_file():
+        return
+    before = read_args(folder / names.ARGS)
+    left_out = [name for name, value in vars(args).items() if value is None]
+    taken = [name for name in TAKEN if name in left_out and name in before]
+    for name in taken:
+        setattr(args, name, before[name])
+    if taken:
+        values = ", ".join(f"{name} {_short(before[name])}" for name in taken)
+        args.recorded = f"as {folder / names.ARGS} has recorded: {values}"
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

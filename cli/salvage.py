@@ -1,0 +1,96 @@
+"""--continue_from: a ticket search goes on from a ticket where its run's checkpoints are lost."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from attack_utils import draw_noise
+from cli import build
+from engine.log import Warnings
+from engine.training import Training
+from errors import InputError
+from files import names
+from files.salvage import Salvaged, salvage
+from files.tickets import read_ticket
+
+
+def name_initial_weights(args: argparse.Namespace) -> None:
+    """Let --init, if it was left out, be the initial weights beside the ticket."""
+    if args.continue_from is None:
+        return
+    if args.ticket != "imp":
+        raise InputError(f"--continue_from goes with --ticket imp, not {args.ticket}")
+    beside = _beside(args)
+    if args.init is None and beside.is_file():
+        args.init = str(beside)
+
+
+def _beside(args: argparse.Namespace) -> Path:
+    return Path(args.continue_from).parent / names.INIT
+
+
+def state_given(args: argparse.Namespace) -> int:
+    """The state to go on with, for a plan; 0 where the whole run is to be done."""
+    path = args.continue_from
+    return (read_ticket(path).state or 0) if path and Path(path).is_file() else 0
+
+
+def find(args: argparse.Namespace, warnings: Warnings) -> Salvaged | None:
+    """Where a search goes on, unless there is a checkpoint to resume, which comes first.
+
+    `warnings` is told in which flags the ticket's run differs. Raises InputError as `salvage`
+    does, and where no state is left to be trained.
+    """
+    folder = build.search_folder(args)
+    if args.continue_from is None or folder.checkpoint() is not None:
+        return None
+    found = salvage(Path(args.continue_from), Path(args.init or _beside(args)), args.rate)
+    last = build.states(args).last
+    if found.state > last:
+        raise InputError(
+            f"--continue_from {found.path}: state {found.state} comes after the last one, {last}, "
+            "so nothing is left to train; more --epochs add states"
+        )
+    for flag, before, now in replace(folder, path=found.path.parent).differences():
+        warnings.add(
+            f"--continue_from {found.path}: its run had --{flag} {before}, not {now}; what follows "
+            "may differ from that run"
+        )
+    return found
+
+
+def first_epoch(args: argparse.Namespace, found: Salvaged) -> int:
+    """The number of epochs that the ticket's run had done when it began the state."""
+    return build.states(args).first_epoch(max(found.state, 1))
+
+
+def draw_random_starts(args: argparse.Namespace, training: Training, epochs: int) -> None:
+    """Draw what the attack draws in so many epochs, and let torch's generators stand as after it.
+
+    Nothing else in training draws from them: order and augmentation follow from seed and epoch.
+    """
+    if args.mode == "std" or not args.train_randinit:
+        return
+    like = torch.empty(0, device=training.execution.device)
+    for _ in range(epochs):
+        for images in _passes(training):
+            draw_noise((images, 3, args.input_size, args.input_size), like)
+
+
+def _passes(training: Training) -> Iterator[int]:
+    """The images of each pass of this process in an epoch."""
+    rank, world = training.runtime.rank, training.runtime.world_size
+    for step in range(training.steps):
+        images = _share(training.loader.images_in_batch(step), world, rank)
+        pieces = training.execution.pieces(images)
+        yield from (_share(images, pieces, piece) for piece in range(pieces))
+
+
+def _share(count: int, parts: int, number: int) -> int:
+    """How many of `count` are in the part of that number: the first parts take the rest."""
+    return count // parts + (number < count % parts)

@@ -1,0 +1,49 @@
+"""Flags that were left out and take their value neither from a recipe nor from a constant."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from cli.build import goes_on
+from dataset import holds
+from engine.log import say
+from engine.run_folder import read_args
+from files import names
+
+# BatchNorm saw so many images on each of the paper's eight GPUs (a batch of 2048).
+IMAGES_PER_PASS = 256
+RELEASED_DATA = "../data"  # where the released scripts look
+
+
+def settle_micro_batch(args: argparse.Namespace) -> None:
+    """Give --micro_batch of a ticket search its value if it was left out: as the run began with."""
+    if args.micro_batch is None:
+        args.micro_batch = _begun_with(args).get("micro_batch", IMAGES_PER_PASS)
+
+
+def _begun_with(args: argparse.Namespace) -> dict[str, Any]:
+    """What `args.json` says of the run that goes on, in its folder or from a ticket; or nothing."""
+    folders = [Path(args.save_dir)] if goes_on(args) else []
+    folders += [Path(args.continue_from).parent] if args.continue_from else []
+    found = (folder / names.ARGS for folder in folders)
+    return next((read_args(path) for path in found if path.exists()), {})
+
+
+def recorded_mode(args: argparse.Namespace) -> str:
+    """The mode of the run in --save_dir; the flag's, where its args.json does not say."""
+    path = Path(args.save_dir) / names.ARGS
+    return read_args(path).get("mode", args.mode) if path.exists() else args.mode
+
+
+def settle_data(args: argparse.Namespace) -> None:
+    """Say where the data set of a transfer lies if --data was left out: the released code's place.
+
+    That is ../data, where it holds the set and data does not.
+    """
+    if args.data is None:
+        args.data = "data"
+        if not holds(args.dataset, "data") and holds(args.dataset, RELEASED_DATA):
+            args.data = RELEASED_DATA
+            say(f"data: {RELEASED_DATA} holds {args.dataset}, data does not (--data DIR)")

@@ -1,0 +1,102 @@
+"""What is left of a ticket search whose checkpoints are lost: a ticket and the initial weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from errors import InputError
+from files import names
+from files.atomic import replacing, sha256_of
+from files.tickets import Ticket, read_ticket, ticket_header
+from pruning_utils import percent_left_in
+
+NEAR = 0.01  # between a ticket's density and that of its state, which rounds in every prune
+
+
+@dataclass(frozen=True)
+class Salvaged:
+    """A ticket to go on from: its file, its state, and the file with its initial weights.
+
+    origin: the hash of that file, as the ticket has it; None in a ticket of the released code.
+    """
+
+    path: Path
+    ticket: Ticket
+    state: int
+    init: Path
+    origin: str | None
+
+    def copy_files(self, save_dir: Path) -> None:
+        """Bring what belongs to a run up to this state into its folder, as far as it is there.
+
+        That is the initial weights, and beside the ticket the tickets before it and the figures of
+        every epoch.
+        """
+        beside = self.path.parent
+        tickets = [beside / names.ticket(state) for state in range(self.state)]
+        found = {path.name: path for path in tickets if path.is_file() and self._is_related(path)}
+        if (beside / names.METRICS).is_file():
+            found[names.METRICS] = beside / names.METRICS
+        if self.origin is not None:
+            found[names.INIT] = self.init
+        for name, path in found.items():
+            target = save_dir / name
+            if not (target.exists() and target.samefile(path)):
+                with replacing(target) as temporary:
+                    shutil.copyfile(path, temporary)
+
+    def _is_related(self, ticket: Path) -> bool:
+        return self.origin is not None and ticket_header(ticket).get("init_sha256") == self.origin
+
+
+def salvage(path: Path, init: Path, rate: float) -> Salvaged:
+    """Read a ticket to go on from, and see that it and the initial weights belong together.
+
+    Args:
+        init: the file with the weights that the ticket's run rewinds to.
+        rate: the fraction that every prune removes.
+
+    Raises:
+        InputError: no ticket of IMP, or one that does not say its state; other initial weights
+            than the ticket's, or none; a density that is not that of the state.
+    """
+    ticket, header = read_ticket(path), ticket_header(path)
+    if ticket.kind != "imp" or ticket.state is None:
+        what = f"a ticket of kind {ticket.kind}" if ticket.kind != "imp" else "does not say a state"
+        raise InputError(
+            f"--continue_from {path}: {what}; a {{k}}-ticket.safetensors of an IMP run is needed"
+        )
+    if not init.is_file():
+        raise InputError(
+            f"--continue_from {path}: its run's initial weights are needed, and {init} is not "
+            f"there; name {names.INIT} of that run by --init"
+        )
+    origin = header.get("init_sha256")
+    if origin is not None and sha256_of(init) != origin:
+        raise InputError(
+            f"--continue_from {path}: {init} does not hold the initial weights that it belongs to; "
+            f"name {names.INIT} of its run by --init"
+        )
+    density, expected = percent_left_in(ticket.masks) / 100, (1 - rate) ** ticket.state
+    if abs(density - expected) > NEAR:
+        raise InputError(
+            f"--continue_from {path}: has a density of {100 * density:.2f} %, state {ticket.state} "
+            f"has {100 * expected:.2f} % with --rate {rate:g}; give the --rate of its run"
+        )
+    return Salvaged(path, ticket, ticket.state, init, origin)
+
+
+def read_history(metrics: Path, epochs: int) -> list[list[float]]:
+    """[state, validation SA] of a search's first epochs, as far as `metrics.jsonl` has them."""
+    found: dict[int, list[float]] = {}
+    for text in metrics.read_bytes().splitlines() if metrics.is_file() else []:
+        try:
+            line = json.loads(text)
+            if line["epoch"] in range(epochs):
+                found[line["epoch"]] = [line["state"], line["val_sa"]]
+        except (ValueError, KeyError, TypeError):  # the torn last line of a killed run
+            continue
+    return [found[epoch] for epoch in sorted(found)]

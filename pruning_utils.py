@@ -9,7 +9,7 @@ released code's functions, for code written against it; nothing here calls them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ def _prune_lowest(scores: list[Tensor], left: list[Tensor], rate: float) -> list
     removed = total - present + count  # what is pruned already goes first
     flat = [_in_memory_order(score) for score in scores]
     threshold, reached = _kth_smallest(flat, removed, count / present)
-    kept = [~(score <= threshold) for score in scores]
+    kept = [~_compared(torch.le, score, threshold) for score in scores]
     spared = reached - removed
     for score, mask, keep in zip(reversed(scores), reversed(left), reversed(kept), strict=True):
         if spared:
@@ -81,9 +81,12 @@ def _kth_smallest(parts: list[Tensor], k: int, rank: float) -> tuple[Tensor, int
         place = int(rank * len(sample))
         margin = int(3 * len(sample) ** 0.5)  # six standard errors of a rank, or more
         low, high = sample[max(0, place - margin)], sample[min(len(sample) - 1, place + margin)]
-        reach = [part >= low for part in parts]
+        reach = [_compared(torch.ge, part, low) for part in parts]
         below = sum(mask.numel() - int(mask.count_nonzero()) for mask in reach)
-        some = [part[mask & (part <= high)] for part, mask in zip(parts, reach, strict=True)]
+        some = [
+            part[mask & _compared(torch.le, part, high)]
+            for part, mask in zip(parts, reach, strict=True)
+        ]
         inside = torch.cat(some)
         if below < k <= below + len(inside):
             value = inside.kthvalue(k - below).values
@@ -92,6 +95,11 @@ def _kth_smallest(parts: list[Tensor], k: int, rank: float) -> tuple[Tensor, int
     zeros = sum(part.numel() for part in parts) - len(above)
     value = above.kthvalue(k - zeros).values if k > zeros else above.new_zeros(())
     return value, zeros + int((above <= value).sum())
+
+
+def _compared(compare: Callable[..., Tensor], values: Tensor, bound: Tensor) -> Tensor:
+    """The same bools as `compare(values, bound)`, which torch is slow to write on the CPU."""
+    return compare(values, bound, out=torch.empty_like(values)).bool()
 
 
 def _in_memory_order(values: Tensor) -> Tensor:
@@ -107,7 +115,7 @@ def _prune_globally(model: nn.Module, scores: list[Tensor], rate: float) -> None
         raise InputError(f"pruning rate {rate}: a fraction in [0, 1) is needed")
     left = list(masks(model).values())
     for score, mask in zip(scores, left, strict=True):
-        score.mul_(mask)
+        score.mul_(mask.view(torch.uint8))  # as by the bool mask, which torch would first convert
     kept = _prune_lowest(scores, left, rate)
     for (_, module), mask in zip(convolutions(model), kept, strict=True):
         _set_mask(module, mask)
@@ -164,7 +172,7 @@ def effective_weight(module: nn.Conv2d) -> Tensor:
 def _refresh(module: nn.Conv2d) -> None:
     """Compute `weight` anew, as the hook does before a forward pass."""
     module.__dict__.pop("weight", None)  # its memory takes the new one, round after round
-    module.weight = _parameter(module) * _mask_of(module)  # type: ignore[assignment]
+    module.weight = _parameter(module) * _mask_of(module).view(torch.uint8)  # type: ignore[assignment]
 
 
 def apply_masks(model: nn.Module, ticket: Mapping[str, Tensor]) -> list[str]:

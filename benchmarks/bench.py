@@ -13,16 +13,35 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from timing import DEVICE, machine_rate
-from workloads import GROUPS, Results, peer, shares
+from peers import PEERS, peer
+from roofline import CASES, rooflines
+from timing import DEVICE, Measured, machine_rate
+from workloads import (
+    BF16,
+    PGD3,
+    PGD10,
+    RESNET50,
+    Recipe,
+    Results,
+    cifar,
+    eval_resnet50,
+    files,
+    growth,
+    jpeg,
+    memory,
+    prune_rewind,
+    train_resnet50,
+    training,
+)
 
 from engine.log import provenance
 
@@ -40,24 +59,67 @@ class Row:
 
 ROWS = (
     Row("train-pgd3-resnet50-fp32", "s, PGD-3 training step, 224², batch 16", 1.5, 1.8),
-    Row("train-pgd3-resnet50-bf16", "s, the same, --amp bf16", 3.1, 4),
-    Row("eval-pgd20-resnet50-fp32", "s, PGD-20 evaluation, 224², batch 24", 2.1, 2.6),
-    Row("eval-pgd20-resnet50-bf16", "s, the same, --amp bf16", 4.2, 5.5),
-    Row("train-pgd10-resnet18-bf16", "s, PGD-10 training step, 32², batch 64", 2.2, 2.8),
+    Row("train-pgd3-resnet50-bf16", "s, the same, --amp bf16", 2.7, 4),
+    Row("eval-pgd10-resnet50-fp32", "s, PGD-10 evaluation, 224², batch 24", 2.1, 2.6),
+    Row("eval-pgd10-resnet50-bf16", "s, the same, --amp bf16", 4.2, 5.5),
+    Row("train-pgd10-resnet18-bf16", "s, PGD-10 training step, 32², batch 64", 2.1, 2.8),
     Row("train-pgd3-resnet20s-bf16", "s, PGD-3 training step, 32², batch 128", 2.1, 3),
     Row("train-std-resnet50-bf16", "s, standard training step, 224², batch 32", 2.4, 3.5),
-    Row("data-cifar-224", "s per 256 images to float on the device, one process", 2.2, 4),
+    Row("data-cifar-224", "s per 256 images to float on the device, one process", 3, 4),
     Row("data-cifar-32", "s per 2,560 images, the same", 5, 8),
-    Row("data-jpeg-224", "s per 128 images, JPEGs of 500×375, one thread", 1.6, 2.2),
-    Row("prune-rewind-resnet50", "s, one prune and rewind", 5, 20),
-    Row("bytes-per-state-resnet50", "MB on disk per IMP state", 0.5, 0.35, True),
+    Row("data-jpeg-224", "s per 128 images, JPEGs of 500×375, one thread", 1.8, 2.2),
+    Row("prune-rewind-resnet50", "s, one prune and rewind", 5, 10),
+    Row("bytes-per-state-resnet50", "MB on disk per IMP state", 0.45, 0.35, True),
     Row("bytes-ticket-resnet50", "MB of a ticket file, over 3.0", 1, 1, True),
-    Row("share-train-resnet50-bf16", "TFLOP/s, PGD-3 training over the machine's", 0.48, 0.65),
-    Row("share-eval-resnet50-bf16", "TFLOP/s, PGD-20 evaluation over the machine's", 0.62, 0.8),
+    Row("roofline-train-resnet50", "s, PGD-3 training, the least over the time taken", 0.45, 0.7),
+    Row("roofline-eval-resnet50", "s, PGD-3 evaluation, the least over the time taken", 0.55, 0.8),
+    Row("roofline-train-resnet18", "s, PGD-3 training, 32², batch 64", 0.45, 0.7),
+    Row("roofline-eval-resnet18", "s, PGD-3 evaluation, 32², batch 64", 0.55, 0.8),
+    Row("roofline-train-resnet20s", "s, PGD-3 training, 32², batch 128", 0.45, 0.7),
+    Row("roofline-eval-resnet20s", "s, PGD-3 evaluation, 32², batch 128", 0.55, 0.8),
     Row("memory-train-resnet50-bf16", "MB, peak of the PGD-3 step", 0.7, 0.7, True),
     Row("memory-growth-20-rounds", "MB, peak of 40 prune-rewind rounds over 20", 1.01, 1.01, True),
-    Row("peer-torchattacks-pgd10", "s, PGD-10 attack, ResNet-18, 32², batch 64, fp32", None, None),
+    Row(
+        "peer-torchattacks-loop",
+        "s, PGD-10, ResNet-18, 32², batch 64, one fp32 network",
+        None,
+        None,
+    ),
+    Row("peer-torchattacks-user", "s, their network in fp32, ours in bf16", None, None),
+    Row("peer-foolbox-loop", "s, PGD-10, ResNet-18, 32², batch 64, one fp32 network", None, None),
+    Row("peer-foolbox-user", "s, their network in fp32, ours in bf16", None, None),
 )
+
+# --- groups of rows that share a baseline -------------------------------------------------------
+
+GROUPS: dict[Callable[[Results], list[Measured]], tuple[str, ...]] = {
+    train_resnet50: ("train-pgd3-resnet50-fp32", "train-pgd3-resnet50-bf16"),
+    eval_resnet50: ("eval-pgd10-resnet50-fp32", "eval-pgd10-resnet50-bf16"),
+    lambda _: training(3, Recipe("resnet18", 32, 64, 10, PGD10), BF16): (
+        "train-pgd10-resnet18-bf16",
+    ),
+    lambda _: training(7, Recipe("resnet20s", 32, 128, 10, PGD3), BF16): (
+        "train-pgd3-resnet20s-bf16",
+    ),
+    lambda _: training(4, RESNET50._replace(attack=None, batch=32), BF16): (
+        "train-std-resnet50-bf16",
+    ),
+    lambda _: cifar(224, 256): ("data-cifar-224",),
+    lambda _: cifar(32, 2560): ("data-cifar-32",),
+    jpeg: ("data-jpeg-224",),
+    prune_rewind: ("prune-rewind-resnet50",),
+    files: ("bytes-per-state-resnet50", "bytes-ticket-resnet50"),
+    rooflines: tuple(
+        f"roofline-{work}-{recipe.arch}" for recipe in CASES for work in ("train", "eval")
+    ),
+    memory: ("memory-train-resnet50-bf16",),
+    growth: ("memory-growth-20-rounds",),
+    **{
+        partial(peer, library): (f"peer-{name}-loop", f"peer-{name}-user")
+        for name, library in PEERS.items()
+    },
+}
+NEEDS = {name: name.split("-")[1] for row in ROWS if (name := row.name).startswith("peer-")}
 
 
 # --- the run --------------------------------------------------------------------------------------
@@ -76,17 +138,16 @@ def measure(wanted: Sequence[str]) -> tuple[dict[str, float], Results]:
     print("the machine's rate", flush=True)
     rates = {"bf16": machine_rate(torch.bfloat16), "fp32": machine_rate(torch.float32)}
     print(f"    {told(rates)}", flush=True)
-    found: Results = {"rate": rates["bf16"]}
-    if any(name.startswith("share-") for name in wanted):  # made from two other rows
-        wanted = [*wanted, "train-pgd3-resnet50-bf16", "eval-pgd20-resnet50-bf16"]
+    found: Results = {"rate": rates["bf16"], "rate_fp32": rates["fp32"]}
     for group, names in GROUPS.items():
         if not set(names) & set(wanted):
             continue
         print(", ".join(names), flush=True)
-        if group is shares:  # read again: where others work too, the first may be far too low
+        if group is rooflines:  # read again: where others work too, the first may be far too low
             found["rate"] = max(found["rate"], machine_rate(torch.bfloat16))
-        if group is peer and importlib.util.find_spec("torchattacks") is None:
-            print("    skipped: torchattacks is not installed", flush=True)
+        package = NEEDS.get(names[0])
+        if package and importlib.util.find_spec(package) is None:
+            print(f"    skipped: {package} is not installed", flush=True)
         else:
             found.update(zip(names, group(found), strict=True))
     return {**rates, "bf16": found["rate"]}, found

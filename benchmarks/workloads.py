@@ -10,7 +10,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,6 @@ from engine.distributed import keep_freed_memory
 from engine.steps import Execution, Metrics, evaluate, make_sgd, training_step
 from input_pipeline.splits import Split
 from models import build_model, fold_for_evaluation
-from models.flops import estimate_flops
 from pruning_utils import prune_by_magnitude, rewind
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,7 +36,7 @@ FP32 = Execution(DEVICE)
 BF16 = replace(FP32, amp=torch.bfloat16)
 EPS, STATES = 8 / 255, 19
 PGD3 = PGDConfig(EPS, 3, 16 / (3 * 255))
-PGD10, PGD20 = PGDConfig(EPS, 10, 2 / 255), PGDConfig(EPS, 20, 2 / 255)
+PGD10 = PGDConfig(EPS, 10, 2 / 255)
 Results = dict[str, Any]
 
 
@@ -104,43 +103,34 @@ def train_resnet50(_rows: Results) -> list[Measured]:
     return training(4, RESNET50, FP32, BF16)
 
 
-def plain_evaluation() -> Work:
-    model, data = plain_network("resnet50", 1000, 224).eval(), random_batch(EVALUATED, 224, 1000)
-    baseline.evaluation_step(model, *data, replace(PGD20, steps=1))
-    return lambda: baseline.evaluation_step(model, *data, PGD20)
+def plain_evaluation(recipe: Recipe) -> Work:
+    arch, side, batch, classes, attack, pruned = recipe
+    model = plain_network(arch, classes, side, pruned).eval()
+    data = random_batch(batch, side, classes)
+    baseline.evaluation_step(model, *data, replace(attack, steps=1))
+    return lambda: baseline.evaluation_step(model, *data, attack)
 
 
-def our_evaluation(execution: Execution) -> Work:
-    model, data = our_network("resnet50", 1000, 224, execution), random_batch(EVALUATED, 224, 1000)
+def our_evaluation(recipe: Recipe, execution: Execution) -> Work:
+    arch, side, batch, classes, attack, pruned = recipe
+    model, data = (
+        our_network(arch, classes, side, execution, pruned),
+        random_batch(batch, side, classes),
+    )
     network = execution.place(fold_for_evaluation(model))
 
     def attacked(config: PGDConfig) -> Metrics:
         perturb = make_pgd(network, config, execution.loss_scale)
         return evaluate(network, [data], execution=execution, perturb=perturb)
 
-    attacked(replace(PGD20, steps=1))
-    return lambda: attacked(PGD20)
+    attacked(replace(attack, steps=1))
+    return lambda: attacked(attack)
 
 
 def eval_resnet50(_rows: Results) -> list[Measured]:
-    ours = [partial(our_evaluation, execution) for execution in (FP32, BF16)]
-    return interleaved(plain_evaluation, *ours, n=2, warm=True)
-
-
-def shares(rows: Results) -> list[Measured]:
-    """Of the machine's rate: 2 FLOP per multiply-add of convolutions and classifier."""
-    model = build_model("resnet50", 1000, baseline.MEAN, baseline.STD)
-    forward, rate = estimate_flops(model, 224), rows["rate"]
-    # of each image, in forward passes: an attack step is two, the training pass three
-    work = {
-        "train-pgd3-resnet50-bf16": 16 * (2 * 3 + 3),
-        "eval-pgd20-resnet50-bf16": EVALUATED * 41,
-    }
-    found = []
-    for name, passes in work.items():
-        reached = passes * forward / rows[name].ours / 1e12
-        found.append(Measured(rate, reached, reached / rate, rows[name].n))
-    return found
+    recipe = RESNET50._replace(batch=EVALUATED, attack=PGD10)
+    ours = [partial(our_evaluation, recipe, execution) for execution in (FP32, BF16)]
+    return interleaved(partial(plain_evaluation, recipe), *ours, n=2, warm=True)
 
 
 # --- input pipelines ------------------------------------------------------------------------------
@@ -282,54 +272,16 @@ def _peaks(make: Make, rounds: tuple[int, ...], ours: bool) -> list[float]:
     return found
 
 
-def peak_of_process() -> int:
-    """Bytes; Linux's `getrusage` would count what the process's parent once had, too."""
-    status = Path("/proc/self/status")
+def peak_of_process(number: int | str = "self") -> int:
+    """Bytes; Linux's `getrusage` would count what the process's parent once had, too.
+
+    Of another process, by its number, on Linux only; 0 when it has ended.
+    """
+    status = Path(f"/proc/{number}/status")
     if status.exists():
-        return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) * 1024
+        found = re.search(r"VmHWM:\s+(\d+)", status.read_text())
+        return int(found[1]) * 1024 if found else 0
+    if number != "self":
+        return 0
     maximum = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return maximum if sys.platform == "darwin" else maximum * 1024
-
-
-def their_attack() -> Work:
-    import torchattacks
-
-    model, (images, labels) = our_network("resnet18", 10, 32, FP32).eval(), random_batch(64, 32, 10)
-    attack = torchattacks.PGD(model, eps=EPS, alpha=2 / 255, steps=10, random_start=True)
-    return lambda: attack(images, labels)
-
-
-def our_attack() -> Work:
-    model, (images, labels) = our_network("resnet18", 10, 32, FP32).eval(), random_batch(64, 32, 10)
-    perturb, placed = make_pgd(model, PGD10), FP32.images(images)
-    return lambda: perturb(placed, labels)
-
-
-def peer(_rows: Results) -> list[Measured]:
-    return interleaved(their_attack, our_attack, n=3)
-
-
-# --- groups of rows that share a baseline -------------------------------------------------------
-
-GROUPS: dict[Callable[[Results], list[Measured]], tuple[str, ...]] = {
-    train_resnet50: ("train-pgd3-resnet50-fp32", "train-pgd3-resnet50-bf16"),
-    eval_resnet50: ("eval-pgd20-resnet50-fp32", "eval-pgd20-resnet50-bf16"),
-    lambda _: training(3, Recipe("resnet18", 32, 64, 10, PGD10), BF16): (
-        "train-pgd10-resnet18-bf16",
-    ),
-    lambda _: training(7, Recipe("resnet20s", 32, 128, 10, PGD3), BF16): (
-        "train-pgd3-resnet20s-bf16",
-    ),
-    lambda _: training(4, RESNET50._replace(attack=None, batch=32), BF16): (
-        "train-std-resnet50-bf16",
-    ),
-    lambda _: cifar(224, 256): ("data-cifar-224",),
-    lambda _: cifar(32, 2560): ("data-cifar-32",),
-    jpeg: ("data-jpeg-224",),
-    prune_rewind: ("prune-rewind-resnet50",),
-    files: ("bytes-per-state-resnet50", "bytes-ticket-resnet50"),
-    shares: ("share-train-resnet50-bf16", "share-eval-resnet50-bf16"),
-    memory: ("memory-train-resnet50-bf16",),
-    growth: ("memory-growth-20-rounds",),
-    peer: ("peer-torchattacks-pgd10",),
-}

@@ -26,6 +26,7 @@ from models import (
     build_model,
     check_input_size,
     classifier,
+    compile_passes,
     fit_masks,
     load_pretrained,
     weights_file,
@@ -110,8 +111,8 @@ def normalization(
 
 def _placed(model: nn.Module, args: argparse.Namespace, execution: Execution) -> nn.Module:
     execution.place(synchronised(model) if args.sync_bn else model)
-    if args.compile:
-        model.compile()
+    if execution.compiled:
+        compile_passes(model, execution.layout, execution.cuda_graphs)
     return model
 
 

@@ -71,7 +71,7 @@ def plan_imp(args: argparse.Namespace) -> RunPlan:
         writes=_imp_files(states),
         last_ticket=states.last + 1,
         cost=_cost(args, passes, 1000, copies),
-        timed=_timed(args, epochs * images, classes=1000),
+        timed=_timed(args, epochs * images, passes, classes=1000),
     )
 
 
@@ -136,7 +136,7 @@ def plan_transfer(args: argparse.Namespace) -> RunPlan:
         save_dir=args.save_dir,
         writes=_transfer_files(args, adversarial),
         cost=_cost(args, passes, 10, copies),
-        timed=_timed(args, args.epochs * train, classes=10),
+        timed=_timed(args, args.epochs * train, passes, classes=10),
     )
 
 
@@ -220,8 +220,13 @@ def _cost(args: argparse.Namespace, passes: int, classes: int, copies: float) ->
     )
 
 
-def _timed(args: argparse.Namespace, images: int, classes: int) -> Timing | None:
-    """Time a few steps on random images, if asked to; `images` is their number in the whole run."""
+def _timed(args: argparse.Namespace, images: int, passes: int, classes: int) -> Timing | None:
+    """Time a few steps on random images, if asked to.
+
+    Args:
+        images: trained on in the whole run.
+        passes: of one image through the network in the whole run, evaluation included.
+    """
     if not args.time_it:
         return None
     cuda = torch.cuda.is_available() and args.device != "cpu"
@@ -241,7 +246,9 @@ def _timed(args: argparse.Namespace, images: int, classes: int) -> Timing | None
         loss.item()  # waits for the device
         seconds.append(time.perf_counter() - start)
     rate = count / min(seconds)
-    return Timing(str(execution.device), count, rate, images / rate / 3600)
+    each = training_passes(args.train_step if args.mode == "adv" else 0)
+    hours, whole_hours = images / rate / 3600, passes / each / rate / 3600
+    return Timing(str(execution.device), count, rate, hours, whole_hours)
 
 
 def _folder_images(root: str) -> tuple[int, int, int]:

@@ -52,12 +52,16 @@ class Cost:
 
 @dataclass(frozen=True)
 class Timing:
-    """What --time_it measured; `hours` are those of training on one such device."""
+    """What --time_it measured: `hours` of training on one such device.
+
+    `whole_hours` count evaluation too, its passes as fast as those of training.
+    """
 
     device: str
     images_per_step: int
     images_per_second: float
     hours: float
+    whole_hours: float
 
 
 @dataclass(frozen=True)
@@ -140,5 +144,5 @@ def _timing_line(timed: Timing) -> str:
     return (
         f"timed here: {timed.images_per_second:.3g} images/s in steps of {timed.images_per_step} "
         f"random images on {timed.device}: {timed.hours:.3g} hours of training on one such device, "
-        "evaluation aside"
+        f"{timed.whole_hours:.3g} with evaluation"
     )

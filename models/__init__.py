@@ -3,6 +3,7 @@
 May import files, pruning_utils and errors.
 """
 
+from models.compiled import compile_passes
 from models.download import is_fetched, torchvision_file, weights_file
 from models.flops import check_input_size, estimate_activations, estimate_flops
 from models.fold import bake_masks, fold_for_evaluation
@@ -25,6 +26,7 @@ __all__ = [
     "build_model",
     "check_input_size",
     "classifier",
+    "compile_passes",
     "count_classes",
     "estimate_activations",
     "estimate_flops",

@@ -22,9 +22,10 @@ from files import names
 from files.features import lacks_told
 from files.study_record import record_plan
 from study.config import ROOT, Run, Study, read_study
-from study.forecast import Forecast, make_forecasts
+from study.forecast import Forecast, make_forecasts, study_seconds
 from study.machine import cores, threads_each, usual_jobs, visible_gpus
 from study.running import Queue, Stop
+from study.screen import clock
 from study.slurm import max_array_size, sbatch_script
 from study.state import CUT_OFF, DONE, TO_DO, has_other_flags, state_of
 
@@ -47,6 +48,8 @@ def build_parser() -> Parser:
     add("--only", type=_pattern, metavar="REGEX", help="only runs whose name this is found in")
     add("--dry_run", "--dry-run", action="store_true",
         help="print the list, the estimated cost and the commands")  # fmt: skip
+    add("--time_it", action="store_true",
+        help="with --dry_run: time some steps of each kind of run, estimate the whole")  # fmt: skip
     add("--list", action="store_true", help="print a numbered command per run, as for --run")
     add("--slurm", action="store_true",
         help="print the sbatch commands for what is left (-J: tasks at a time)")  # fmt: skip
@@ -97,6 +100,8 @@ def _stop(number: int, _: object) -> NoReturn:
 
 def run_study(study: Study, args: argparse.Namespace) -> int:
     """Run what is left (or with --dry_run say what that is); then write the report."""
+    if args.time_it and not args.dry_run:
+        raise InputError("--time_it goes with --dry_run")
     gpus = visible_gpus()
     chosen = choose(study, args.only)
     states = {run.name: state_of(run) for run in chosen}
@@ -111,25 +116,35 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
             again = f"to make it again, delete {run.folder}"
             print(f"note: {run.name} was made with other flags; {again}")
 
-    def command(run: Run) -> list[str]:
+    def threads(run: Run) -> list[str]:
         own = gpus or "--threads" in run.arguments
-        return run.command(PYTHON, *([] if own else ["--threads", str(threads_each(jobs))]))
+        return [] if own else ["--threads", str(threads_each(jobs))]
+
+    def command(run: Run) -> list[str]:
+        return run.command(PYTHON, *threads(run))
 
     if args.dry_run:
+        if args.time_it and todo:
+            print("timing some steps of every kind of run …", flush=True)
+            timed = make_forecasts(
+                study, todo, PYTHON, 1 if gpus else jobs, lambda run: ["--time_it", *threads(run)]
+            )
+            print_time(timed, jobs)
         for run in todo:
             print(f"\n# {run.name}\n{shlex.join(command(run))}")
         return 0
-    record(study, args.config)
+    record(study)
     queue = Queue(todo, command, folder=study.out, jobs=jobs, gpus=gpus, forecasts=forecasts)
     queue.work()
     return finish(study, queue.failed)
 
 
-def record(study: Study, config: Path) -> None:
+def record(study: Study) -> None:
     """Record what is planned before it runs, which the report needs to know."""
     try:
-        with lacks_told(lambda line: print(f"warning: {line}", file=sys.stderr)):
-            record_plan(study.out, config, study.states, study.seeds)
+        if study.plan is not None:
+            with lacks_told(lambda line: print(f"warning: {line}", file=sys.stderr)):
+                record_plan(study.out, study.plan)
     except (RunFailed, OSError) as error:
         print(f"note: the plan is not recorded: {error}", file=sys.stderr)
 
@@ -159,6 +174,13 @@ def print_list(states: Mapping[str, str], forecasts: Mapping[str, Forecast]) -> 
             "(an estimate from FLOPs; runs cut off are counted whole)"
         )
     sys.stdout.flush()
+
+
+def print_time(timed: Mapping[str, Forecast], jobs: int) -> None:
+    seconds = study_seconds(timed.values(), jobs)
+    if seconds is not None:
+        print(f"what is left takes about {clock(seconds)} here, {jobs} at a time (timed on random "
+              "images; reading data, starting and waiting for tickets aside)")  # fmt: skip
 
 
 def finish(study: Study, failed: Sequence[tuple[Run, str]]) -> int:
@@ -210,7 +232,7 @@ def one_run(study: Study, args: argparse.Namespace) -> int:
             print(f"error: {run.name} needs {needed.path}, which is not there yet", file=sys.stderr)
             return 1
     command = run.command(PYTHON)
-    record(study, args.config)
+    record(study)
     print(f"$ {shlex.join(command)}", flush=True)
     return os.execv(PYTHON, command)
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 import signal
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,13 +33,22 @@ class Forecast:
     gpu_hours: float | None
     flop_per_image: float | None  # of one pass
     memory: float  # bytes, of the network and the images of a pass
+    seconds: float | None  # of the whole run here, where it was timed
     missing: tuple[str, ...]  # inputs that are not there and that no run of the study writes
 
 
 def make_forecasts(
-    study: Study, runs: Iterable[Run], python: str, jobs: int
+    study: Study,
+    runs: Iterable[Run],
+    python: str,
+    jobs: int,
+    further: Callable[[Run], Sequence[str]] = lambda _: (),
 ) -> dict[str, Forecast]:
     """The forecast of every run by name. Runs that cost the same share one call of the main.
+
+    Args:
+        jobs: calls at a time.
+        further: what a call says beside a run's own words.
 
     Raises:
         InputError: a main refuses its flags; or a transfer wants a ticket that will not exist.
@@ -52,7 +61,9 @@ def make_forecasts(
                               initargs=(signal.SIG_UNBLOCK, STOPPING))  # fmt: skip
     try:
         with _held_signals():  # one that raised while a thread starts would break the thread
-            made = pool.map(lambda run: _forecast(run, python, study.out), groups.values())
+            made = pool.map(
+                lambda run: _forecast(run, python, study.out, further(run)), groups.values()
+            )
         forecasts = dict(zip(groups, made, strict=True))
     finally:
         pool.shutdown(cancel_futures=True)
@@ -83,8 +94,8 @@ def _kind(run: Run) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def _forecast(run: Run, python: str, out: Path) -> Forecast:
-    command = run.command(python, "--dry_run", "--json")
+def _forecast(run: Run, python: str, out: Path, further: Sequence[str]) -> Forecast:
+    command = run.command(python, "--dry_run", "--json", *further)
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode:
         lines = answer.stderr.strip().splitlines() or ["no message"]
@@ -95,6 +106,7 @@ def _forecast(run: Run, python: str, out: Path) -> Forecast:
 def read_plan(plan: Mapping[str, Any], out: Path) -> Forecast:
     """What matters here of a plan; `out` is the study's folder."""
     cost = plan["cost"] or {}
+    timed = plan.get("timed")
     own = [out / kind for kind in TICKETS]
     return Forecast(
         epochs=plan["epochs"],
@@ -103,6 +115,7 @@ def read_plan(plan: Mapping[str, Any], out: Path) -> Forecast:
         gpu_hours=cost.get("gpu_hours"),
         flop_per_image=cost["flop"] / cost["passes"] if cost else None,
         memory=cost["network_bytes"] + cost["activation_bytes"] if cost else 0.0,
+        seconds=3600 * timed["whole_hours"] if timed else None,
         missing=tuple(
             f"{needed['name']} {needed['path']}"
             for needed in plan["inputs"]
@@ -118,3 +131,14 @@ def _check(run: Run, needed: Needed, study: Study, forecasts: Mapping[str, Forec
         raise InputError(f"{run.name}: {name} ends with the ticket of state {last}")
     if has_last_ticket(needed.folder) and not needed.path.is_file():
         raise InputError(f"{run.name}: {name} is done and has no {needed.path.name}")
+
+
+def study_seconds(runs: Collection[Forecast], jobs: int) -> float | None:
+    """Seconds until all runs are done, `jobs` at a time; None where one that trains is untimed.
+
+    The queue may wait for tickets, which is not counted.
+    """
+    if any(told.seconds is None and told.flop is not None for told in runs):
+        return None
+    each = [told.seconds or 0.0 for told in runs]
+    return max(sum(each) / jobs, max(each, default=0.0))

@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 from study.forecast import Forecast
 
-SMALL = 5e8  # FLOP of one image through a network, below which threads in it gain next to nothing
+SMALL = 2e9  # FLOP of one image through a network, up to which a job on each core was seen to gain
 OF_MEMORY = 0.5  # the share of the machine's memory that the jobs may be planned to fill
 OF_PROCESS = 0.5e9  # bytes of a job beside what its plan says: Python, PyTorch, loaders
 
@@ -39,11 +39,12 @@ def threads_each(jobs: int) -> int:
 
 
 def usual_jobs(gpus: Collection[str], runs: Collection[Forecast]) -> int:
-    """How many runs at a time, unless -J says so: one for each GPU.
+    """How many of the `runs` at a time, unless -J says so: one for each GPU.
 
-    On a CPU one for each core, with one thread each, if every network is SMALL and all fit into the
-    memory; else one run with all of the cores. A ResNet-20s at 32 pixels (0.08 GFLOP) is small; for
-    a ResNet-18 there (1.1 GFLOP) and larger networks nobody has measured a gain.
+    On a CPU, if every network is SMALL: as many as there are cores, runs, and room in OF_MEMORY of
+    the memory; the cores are shared out as threads. Else one run with all of the cores. A
+    ResNet-18 at 32 pixels (1.1 GFLOP) is small, a ResNet-50 at 224 (8.2 GFLOP) is not. The figures
+    are in benchmarks/README.md.
     """
     if gpus:
         return len(gpus)
@@ -51,7 +52,7 @@ def usual_jobs(gpus: Collection[str], runs: Collection[Forecast]) -> int:
     if not trained or any((told.flop_per_image or 0) > SMALL for told in trained):
         return 1
     largest = max(told.memory for told in trained) + OF_PROCESS
-    return max(min(cores(), int(OF_MEMORY * memory() / largest)), 1)
+    return max(min(cores(), len(runs), int(OF_MEMORY * memory() / largest)), 1)
 
 
 def memory() -> float:

@@ -17,6 +17,7 @@ sys.path.insert(1, str(ROOT / "benchmarks"))
 
 import baseline
 import bench
+import roofline
 import timing
 import workloads
 from workloads import PGD3, Recipe
@@ -88,8 +89,78 @@ def test_both_sides_prune_and_rewind_to_the_same_masks_and_weights():
 
 
 def test_every_row_comes_from_one_group():
-    made = [name for names in workloads.GROUPS.values() for name in names]
+    made = [name for names in bench.GROUPS.values() for name in names]
     assert sorted(made) == sorted(row.name for row in bench.ROWS)
+
+
+# --- the roofline ---------------------------------------------------------------------------------
+
+
+class Tiny(nn.Module):
+    """A 3x3 convolution of 2 to 3 channels and a classifier of 5 classes, for images of 4x4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 3, padding=1, bias=False)
+        self.fc = nn.Linear(48, 5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.conv(images).relu().flatten(1))
+
+
+CONV, FC = 2 * 16 * 3 * 2 * 9, 2 * 48 * 5  # FLOP of one pass of one image
+IMAGE, KERNEL, MAP, MATRIX = 4 * 2 * 16, 4 * 3 * 2 * 9, 4 * 3 * 16, 4 * 48 * 5  # bytes
+
+
+def test_flop_of_both_passes_are_those_computed_by_hand():
+    model, images = Tiny(), torch.rand(7, 2, 4, 4)
+
+    def flop(work) -> float:
+        return sum(done.flop for done in roofline.count(work))
+
+    def attack() -> None:
+        adversarial = images.clone().requires_grad_()
+        torch.autograd.grad(model.requires_grad_(False)(adversarial).sum(), adversarial)
+
+    with torch.no_grad():
+        assert flop(lambda: model(images)) == 7 * (CONV + FC)
+    # to the weights of both, and to what comes into the classifier
+    assert flop(lambda: model(images).sum().backward()) == 7 * (2 * CONV + 3 * FC)
+    assert flop(attack) == 7 * (2 * CONV + 2 * FC)
+
+
+def test_bytes_are_those_of_what_goes_in_and_comes_out():
+    model, images = Tiny(), torch.rand(7, 2, 4, 4)
+    operations = roofline.count(lambda: model(images).sum().backward())
+    moved = {done.name: done.bytes for done in operations if done.bytes}
+    assert moved["convolution"] == 7 * IMAGE + KERNEL + 7 * MAP
+    assert moved["relu"] == 7 * 2 * MAP
+    assert moved["addmm"] == 7 * MAP + MATRIX + 4 * 5 + 7 * 4 * 5
+    assert moved["threshold_backward"] == 7 * 3 * MAP
+    assert moved["convolution_backward"] == 7 * (MAP + IMAGE) + 2 * KERNEL
+    assert not {"view", "t", "detach", "expand"} & set(moved)
+
+
+def test_an_expanded_tensor_lies_in_memory_once_and_one_in_place_is_read_and_written():
+    row, rows = torch.rand(1, 8), torch.zeros(16, 8)
+    (done,) = roofline.count(lambda: rows.add_(row.expand(16, 8)))
+    assert done.bytes == 2 * rows.nbytes + row.nbytes
+    (done,) = roofline.count(lambda: torch.empty(16, 8).copy_(rows))
+    assert done.bytes == 2 * rows.nbytes
+
+
+def test_an_operation_takes_as_long_as_the_slower_of_arithmetic_and_memory():
+    def operation(dtype: torch.dtype, flop: float, moved: float) -> roofline.Operation:
+        return roofline.Operation("", dtype, flop, moved)
+
+    operations = [
+        operation(torch.bfloat16, 800.0, 10.0),  # 2 s of arithmetic, 1 s of memory
+        operation(torch.float32, 800.0, 10.0),  # 8 s and 1 s
+        operation(torch.float32, 100.0, 200.0),  # 1 s and 10 s, where copies are faster
+    ]
+    rate = {torch.bfloat16: 400.0, torch.float32: 100.0}.__getitem__
+    seconds = roofline.least_seconds(operations, rate, lambda moved: 20.0 if moved > 50 else 10.0)
+    assert seconds == 2 + 8 + 10
 
 
 def sign(path: Path, name: str) -> None:
@@ -109,7 +180,7 @@ def test_turns_are_taken_in_processes_of_their_own(tmp_path):
 
 
 def test_the_json_has_the_machine_and_a_row_for_all_that_was_asked(tmp_path, monkeypatch, capsys):
-    rows = ("memory-train-resnet50-bf16", "peer-torchattacks-pgd10")
+    rows = ("memory-train-resnet50-bf16", "peer-foolbox-loop")
     found = [timing.Measured(3.0, 1.5, ratio, 4) for ratio in (0.5, 2.0)]
     monkeypatch.setattr(bench, "GROUPS", {lambda _: found: rows})
     monkeypatch.setattr(bench, "machine_rate", lambda dtype: {torch.bfloat16: 2.0}.get(dtype, 1.0))

@@ -256,6 +256,9 @@ def test_a_plan_as_json_says_what_its_text_says(data, capsys, tmp_path, monkeypa
     found = plan_as_json(main_downstream.main, transfer_flags(data, "--time_it"), capsys)
     assert (found["task"], found["epochs"], found["last_ticket"]) == ("transfer", 100, None)
     assert found["timed"]["images_per_second"] > 0
+    in_training = 100 * 36 * training_passes(10)
+    share = found["timed"]["hours"] / found["timed"]["whole_hours"]
+    assert share == pytest.approx(in_training / found["cost"]["passes"])
     found = plan_as_json(main_imp_pretrain.main, ["--ticket", "omp", "--init", "gone"], capsys)
     assert (found["task"], found["last_ticket"], found["cost"]) == ("omp", 20, None)
 

@@ -20,9 +20,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from files.study_record import Plan, read_study_record
 from study import machine
 from study.config import Run
-from study.forecast import Forecast
+from study.forecast import Forecast, study_seconds
 from study.progress import Epochs, Pace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -178,6 +179,14 @@ def test_the_margin_of_the_evidence_is_fixed_in_the_studys_file(project):
     project.write(CONFIG.replace("[study]", "[study]\nevidence_margin = 1.5"))
     done = project.run("-J", "8", "--only", "std/cifar10/std|imp/std")
     assert f"reported {project.out} --evidence_margin 1.5\n" in done.stdout
+
+
+def test_what_is_planned_is_recorded_before_the_first_run(project):
+    project.run("--dry_run")
+    assert read_study_record(project.out) is None
+    project.run("--only", "^imp/std$")
+    plan = Plan(str(project.config), (2,), (1,), ("std", "adv"), ("cifar10",), (1.0,))
+    assert read_study_record(project.out).plans == (plan,)
 
 
 def test_commands_of_a_study(project):
@@ -478,17 +487,57 @@ def test_small_networks_on_a_cpu_get_a_core_each_as_far_as_memory_allows(project
 
 def test_the_usual_number_of_jobs(monkeypatch):
     def told(flop, memory):
-        return Forecast(1, None, 1.0, 1.0, flop, memory, ())
+        return Forecast(1, None, 1.0, 1.0, flop, memory, None, ())
 
     monkeypatch.setattr(machine, "cores", lambda: 8)
     monkeypatch.setattr(machine, "memory", lambda: 16e9)
     small, large, untrained = told(8e7, 0.3e9), told(8e9, 2e9), told(None, 0.0)
-    assert machine.usual_jobs(["0", "1"], [small]) == 2
-    assert machine.usual_jobs([], [small, untrained]) == 8
-    assert machine.usual_jobs([], [small, told(8e7, 1.5e9)]) == 4  # half of 16 GB for 2 GB each
-    assert machine.usual_jobs([], [small, told(8e7, 50e9)]) == 1
-    assert machine.usual_jobs([], [small, large]) == 1
+    assert machine.usual_jobs(["0", "1"], [small] * 9) == 2
+    assert machine.usual_jobs([], [small, untrained] * 9) == 8
+    assert machine.usual_jobs([], [small] * 3) == 3  # no core is left to a run that is not there
+    larger = told(8e7, 1.5e9)
+    assert machine.usual_jobs([], [small, larger] * 9) == 4  # half of 16 GB for 2 GB each
+    assert machine.usual_jobs([], [small, told(8e7, 50e9)] * 9) == 1
+    assert machine.usual_jobs([], [small, large] * 9) == 1
     assert machine.usual_jobs([], [untrained]) == machine.usual_jobs([], []) == 1
+
+
+def test_more_jobs_than_gpus_share_them_evenly(project):
+    project.write(**{'"--epochs 2"': '"--epochs 1 --seconds 1"', "[0, 2]": "[0, 1]"})
+    project.run("-J", "4", CUDA_VISIBLE_DEVICES="3,5")
+    at_once = {"3": 0, "5": 0}
+    most, gpu_of = dict(at_once), {}
+    for line in (project.folder / "calls").read_text().splitlines():
+        _, what, folder, *rest = line.split()
+        if what == "start":
+            gpu_of[folder] = rest[0].removeprefix("gpu=")
+        at_once[gpu_of[folder]] += 1 if what == "start" else -1
+        most = {gpu: max(most[gpu], at_once[gpu]) for gpu in most}
+    assert most == {"3": 2, "5": 2}
+
+
+def test_time_it_tells_how_long_all_of_it_takes(project):
+    text = project.run("--dry_run", "--time_it", "-J", "1").stdout
+    assert "what is left takes about 20:00:00 here, 1 at a time" in text  # 10 runs of 2 hours
+    assert text.count("# imp/") == 2
+    text = project.run("--dry_run", "--time_it", "-J", "99").stdout
+    assert "takes about 3:00:00 here, 99 at a time" in text  # the longest, with one thread
+    project.write(**{'"--epochs 2"': '"--epochs 2 --threads 7"'})
+    text = project.run("--dry_run", "--time_it", "-J", "99").stdout
+    assert "takes about 2:00:00 here, 99 at a time" in text  # with the threads that it asks for
+    assert "takes about" not in project.run("--dry_run").stdout
+    assert project.names() == []
+    done = project.run("--time_it", check=2)
+    assert done.stderr == "error: --time_it goes with --dry_run\n"
+
+
+def test_runs_that_do_not_train_take_no_time():
+    def told(flop, seconds):
+        return Forecast(1, None, flop, 1.0, flop, 0.0, seconds, ())
+
+    assert study_seconds([told(1.0, 30.0), told(1.0, 50.0), told(None, None)], 2) == 50
+    assert study_seconds([told(1.0, 30.0)] * 5, 2) == 75
+    assert study_seconds([told(1.0, 30.0), told(1.0, None)], 1) is None
 
 
 # --- what is seen ---------------------------------------------------------------------------------

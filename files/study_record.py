@@ -22,8 +22,8 @@ from files.results import Group, read_results
 class Plan:
     """What a study's file asked for at one time: the states of tickets and the seeds, and where.
 
-    config: the TOML file. late: results of the plan's own groups were there already, so that it is
-    unknown what was fixed beforehand.
+    config: the TOML file. evidence_margin: in points, if it fixes one. late: results of the plan's
+    own groups were there already, so that it is unknown what was fixed beforehand.
     """
 
     config: str
@@ -32,6 +32,7 @@ class Plan:
     pretrainings: tuple[str, ...]
     datasets: tuple[str, ...]
     data_numbers: tuple[float, ...]
+    evidence_margin: float | None = None
     late: bool = False
 
     def covers(self, group: Group) -> bool:
@@ -112,6 +113,19 @@ def read_study_records(root: Path) -> tuple[list[StudyRecord], list[str]]:
     return records, problems
 
 
+def planned_margin(records: Sequence[StudyRecord]) -> float | None:
+    """The margin of the evidence that studies have fixed, in points; None where none has.
+
+    Raises InputError where they have fixed different ones.
+    """
+    plans = [plan for record in records for plan in record.plans]
+    margins = {plan.evidence_margin for plan in plans if plan.evidence_margin is not None}
+    if len(margins) > 1:
+        several = ", ".join(f"{margin:g}" for margin in sorted(margins))
+        raise InputError(f"the studies fix different margins ({several}): give --evidence_margin")
+    return margins.pop() if margins else None
+
+
 def _plan(data: Any) -> Plan:
     kinds: dict[str, Any] = {
         "states": int, "seeds": int, "pretrainings": str, "datasets": str,
@@ -120,7 +134,10 @@ def _plan(data: Any) -> Plan:
     lists = {key: tuple(_several(data[key], kind)) for key, kind in kinds.items()}
     if not isinstance(data["config"], str) or not isinstance(data["late"], bool):
         raise ValueError(f"{data!r} is no plan")
-    return Plan(config=data["config"], late=data["late"], **lists)
+    margin = data.get("evidence_margin")
+    if margin is not None:
+        (margin,) = _several([margin], (int, float))
+    return Plan(config=data["config"], late=data["late"], evidence_margin=margin, **lists)
 
 
 def _several(values: Any, kind: Any) -> list[Any]:

@@ -44,8 +44,8 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--evidence_margin", "--evidence-margin", type=float, metavar="POINTS",
-        help="what a ticket may lack by the evidence, fixed beforehand (left out: the rule's "
-        "tolerance, which is itself estimated)",
+        help="what a ticket may lack by the evidence, fixed beforehand (left out: what the study's "
+        "file has fixed, else the rule's tolerance, which is itself estimated)",
     )  # fmt: skip
     parser.add_argument(
         "--plan", action="store_true",

@@ -188,10 +188,7 @@ def finish(study: Study, failed: Sequence[tuple[Run, str]]) -> int:
     status = 0
     if any(study.out.rglob(names.RESULTS)):
         print("\nreport:", flush=True)
-        margin = study.evidence_margin
-        flags = [] if margin is None else ["--evidence_margin", f"{margin:g}"]
-        report = ["bash", str(ROOT / "script/report.sh"), str(study.out), *flags]
-        status = subprocess.run(report).returncode
+        status = subprocess.run(["bash", str(ROOT / "script/report.sh"), str(study.out)]).returncode
     for run, why in failed:
         log = f"; see {run.log}" if run.log.exists() else ""
         print(f"failed: {run.name}: {why}{log}", file=sys.stderr)

@@ -58,12 +58,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """plan: of the transfers; None without any. evidence_margin: in points, for the report."""
+    """plan: of the transfers; None without any."""
 
     out: Path
     runs: tuple[Run, ...]
     plan: Plan | None = None
-    evidence_margin: float | None = None
 
 
 def read_study(path: Path, out: str | None = None) -> Study:
@@ -104,10 +103,10 @@ def read_study(path: Path, out: str | None = None) -> Study:
                 runs += [grid.untrained(kind, run) for run in runs[: len(tags)]]
         for tag in tags:
             runs += grid.runs(tag)
-        plan = grid.plan(path, tags)
+        plan = grid.plan(path, tags, evidence_margin)
     if not runs:
         raise InputError(f"{path}: no [[pretraining]], so nothing to run")
-    return Study(folder, tuple(runs), plan, evidence_margin)
+    return Study(folder, tuple(runs), plan)
 
 
 def _pretraining(table: Table, tag: str, flags: list[str], out: Path) -> Run:
@@ -140,7 +139,7 @@ class Grid:
         self.without = table.several("without", str, lambda w: w in self.flags, [])
         table.end()
 
-    def plan(self, path: Path, tags: Sequence[str]) -> Plan:
+    def plan(self, path: Path, tags: Sequence[str], evidence_margin: float | None) -> Plan:
         """What is asked for, for the record."""
         return Plan(
             str(path.resolve()),
@@ -149,6 +148,7 @@ class Grid:
             tuple(tags),
             tuple(self.datasets),
             tuple(self.fractions),
+            evidence_margin,
         )
 
     def untrained(self, kind: str, imp: Run) -> Run:

@@ -223,6 +223,18 @@ def test_without_a_margin_the_rules_tolerance_is_taken(tmp_path):
         judge([run()], 0.5, {}, -1)
 
 
+def test_the_margin_is_the_one_that_the_studys_file_has_fixed(tmp_path):
+    study(tmp_path, {0: (), 1: ()})
+    plan(tmp_path, [1], (1, 2, 3), evidence_margin=2.5)
+    assert verdict_of(tmp_path, margin=None).evidence_margin == 2.5
+    assert verdict_of(tmp_path, margin=1.0).evidence_margin == 1.0
+    plan(tmp_path, [2], (1, 2, 3), config="other.toml")
+    assert verdict_of(tmp_path, margin=None).evidence_margin == 2.5
+    plan(tmp_path, [2], (1, 2, 3), config="third.toml", evidence_margin=1.0)
+    with pytest.raises(InputError, match=r"different margins \(1, 2.5\): give --evidence_margin"):
+        verdict_of(tmp_path, margin=None)
+
+
 # --- what was planned, and what is missing --------------------------------------------------------
 
 

@@ -35,16 +35,19 @@ def _beside(args: argparse.Namespace) -> Path:
 
 
 def state_given(args: argparse.Namespace) -> int:
-    """The state to go on with, for a plan; 0 where the whole run is to be done."""
+    """The first state to train, for a plan: 0 where the whole run is to be done.
+
+    A ticket of state 0 is the dense network that the initial weights belong to: state 1 is next.
+    """
     path = args.continue_from
-    return (read_ticket(path).state or 0) if path and Path(path).is_file() else 0
+    return max(read_ticket(path).state or 0, 1) if path and Path(path).is_file() else 0
 
 
 def find(args: argparse.Namespace, warnings: Warnings) -> Salvaged | None:
     """Where a search goes on, unless there is a checkpoint to resume, which comes first.
 
-    `warnings` is told in which flags the ticket's run differs. Raises InputError as `salvage`
-    does, and where no state is left to be trained.
+    `warnings` is told in which flags the ticket's run differs. Raises InputError for
+    files that cannot be read or do not fit, and where no state is left to be trained.
     """
     folder = build.search_folder(args)
     if args.continue_from is None or folder.checkpoint() is not None:

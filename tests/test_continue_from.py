@@ -171,12 +171,13 @@ def test_random_starts_are_counted_as_training_draws_them(data, world, micro_bat
         assert list(_passes(training)) == expected  # type: ignore[arg-type]
 
 
-def test_the_plan_is_of_what_is_left(data, standard, tmp_path, capsys):
-    ticket = standard / "2-ticket.safetensors"
+@pytest.mark.parametrize(("state", "left"), [(0, [1, 2, 3]), (2, [2, 3])])
+def test_the_plan_is_of_what_is_left(data, standard, tmp_path, capsys, state, left):
+    ticket = standard / f"{state}-ticket.safetensors"
     run_imp(data, tmp_path / "run", *flags(ticket, "--dry_run", "--json", mode="std"))
     plan = json.loads(capsys.readouterr().out)
-    assert [state["state"] for state in plan["states"]] == [2, 3]
-    assert plan["epochs"] == 2
+    assert [planned["state"] for planned in plan["states"]] == left
+    assert plan["epochs"] == len(left)
     assert {"name": "--continue_from", "path": str(ticket), "missing": False} in plan["inputs"]
     assert not (tmp_path / "run").exists()
 

@@ -104,15 +104,24 @@ def _random_start(images: Tensor, eps: float) -> Tensor:
 
 @contextlib.contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Inside the block no parameter of `model` asks for a gradient."""
+    """Inside the block no parameter of `model` asks for a gradient, nor a weight made of one."""
     asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in asking:
         parameter.requires_grad_(False)
+    made = {
+        module: module.__dict__["weight"]
+        for module in model.modules()
+        if isinstance(module.__dict__.get("weight"), Tensor)
+    }
+    for module, weight in made.items():
+        module.__dict__["weight"] = weight.detach()
     try:
         yield
     finally:
         for parameter in asking:
             parameter.requires_grad_(True)
+        for module, weight in made.items():
+            module.__dict__["weight"] = weight
 
 
 # --- testing a finished network -------------------------------------------------------------------

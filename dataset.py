@@ -94,7 +94,8 @@ def build_loaders(
     *,
     batch_size: int,
     eval_batch_size: int,
-    workers: int,
+    workers: int | None,
+    processes: int = 1,
     seed: int,
     pin_memory: bool = False,
 ) -> tuple[Loader, Loader, Loader | None]:
@@ -118,6 +119,7 @@ def build_loaders(
             splits.classes,
             batch_size=batch_size if train else eval_batch_size,
             workers=workers,
+            processes=processes,
             seed=seed,
             train=train,
             skip_bad=spec.skip_bad,

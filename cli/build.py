@@ -64,7 +64,14 @@ def set_up_process(args: argparse.Namespace) -> None:
 
 
 def execution(args: argparse.Namespace, device: torch.device) -> Execution:
-    return Execution(device, args.channels_last, AMP[args.amp], args.micro_batch)
+    return Execution(
+        device,
+        args.channels_last,
+        AMP[args.amp],
+        args.micro_batch,
+        args.compile,
+        args.cuda_graphs,
+    )
 
 
 def search_folder(args: argparse.Namespace) -> RunFolder:
@@ -184,6 +191,7 @@ def _loaders(
             batch_size=_global_batch(args, runtime, warnings),
             eval_batch_size=eval_batch_size,
             workers=args.workers,
+            processes=runtime.processes_here,
             seed=args.seed,
             pin_memory=runtime.device.type == "cuda",
         )

@@ -69,6 +69,10 @@ def check_together(args: argparse.Namespace) -> None:
         raise InputError("--json goes with --dry_run, whose plan it prints")
     if args.amp == "fp16" and (args.device == "cpu" or not torch.cuda.is_available()):
         raise InputError("--amp fp16 needs CUDA; on the CPU there is --amp bf16")
+    if args.cuda_graphs and not args.compile:
+        raise InputError("--cuda_graphs goes with --compile, whose graphs they record")
+    if args.cuda_graphs and (args.device == "cpu" or not torch.cuda.is_available()):
+        raise InputError("--cuda_graphs needs CUDA; leave it out")
     if (args.mean is None) != (args.std is None):
         raise InputError("--mean and --std go together: give both or neither")
 

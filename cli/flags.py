@@ -29,18 +29,9 @@ FILES = ("init", "tickets_file", "masking_source")  # flags that name a file
 # Flags that may differ when a run is resumed: they change neither its results nor its files' names.
 FREE_FLAGS = frozenset(
     (
-        *(
-            "resume",
-            "continue_from",
-            "dry_run",
-            "time_it",
-            "evaluate",
-            "export_released",
-            "keep",
-            "tag",
-            "save_dir",
-        ),
-        *("workers", "print_freq", "save_every_steps", "eval_batch_size", "compile", "threads"),
+        *("resume", "continue_from", "dry_run", "time_it", "evaluate", "export_released"),
+        *("keep", "tag", "save_dir", "workers", "print_freq", "save_every_steps"),
+        *("eval_batch_size", "threads", "compile", "cuda_graphs"),
         *("device", "gpu", "nproc", "world_size", "rank", "dist_url", "dist_backend"),
         *("dist_timeout", "start_epoch"),
         # Without --skip_bad a run ends at the first bad image; where files lie is free, not what

@@ -24,7 +24,9 @@ from input_pipeline.loader import Loader
 from models import (
     Loaded,
     build_model,
+    check_input_size,
     classifier,
+    compile_passes,
     fit_masks,
     load_pretrained,
     weights_file,
@@ -95,7 +97,9 @@ def apply_ticket(model: nn.Module, ticket: Ticket, warnings: Warnings) -> None:
 
 def _fresh_network(args: argparse.Namespace, classes: int, dataset: str) -> nn.Module:
     mean, std = normalization(args, dataset)
-    return build_model(args.arch, classes, mean, std, args.stem, args.width)
+    model = build_model(args.arch, classes, mean, std, args.stem, args.width)
+    check_input_size(model, args.input_size)
+    return model
 
 
 def normalization(
@@ -107,8 +111,8 @@ def normalization(
 
 def _placed(model: nn.Module, args: argparse.Namespace, execution: Execution) -> nn.Module:
     execution.place(synchronised(model) if args.sync_bn else model)
-    if args.compile:
-        model.compile()
+    if execution.compiled:
+        compile_passes(model, execution.layout, execution.cuda_graphs)
     return model
 
 

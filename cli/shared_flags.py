@@ -41,8 +41,8 @@ def add_image_flags(group) -> None:
         "-j",
         "--workers",
         type=natural,
-        default=2,
-        help="loader processes; results do not depend on their number (2)",
+        help="loader processes, on whose number no result depends (one for each core that the "
+        "process may use, at most 16; none where the images lie in memory at their final size)",
     )
     add("--skip_bad", action="store_true", help="go on past unreadable images, with a warning")
 
@@ -136,7 +136,16 @@ def add_runtime_flags(parser: Parser) -> None:
         help="mixed precision in training, attacks and evaluation; changes results (off)",
     )
     add("--tf32", action="store_true", help="TF32 matrix products on CUDA; changes results")
-    add("--compile", action="store_true", help="torch.compile the network: for GPUs")
+    add(
+        "--compile",
+        action="store_true",
+        help="torch.compile the passes, minutes at the start; changes rounding only: for GPUs",
+    )
+    add(
+        "--cuda_graphs",
+        action="store_true",
+        help="with --compile: replay training's passes as CUDA graphs, for small networks",
+    )
     add("--sync_bn", action="store_true", help="BatchNorm statistics over all GPUs (CUDA only)")
     add(
         "--multiprocessing_distributed",

@@ -34,6 +34,11 @@ class Runtime:
     world_size: int = 1
     nodes: int = 1
 
+    @property
+    def processes_here(self) -> int:
+        """How many of the run's processes share a node."""
+        return self.world_size // self.nodes
+
 
 def seed_everything(seed: int) -> None:
     """Seed torch's generators and ask for repeatable kernels: with a seed, runs repeat."""

@@ -31,6 +31,8 @@ class Execution:
     channels_last: bool = True
     amp: torch.dtype | None = None
     micro_batch: int | None = None
+    compiled: bool = False  # the networks' passes, as `models.compiled` says
+    cuda_graphs: bool = False  # in training; evaluation makes networks anew, and graphs with them
 
     def pieces(self, images: int) -> int:
         """Into how many nearly equal passes a batch is cut: none is a single image.
@@ -47,17 +49,19 @@ class Execution:
         """The factor on the attack's loss: float16 gradients to images would vanish without it."""
         return 65536.0 if self.amp == torch.float16 else 1.0
 
+    @property
+    def layout(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
     def place(self, model: nn.Module) -> nn.Module:
         """Move a model to the device and the memory layout of its convolutions."""
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return model.to(self.device).to(memory_format=layout)
+        return model.to(self.device).to(memory_format=self.layout)
 
     def images(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, H, W) -> float32 in [0, 1] on the device; the same bits as ToTensor."""
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
         if images.dtype == torch.uint8:
             images = images.to(self.device, non_blocking=True).float().div_(255)
-        return images.to(self.device, memory_format=layout)
+        return images.to(self.device, memory_format=self.layout)
 
     def scaler(self) -> GradScaler | None:
         """The scaler of the training loss, which float16 alone needs."""
@@ -174,6 +178,10 @@ def training_step(
         (scaler.scale(part) if scaler else part).backward()
         losses.append(loss.detach() * share)
         logits.append(output.detach())
+        if execution.cuda_graphs and pieces > 1:  # the next piece overwrites a graph's results
+            logits[-1] = logits[-1].clone()
+            if len(losses) == 1:  # later gradients are added to these
+                _copy_gradients(model)
     average_gradients(model.parameters(), count / (global_batch or count))
     if scaler:
         scaler.step(optimizer)
@@ -181,6 +189,12 @@ def training_step(
     else:
         optimizer.step()
     return torch.stack(losses).sum(), torch.cat(logits)
+
+
+def _copy_gradients(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad = parameter.grad.clone()
 
 
 def train_one_epoch(

@@ -127,6 +127,7 @@ def _on_test_split(
         batch_size=2,  # of the training images, which nobody asks for
         eval_batch_size=evaluator.batch_size,
         workers=evaluator.workers,
+        processes=evaluator.runtime.processes_here,
         seed=evaluator.seed,
         pin_memory=evaluator.execution.device.type == "cuda",
     )

@@ -18,7 +18,7 @@ from engine.distributed import Runtime, sum_over_ranks
 from engine.log import Progress
 from engine.steps import Execution, Meter, Metrics, evaluate, hits
 from input_pipeline.loader import Loader
-from models import fold_for_evaluation
+from models import compile_passes, fold_for_evaluation
 
 Report = Callable[[int, Meter], None]  # called after a batch, with its number of images
 Watch = Callable[[Progress], Report]
@@ -53,7 +53,7 @@ class Evaluator:
     test_attack: PGDConfig | None = None
     seed: int = 1
     batch_size: int = 128
-    workers: int = 0
+    workers: int | None = 0
     print_freq: int | None = None
     watch: Watch | None = None
 
@@ -65,7 +65,10 @@ class Evaluator:
 
     def network(self, model: nn.Module) -> nn.Module:
         """The network that passes run on: a copy in eval mode, masks and BatchNorm baked in."""
-        return self.execution.place(fold_for_evaluation(model))
+        network = self.execution.place(fold_for_evaluation(model))
+        if self.execution.compiled:
+            compile_passes(network, self.execution.layout)
+        return network
 
     def pgd(
         self, network: nn.Module, config: PGDConfig | None = None, restarts: int = 1

@@ -70,7 +70,7 @@ def corruptions(root: str) -> Corruptions:
 
 
 def cifar10_c_loader(
-    spec: DataSpec, corruption: str, severity: int, *, batch_size: int, workers: int = 0
+    spec: DataSpec, corruption: str, severity: int, *, batch_size: int, workers: int | None = 0
 ) -> Loader:
     """Return CIFAR-10-C under spec.root at one severity (1 to 5), framed like spec's evaluation."""
     if severity not in SEVERITIES:
@@ -129,7 +129,7 @@ def _in_range(labels: np.ndarray, count: int) -> bool:
 
 
 def adversarial_loader(
-    path: str, spec: DataSpec, classes: Sequence[str], *, batch_size: int, workers: int = 0
+    path: str, spec: DataSpec, classes: Sequence[str], *, batch_size: int, workers: int | None = 0
 ) -> Loader:
     """Return a saved adversarial set, a file {"data": images (N, 3, H, W), "label": (N,)}.
 

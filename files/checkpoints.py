@@ -20,7 +20,7 @@ from torch import Tensor
 from errors import InputError
 from files import stranger_pickles
 from files.atomic import check_archive, replacing
-from files.kinds import describe, is_safetensors
+from files.kinds import convert_command, describe, is_safetensors
 from files.sealed import read_safetensors
 from files.state_dicts import as_state_dicts
 
@@ -112,24 +112,39 @@ def load_first_good(candidates: Sequence[Path], tell: Callable[[str], None]) -> 
 def load_trusted_pickle(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a file by running whatever code is in it: only for `models.convert --trust_pickle`.
 
-    Networks in it become their state dicts, NumPy arrays become tensors.
+    Networks in it become their state dicts, NumPy arrays become tensors. Raises InputError for what
+    cannot be opened even so, and for what has no dictionary in it.
     """
+    kind = describe(path, trusted=True)
+    if kind:
+        raise InputError(f"{path} is {kind}")
+
+    def unpickled() -> Any:
+        try:
+            return torch.load(
+                path, map_location="cpu", weights_only=False, pickle_module=stranger_pickles
+            )
+        except RuntimeError as error:  # PyTorch's magic number is missing: another pickle?
+            try:
+                return stranger_pickles.load_file(path)
+            except pickle.UnpicklingError:
+                raise error from None
 
     def read() -> Any:
+        if is_safetensors(path):
+            return read_safetensors(path)[0]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of TorchScript archives, and of classes that changed
-            return as_state_dicts(
-                torch.load(
-                    path, map_location="cpu", weights_only=False, pickle_module=stranger_pickles
-                )
-            )
+            return as_state_dicts(unpickled())
 
-    return _read_dictionary(path, read, passed=(ImportError, AttributeError))
+    refused = "no file of PyTorch, nor another pickle; torn perhaps: download it again"
+    return _read_dictionary(path, read, refused, passed=(ImportError, AttributeError))
 
 
 def _read_dictionary(
     path: str | os.PathLike[str],
     read: Callable[[], Any],
+    refused: str | None = None,
     passed: tuple[type[Exception], ...] = (),
 ) -> dict[str, Any]:
     if not Path(path).is_file():
@@ -139,10 +154,11 @@ def _read_dictionary(
     try:
         payload = read()
     except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path}: refused: no checkpoint, or one that runs code when it is opened; if trusted: "
-            f"python -m models.convert {path} OUT.pth.tar --trust_pickle"
-        ) from error
+        why = refused or (
+            "refused: no checkpoint, or one that runs code when it is opened; if trusted: "
+            f"{convert_command(path)}"
+        )
+        raise InputError(f"{path}: {why}") from error
     except Exception as error:  # a torn or hostile file fails in many ways
         if isinstance(error, (InputError, *passed)):
             raise

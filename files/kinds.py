@@ -29,11 +29,12 @@ MAGIC = {
 PAGE = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<script", b"<!--")
 
 
-def describe(path: str | os.PathLike[str]) -> str | None:
+def describe(path: str | os.PathLike[str], *, trusted: bool = False) -> str | None:
     """Say what a file is and what to do, where it is no checkpoint that can be opened safely.
 
     The text follows "PATH is ". None for a file of PyTorch or safetensors, whatever its suffix, for
-    one that is unlike all that is known here, and for one that is not there or may not be read.
+    one that is unlike all that is known here, and for one that is not there or may not be read;
+    with `trusted` also for one that opens only by running its code.
     """
     path = Path(path)
     if path.is_dir():
@@ -52,12 +53,17 @@ def describe(path: str | os.PathLike[str]) -> str | None:
             return words
     if is_safetensors(path):
         return None
+    if head[257:262] == b"ustar":  # before zip, whose end may be that of the last file in it
+        return _describe_tar(path, trusted)
     if _is_zip(path):
-        return _describe_zip(path)
+        return _describe_zip(path, trusted)
+    if head.startswith(b"PK\x03\x04"):
+        return "torn, its end is missing: download or copy it again"
     if _is_text(head):
         first = text.decode(errors="replace").splitlines()[0][:40]
-        return f"a text file that begins with {first!r}, not the file itself: download it again"
-    return _describe_tar(path)
+        what = f"a text file that begins with {first!r}, no weights"
+        return f"{what}: download it again, or pass another"
+    return None
 
 
 def _is_zip(path: str | os.PathLike[str]) -> bool:
@@ -112,7 +118,7 @@ def _describe_folder(path: Path) -> str:
     return f"a folder; pass a file in it: {_shown(fitting)}"
 
 
-def _describe_zip(path: Path) -> str | None:
+def _describe_zip(path: Path, trusted: bool) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -120,9 +126,10 @@ def _describe_zip(path: Path) -> str | None:
         return None
     last = {name.rpartition("/")[2] for name in names}
     if "constants.pkl" in last and any("/code/" in f"/{name}" for name in names):
-        return f"a TorchScript archive; its weights as a file: {convert_command(path)}"
+        command = convert_command(path)
+        return None if trusted else f"a TorchScript archive; its weights as a file: {command}"
     if "data.pkl" in last:
-        return _describe_pickle(path)
+        return None if trusted else _describe_pickle(path)
     if names and all(name.endswith(".npy") for name in names):
         return "an archive of NumPy arrays (.npz); a dictionary of tensors is needed"
     return f"a zip archive: unpack it (unzip) and pass the file in it, of {_shown(names)}"
@@ -145,14 +152,16 @@ def _describe_pickle(path: Path) -> str | None:
     )
 
 
-def _describe_tar(path: Path) -> str | None:
+def _describe_tar(path: Path, trusted: bool) -> str | None:
     try:
         with tarfile.open(path, "r:") as archive:
             names = archive.getnames()
     except (tarfile.TarError, OSError, EOFError, ValueError):
         return None
     if {"storages", "tensors", "pickle"} <= set(names):
-        return None  # PyTorch before 0.1.10 wrote such files
+        command = convert_command(path)
+        old = f"a file of PyTorch before 0.1.10; if you trust it, as a newer one: {command}"
+        return None if trusted else old
     return f"a tar archive: unpack it (tar -xf) and pass the file in it, of {_shown(names)}"
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from errors import InputError
-from files.weight_names import mask_name, strip_wrappers
+from files.weight_names import mask_names
 from pruning_utils import MASK_SUFFIX
 
 PLACES = ("state_dict", "mask", "masks", "net", "model", "model_state_dict", "network")
@@ -30,16 +30,16 @@ def ticket_masks(payload: Mapping[str, Any], where: str) -> tuple[dict[str, Tens
     Raises:
         InputError: no masks, two of one layer, or values other than 0 and 1.
     """
-    found = _find(payload)
+    found = _find(payload, where)
     if not found:
         raise InputError(
             f"{where}: holds no masks; a ticket has entries named like conv1{MASK_SUFFIX}"
         )
-    further = ("1.",) if any(strip_wrappers(name).startswith("1.") for name in found) else ()
+    names = mask_names(found)
     masks: dict[str, Tensor] = {}
     notes = []
     for name, value in found.items():
-        bare, mask = mask_name(name, further), _as_bool(value, name, where)
+        bare, mask = names[name], _as_bool(value, name, where)
         if bare in masks:
             raise InputError(f"{where}: holds two masks of one layer under different prefixes")
         if mask.dim() == 4:
@@ -58,32 +58,45 @@ def as_floats(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n: v.float() if n.endswith(MASK_SUFFIX) else v for n, v in state_dict.items()}
 
 
-def _find(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries that are masks, of the first place that has any."""
+def _find(payload: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The entries that are masks: of the first usual place that has any, or of the only one."""
     for place in (*PLACES, None):
         entries = payload if place is None else payload.get(place)
-        if not isinstance(entries, Mapping):
-            continue
-        named = {str(n): value for n, value in entries.items() if str(n).endswith(MASK_SUFFIX)}
-        if named:
-            return named
-        if place in ("mask", "masks") or _are_masks(entries):
-            arrays = {str(n): v for n, v in entries.items() if isinstance(v, (Tensor, np.ndarray))}
-            if arrays:
-                return arrays
-        nested = _find(entries) if place is not None else {}
-        if nested:
-            return nested
-    return {}
+        if isinstance(entries, Mapping):
+            found = _here(entries, of_masks=place in ("mask", "masks"))
+            if not found and place is not None:
+                found = _find(entries, where)
+            if found:
+                return found
+    elsewhere = {
+        str(name): found
+        for name, entries in payload.items()
+        if name not in PLACES and isinstance(entries, Mapping)
+        and (found := _find(entries, where))
+    }  # fmt: skip
+    if len(elsewhere) > 1:
+        raise InputError(
+            f"{where}: masks lie in several places ({', '.join(elsewhere)}); take one out: "
+            f"python -m models.convert {where} OUT.pth.tar --key NAME"
+        )
+    return next(iter(elsewhere.values()), {})
 
 
-def _are_masks(entries: Mapping[str, Any]) -> bool:
-    """Whether a dictionary holds nothing but arrays of 0 and 1, one of a convolution at least."""
-    values = list(entries.values())
+def _here(entries: Mapping[str, Any], of_masks: bool) -> dict[str, Any]:
+    """A dictionary's own entries that are masks, by their names or by their values."""
+    named = {str(n): value for n, value in entries.items() if str(n).endswith(MASK_SUFFIX)}
+    if named:
+        return named
+    arrays = {str(n): v for n, v in entries.items() if isinstance(v, (Tensor, np.ndarray))}
+    return arrays if of_masks or _are_masks(entries, arrays) else {}
+
+
+def _are_masks(entries: Mapping[str, Any], arrays: Mapping[str, Any]) -> bool:
+    """Whether a dictionary holds arrays of 0 and 1, one of a convolution at least, and numbers."""
     return (
-        all(isinstance(value, (Tensor, np.ndarray)) for value in values)
-        and any(value.ndim == 4 for value in values)
-        and all(_is_binary(_dense(value)) for value in values)
+        all(isinstance(v, (Tensor, np.ndarray, int, float, str)) for v in entries.values())
+        and any(array.ndim == 4 for array in arrays.values())
+        and all(_is_binary(_dense(array)) for array in arrays.values())
     )
 
 

@@ -5,6 +5,7 @@ To be handed to torch.load as its `pickle_module`. It runs what a pickle asks fo
 
 from __future__ import annotations
 
+import os
 import pickle
 from functools import cache
 from typing import Any
@@ -13,14 +14,30 @@ from torch import nn
 
 
 class StandIn(nn.Module):
-    """In place of a class or a function that is not here. A network's layers keep their weights."""
+    """In place of a class or a function that is not here. A network's layers keep their weights.
+
+    What is no network (settings, a schedule, a dictionary or list of another kind) is forgotten.
+    """
+
+    def __new__(cls, *_: Any, **__: Any) -> StandIn:
+        made = super().__new__(cls)
+        nn.Module.__init__(made)  # pickle may not call __init__
+        return made
 
     def __init__(self, *_: Any, **__: Any) -> None:
-        super().__init__()
+        pass
 
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, dict):
             self.__dict__.update(state)
+
+    def __setitem__(self, name: Any, value: Any) -> None:
+        pass
+
+    def extend(self, values: Any) -> None:
+        pass
+
+    append = extend
 
 
 @cache
@@ -40,3 +57,9 @@ class Unpickler(pickle.Unpickler):
 
 def load(file: Any, **options: Any) -> Any:
     return Unpickler(file, **options).load()
+
+
+def load_file(path: str | os.PathLike[str]) -> Any:
+    """Read what pickle itself has written."""
+    with open(path, "rb") as file:
+        return load(file)

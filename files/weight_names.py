@@ -6,7 +6,7 @@ the weights; repositories also spell the parts of a ResNet in two ways.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pruning_utils import MASK_SUFFIX
 
@@ -16,6 +16,10 @@ WRAPPERS = ("module.", *INNER, "model.", "net.", "network.", "backbone.", "encod
 # Entries that are no weights: state of quantisers, counters of averaged models, sizes left by thop.
 NO_WEIGHTS = ("_extra_state", "n_averaged", "total_ops", "total_params")
 OTHER_MASK_SUFFIXES = ("_mask", ".mask", ".weight", "")
+# Of the network in a file that holds more than one, or a part before it (0 is the normalisation).
+PARTS = ("encoder_q.", "base_encoder.", "online_encoder.", "1.")
+# torch.nn.Sequential(*resnet.children()) numbers what torchvision names.
+CHILDREN = {"0.": "conv1.", "1.": "bn1."} | {f"{i + 3}.": f"layer{i}." for i in range(1, 5)}
 
 
 def strip_wrappers(name: str, further: Sequence[str] = ()) -> str:
@@ -43,9 +47,24 @@ def torchvision_name(name: str) -> str:
     return name.replace(".shortcut.", ".downsample.") if name.startswith("layer") else name
 
 
-def mask_name(name: str, further: Sequence[str] = ()) -> str:
-    """A mask's name like `conv1.weight_mask`, from that of the mask, its weight or its layer."""
-    name = torchvision_name(strip_wrappers(name, further))
+def named_child(name: str) -> str:
+    """The name of a numbered child of a ResNet: `4.0.conv1` is `layer1.0.conv1`."""
+    prefix = name.partition(".")[0] + "."
+    return CHILDREN.get(prefix, prefix) + name.removeprefix(prefix)
+
+
+def mask_names(names: Iterable[str]) -> dict[str, str]:
+    """Masks' names like `conv1.weight_mask`, by those of the masks, their weights or layers."""
+    names = list(names)
+    outer = {name: strip_wrappers(name) for name in names}
+    parts = tuple(part for part in PARTS if any(n.startswith(part) for n in outer.values()))
+    bare = {name: _with_suffix(strip_wrappers(name, parts)) for name in names}
+    if {f"0{MASK_SUFFIX}", f"4.0.conv1{MASK_SUFFIX}"} <= set(bare.values()):
+        bare = {name: named_child(mask) for name, mask in bare.items()}
+    return {name: torchvision_name(mask) for name, mask in bare.items()}
+
+
+def _with_suffix(name: str) -> str:
     if name.endswith(MASK_SUFFIX):
         return name
     suffix = next(suffix for suffix in OTHER_MASK_SUFFIXES if name.endswith(suffix))

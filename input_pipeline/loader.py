@@ -21,7 +21,7 @@ from input_pipeline.names import compare_classes, doubtful_order
 from input_pipeline.splits import Split, fingerprint, short_fingerprint
 from input_pipeline.transforms import DRAWS, Transform, uniforms
 from input_pipeline.workers import STOP_SIGNALS as STOP_SIGNALS  # for those who run a loader
-from input_pipeline.workers import loaded
+from input_pipeline.workers import loaded, useful_workers
 
 # A folder of equal images up to this side and size is decoded once and kept.
 KEPT_SIDE, KEPT_BYTES = 64, 512 * 2**20
@@ -101,6 +101,7 @@ class Loader:
     len(loader) is the number of global batches of an epoch. Training shuffles; evaluation keeps the
     order of the set. A trailing training batch with less than two images for each process is left
     out: BatchNorm cannot train on a single one.
+    workers: loader processes; None: as many as help, where the run has `processes` on this machine.
     """
 
     def __init__(
@@ -110,7 +111,8 @@ class Loader:
         classes: Sequence[str],
         *,
         batch_size: int,
-        workers: int = 0,
+        workers: int | None = 0,
+        processes: int = 1,
         seed: int = 0,
         train: bool = False,
         skip_bad: bool = False,
@@ -122,7 +124,8 @@ class Loader:
         self.classes, self.num_classes = tuple(classes), len(classes)
         self.notes = tuple(notes)
         self.num_images = len(split.labels)
-        self.batch_size, self.workers, self.pin_memory = batch_size, workers, pin_memory
+        self.batch_size, self.pin_memory = batch_size, pin_memory
+        self.workers, self.processes = workers, processes
         if train and self.num_images < 2:
             raise InputError(f"{self.num_images} training image: at least 2 are needed")
         self._source = split if not train or isinstance(split.images, np.ndarray) else None
@@ -199,7 +202,12 @@ class Loader:
                 yield batch.images, batch.labels
 
     def _run(self, plans: list[Plan]) -> Iterator[Batch | InputError]:
-        if self.workers == 0 or len(plans) < 2:
+        workers = self.workers
+        if workers is None:
+            stored, transform = self._batches.split.images, self._batches.transform
+            ready = isinstance(stored, Tensor) and transform.whole(stored)
+            workers = useful_workers(ready, self.processes)
+        if workers == 0 or len(plans) < 2:
             for plan in plans:
                 batch = self._batches[plan]
                 if self.pin_memory and isinstance(batch, Batch):
@@ -208,8 +216,7 @@ class Loader:
                     )
                 yield batch
             return
-        processes = min(self.workers, len(plans))
-        yield from loaded(self._batches, plans, processes, self.pin_memory)
+        yield from loaded(self._batches, plans, min(workers, len(plans)), self.pin_memory)
 
     def _plans(self, epoch: int, start_step: int, rank: int, world: int) -> list[Plan]:
         steps = range(start_step, self.num_batches(world))

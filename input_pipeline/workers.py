@@ -22,6 +22,20 @@ from torch.utils.data import DataLoader
 from errors import RunFailed
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # what asks a run to stop
+MOST_WORKERS = 16  # more only hold batches that wait
+
+
+def useful_workers(in_memory: bool, processes: int = 1) -> int:
+    """How many loader processes help one of the `processes` that a run has on this machine.
+
+    Images that lie in memory as the network takes them need none. Others get a loader process for
+    each core that this process may use, of which it leaves the run's other processes their share.
+    """
+    if in_memory:
+        return 0
+    linux = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
+    return min(max(1, cores // processes), MOST_WORKERS)
 
 
 def loaded(batches: Any, plans: list[Any], processes: int, pin_memory: bool) -> Iterator[Any]:

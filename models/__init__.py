@@ -3,8 +3,9 @@
 May import files, pruning_utils and errors.
 """
 
+from models.compiled import compile_passes
 from models.download import is_fetched, torchvision_file, weights_file
-from models.flops import estimate_activations, estimate_flops
+from models.flops import check_input_size, estimate_activations, estimate_flops
 from models.fold import bake_masks, fold_for_evaluation
 from models.pretrained import (
     Loaded,
@@ -23,7 +24,9 @@ __all__ = [
     "Loaded",
     "bake_masks",
     "build_model",
+    "check_input_size",
     "classifier",
+    "compile_passes",
     "count_classes",
     "estimate_activations",
     "estimate_flops",

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from errors import InputError
+
 
 def estimate_flops(
     model: nn.Module,
@@ -17,6 +19,7 @@ def estimate_flops(
     With `masks` ({'conv1.weight_mask': bool tensor}) only the weights they keep are counted: what
     sparse arithmetic would do, not what a dense kernel does. Bias additions, BatchNorm and ReLU are
     not counted. The model is run once on a black image, in evaluation mode; it is left as it was.
+    Raises InputError where it cannot take images of that size.
     """
     height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
     total = 0
@@ -34,19 +37,36 @@ def estimate_flops(
 
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     handles = [layer.register_forward_hook(count(name, layer)) for name, layer in layers]
-    training = [module for module in model.modules() if module.training]
-    parameter = next(model.parameters())
     try:
-        model.eval()
-        with torch.no_grad():
-            zeros = torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype)
-            model(zeros)
+        _see_black(model, height, width)
     finally:
         for handle in handles:
             handle.remove()
+    return total
+
+
+def check_input_size(model: nn.Module, input_size: int) -> None:
+    """Raise InputError where a network cannot take images of that size: too small, mostly."""
+    _see_black(model, input_size, input_size)
+
+
+def _see_black(model: nn.Module, height: int, width: int) -> None:
+    """Run a network on one black image, in evaluation mode; it is left as it was."""
+    training = [module for module in model.modules() if module.training]
+    parameter = next(model.parameters())
+    zeros = torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype)
+    try:
+        with torch.no_grad():
+            model.eval()(zeros)
+    except RuntimeError as error:
+        arch = getattr(model, "arch", type(model).__name__)
+        first = str(error).partition("\n")[0]
+        raise InputError(
+            f"-a {arch}: takes no images of {height}x{width} pixels; another --input_size ({first})"
+        ) from error
+    finally:
         for module in training:
             module.training = True
-    return total
 
 
 def estimate_activations(model: nn.Module, input_size: int) -> int:

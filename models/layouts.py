@@ -20,8 +20,6 @@ CONSTANTS = (
     ("mu", "sigma"),  # RobustBench
     ("mean", "std"),  # RobustBench
 )
-# torch.nn.Sequential(*resnet.children()) numbers what torchvision names.
-CHILDREN = {"0.": "conv1.", "1.": "bn1."} | {f"{i + 3}.": f"layer{i}." for i in range(1, 5)}
 # What self-supervised training puts behind or beside the trunk. A classifier with numbered parts is
 # an MLP, a projection head.
 HEADS = (

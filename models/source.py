@@ -11,8 +11,14 @@ from torch import Tensor
 from errors import InputError
 from files.mask_layouts import ticket_masks
 from files.state_dicts import WEIGHT_KEYS, averaged_weights, holds_weights, take_state_dict
-from files.weight_names import is_no_weight, strip_wrappers, strippings, torchvision_name
-from models.layouts import CHILDREN, CONSTANTS, LAYOUTS, Layout
+from files.weight_names import (
+    is_no_weight,
+    named_child,
+    strip_wrappers,
+    strippings,
+    torchvision_name,
+)
+from models.layouts import CONSTANTS, LAYOUTS, Layout
 from pruning_utils import MASK_SUFFIX
 
 
@@ -126,18 +132,13 @@ def _bare(
     bare_names = {name: strip_wrappers(name, row.prefixes) for name in entries}
     numbered = {"0.weight", "1.weight"} <= set(bare_names.values())
     for name, value in entries.items():
-        bare = _named_child(bare_names[name]) if numbered else bare_names[name]
+        bare = named_child(bare_names[name]) if numbered else bare_names[name]
         bare = torchvision_name(bare)
         if bare in weights:
             unexpected.append(name)
         else:
             weights[bare], full[bare] = value, name
     return weights, full, unexpected
-
-
-def _named_child(name: str) -> str:
-    prefix = name.partition(".")[0] + "."
-    return CHILDREN.get(prefix, prefix) + name.removeprefix(prefix)
 
 
 def _plain_names(

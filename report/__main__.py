@@ -44,8 +44,8 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--evidence_margin", "--evidence-margin", type=float, metavar="POINTS",
-        help="what a ticket may lack by the evidence, fixed beforehand (left out: the rule's "
-        "tolerance, which is itself estimated)",
+        help="what a ticket may lack by the evidence, fixed beforehand (left out: what the study's "
+        "file has fixed, else the rule's tolerance, which is itself estimated)",
     )  # fmt: skip
     parser.add_argument(
         "--plan", action="store_true",
@@ -77,10 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(inspect_ticket(args.inspect, args.input_size))
             return 0
         if args.plan:
-            runs = Path(args.runs)
-            _, verdict, record = judge_runs(runs, args.margin, args.evidence_margin)
+            _, verdict = judge_runs(Path(args.runs), args.margin, args.evidence_margin)
             print(*(f"warning: {line}" for line in verdict.warnings), sep="\n", file=sys.stderr)
-            print(plan_text(verdict, record, runs))
+            print(plan_text(verdict))
             return 0
         with failures_named():
             verdict, files = write_report(args.runs, args.out, args.margin, args.evidence_margin)

@@ -101,11 +101,16 @@ def _welch(terms: Sequence[SeedTerm]) -> float:
 # --- from outcomes per image ----------------------------------------------------------------------
 
 
-class Compared(NamedTuple, Generic[T]):
+@dataclass(frozen=True)
+class Compared(Generic[T]):
     """A dense network and a ticket from it, each `{seed: outcomes or accuracy}`."""
 
     dense: Mapping[int, T]
     ticket: Mapping[int, T]
+
+    @property
+    def arms(self) -> tuple[Mapping[int, T], Mapping[int, T]]:
+        return self.dense, self.ticket
 
 
 def paired_difference(
@@ -126,7 +131,7 @@ def contrast(a: Compared[BoolArray], b: Compared[BoolArray]) -> Difference | Non
 
     Their runs are different runs, even where the seeds' numbers agree. None where one is missing.
     """
-    if not all((*a, *b)):
+    if not all((*a.arms, *b.arms)):
         return None
     return _crossed([*_arms(a), *(-arm for arm in _arms(b))], _kind([a, b]))
 
@@ -144,7 +149,7 @@ def chance_of_images(runs: Mapping[int, BoolArray]) -> float | None:
 
 def _arms(compared: Compared[BoolArray]) -> list[NDArray[np.float64]]:
     """Independent sets of runs, each (seeds, images) in points, whose means add up to the mean."""
-    dense, ticket = (_matrix(runs) for runs in compared)
+    dense, ticket = (_matrix(runs) for runs in compared.arms)
     _check_images(dense, ticket)
     return [ticket - dense] if compared.dense.keys() == compared.ticket.keys() else [ticket, -dense]
 
@@ -210,13 +215,13 @@ def difference_of_accuracies(
 
 def contrast_of_accuracies(a: Compared[float], b: Compared[float]) -> Difference | None:
     """`contrast` from `{seed: percent}`: an interval from seeds alone."""
-    if not all((*a, *b)):
+    if not all((*a.arms, *b.arms)):
         return None
     return _from_seeds([*_accuracy_arms(a), *(-arm for arm in _accuracy_arms(b))])
 
 
 def _accuracy_arms(compared: Compared[float]) -> list[NDArray[np.float64]]:
-    dense, ticket = (np.array([runs[seed] for seed in sorted(runs)]) for runs in compared)
+    dense, ticket = (np.array([runs[seed] for seed in sorted(runs)]) for runs in compared.arms)
     return [ticket - dense] if compared.dense.keys() == compared.ticket.keys() else [ticket, -dense]
 
 

@@ -96,14 +96,18 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
 
 def accuracy_figure(groups: Sequence[GroupVerdict], look: Look) -> Figure:
     """Draw the groups of one data set and fraction: a panel per measure, against sparsity."""
+    densities = [row.density for group in groups for row in group.all_rows]
+    reach = state_of(min(densities))
     with house_style():
         figure = Figure(figsize=(12.5, 4.8), layout="constrained")
         axes = figure.subplots(1, len(MEASURES))
         for axis, measure in zip(axes, MEASURES, strict=True):
-            for group in groups:
-                _draw_chance(axis, group, measure, look[group.group.name][0])
-                _draw_group(axis, group, measure, *look[group.group.name])
-            sparsity_axis(axis, [row.density for group in groups for row in group.all_rows])
+            for index, group in enumerate(groups):
+                # Set apart, so that the bars of one do not hide those of another.
+                aside = 0.016 * reach * (index - (len(groups) - 1) / 2)
+                _draw_chance(axis, group, measure, look[group.group.name][0], aside)
+                _draw_group(axis, group, measure, *look[group.group.name], aside)
+            sparsity_axis(axis, densities)
             _accuracy_limits(axis, groups, measure)
             axis.set_title(measure.title)
             if not any(_points(group.all_rows, measure) for group in groups):
@@ -121,28 +125,30 @@ def state_of(density: float) -> float:
     return math.log(density) / math.log(0.8)
 
 
-def _points(rows: Iterable[TicketRow], measure: Measure) -> list[tuple[float, float, float]]:
+def _points(
+    rows: Iterable[TicketRow], measure: Measure, aside: float = 0.0
+) -> list[tuple[float, float, float]]:
     """List (place, mean, std) in order of sparsity; a missing mean is NaN and leaves a gap."""
     points = []
     for row in sorted(rows, key=lambda row: -row.density):
         stat = row.stats[measure.name]
         mean, std = (math.nan, 0.0) if stat is None else (stat.mean, stat.std or 0.0)
-        points.append((state_of(row.density), mean, std))
+        points.append((state_of(row.density) + aside, mean, std))
     return points if any(not math.isnan(mean) for _, mean, _ in points) else []
 
 
 def _draw_group(
-    axis: Axes, group: GroupVerdict, measure: Measure, colour: str, marker: str
+    axis: Axes, group: GroupVerdict, measure: Measure, colour: str, marker: str, aside: float
 ) -> None:
     dense = group.dense.stats[measure.name] if group.dense else None
     if dense is not None:
         axis.axhline(dense.mean, color=colour, linestyle=DASHED, linewidth=1.2, zorder=1)
         axis.errorbar(
-            0, dense.mean, dense.std, color=colour, marker=marker, markersize=6, capsize=3,
+            aside, dense.mean, dense.std, color=colour, marker=marker, markersize=6, capsize=3,
             elinewidth=1, markerfacecolor="white", zorder=3,
         )  # fmt: skip
     for kind, dashes in BASELINES.items():
-        points = _points((row for row in group.rows if row.ticket == kind), measure)
+        points = _points((row for row in group.rows if row.ticket == kind), measure, aside)
         if points:
             x, y, _ = zip(*points, strict=True)
             axis.plot(
@@ -150,14 +156,14 @@ def _draw_group(
                 markerfacecolor="white", zorder=2,
             )  # fmt: skip
     tickets = [row for row in group.rows if row.ticket == "imp"]
-    points = _points(tickets, measure)
+    points = _points(tickets, measure, aside)
     if points:
         x, y, spread = zip(*points, strict=True)
         axis.errorbar(
             x, y, spread if any(spread) else None, color=colour, marker=marker, linewidth=1.8,
             markersize=5, capsize=3, elinewidth=1, zorder=3,
         )  # fmt: skip
-    stars = _points((row for row in tickets if row.double_win), measure)
+    stars = _points((row for row in tickets if row.double_win), measure, aside)
     above = ScaledTranslation(0, 9 / 72, axis.figure.dpi_scale_trans)  # the marker stays in sight
     axis.plot(
         [x for x, _, _ in stars], [y for _, y, _ in stars], linestyle="", marker="*",
@@ -166,14 +172,16 @@ def _draw_group(
     )  # fmt: skip
 
 
-def _draw_chance(axis: Axes, group: GroupVerdict, measure: Measure, colour: str) -> None:
+def _draw_chance(
+    axis: Axes, group: GroupVerdict, measure: Measure, colour: str, aside: float
+) -> None:
     """Draw what other test images might have given, without caps, wider and paler than the std."""
     for row in group.all_rows:
         stat, half = row.stats[measure.name], row.chance.get(measure.name)
         if row.ticket in (DENSE, IMP) and stat is not None and half is not None:
             axis.vlines(
-                state_of(row.density), stat.mean - half, stat.mean + half, color=colour,
-                linewidth=4, alpha=0.25, zorder=1,
+                state_of(row.density) + aside, stat.mean - half, stat.mean + half, color=colour,
+                linewidth=4, alpha=0.3, zorder=1,
             )  # fmt: skip
 
 
@@ -214,7 +222,22 @@ def _legend(groups: Sequence[GroupVerdict], look: Look) -> list[Line2D]:
                 )
             )  # fmt: skip
     stars = Line2D([], [], color=grey, linestyle="", marker="*", markersize=10, label="double win")
-    return [*handles, stars]
+    return [*handles, stars, *_bars(groups, grey)]
+
+
+def _bars(groups: Sequence[GroupVerdict], grey: str) -> list[Line2D]:
+    """Explain the two kinds of bars, where there are any."""
+    rows = [row for group in groups for row in group.all_rows]
+    handles = []
+    if any(stat and stat.std for row in rows for stat in row.stats.values()):
+        label = "± std over seeds"
+        handles.append(
+            Line2D([], [], color=grey, linestyle="", marker="|", mew=1.2, ms=11, label=label)
+        )
+    if any(half is not None for row in rows for half in row.chance.values()):
+        pale = Line2D([], [], color=grey, linewidth=4, alpha=0.3, label="95 % over test images")
+        handles.append(pale)
+    return handles
 
 
 # --- accuracy against time ----------------------------------------------------------------------

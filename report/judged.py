@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from files.results import DENSE, Group, RunResult
+from files.study_record import StudyRecord
 from report.evidence import Difference, Evidence, sparsest_with_evidence
 
 IMP = "imp"
@@ -101,7 +102,7 @@ class GroupVerdict:
 
     tolerance, margins: what a ticket may lack on each measure, in points, by the rule and for the
     evidence. planned: the states that were to be transferred. look: whether the number of seeds was
-    fixed beforehand; None where that is unknown.
+    fixed beforehand; None where that is unknown. study: whose plans the group is part of.
     """
 
     group: Group
@@ -113,6 +114,7 @@ class GroupVerdict:
     margins: Mapping[str, float | None] = field(default_factory=dict)
     planned: frozenset[int] = frozenset()
     look: Look | None = None
+    study: StudyRecord | None = None
 
     @property
     def all_rows(self) -> tuple[TicketRow, ...]:

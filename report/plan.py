@@ -16,26 +16,33 @@ from report.judged import MEASURES, GroupVerdict, Look, Measure, TicketRow, Verd
 from report.power import ENOUGH_TO_START, Missing, missing
 
 
-def with_plan(groups: Sequence[GroupVerdict], record: StudyRecord | None) -> list[GroupVerdict]:
-    """Tell each group which states were planned, and whether its seeds were.
+def with_plan(groups: Sequence[GroupVerdict], records: Sequence[StudyRecord]) -> list[GroupVerdict]:
+    """Tell each group which states were planned, and whether its seeds were, by its own study.
 
     Where that is not recorded, a state that any group of the same data has counts as planned.
     """
-    plan = record.plans[0] if record and record.plans else None
     known: dict[tuple[str, float], set[int]] = {}
     for group in groups:
-        states = known.setdefault(group.group.place, set())
-        states |= {row.state for row in group.found if row.state is not None}
-        if plan:
-            states |= set(plan.states)
-    return [
-        dataclasses.replace(
-            group,
-            planned=frozenset(known[group.group.place] if plan is None else plan.states),
-            look=None if plan is None else _look(group, plan.seeds),
-        )
-        for group in groups
-    ]
+        states = {row.state for row in group.found if row.state is not None}
+        known.setdefault(group.group.place, set()).update(states)
+    return [_with_plan(group, records, known[group.group.place]) for group in groups]
+
+
+def _with_plan(
+    group: GroupVerdict, records: Sequence[StudyRecord], known: Iterable[int]
+) -> GroupVerdict:
+    study = next((record for record in records if _is_of(group, record)), None)
+    first = study.of(group.group)[0] if study else None
+    if first is None or first.late:
+        return dataclasses.replace(group, planned=frozenset(known), study=study)
+    look = _look(group, first.seeds)
+    return dataclasses.replace(group, planned=frozenset(first.states), look=look, study=study)
+
+
+def _is_of(group: GroupVerdict, record: StudyRecord) -> bool:
+    """Whether a study planned the group and runs of it lie in the study's folder."""
+    inside = any(record.folder in run.path.parents for row in group.all_rows for run in row.runs)
+    return inside and bool(record.of(group.group))
 
 
 def _seeds(rows: Iterable[TicketRow | None], modes: Sequence[str] = MODES) -> set[int]:
@@ -43,10 +50,12 @@ def _seeds(rows: Iterable[TicketRow | None], modes: Sequence[str] = MODES) -> se
 
 
 def _look(group: GroupVerdict, planned: Iterable[int]) -> Look:
-    used, beforehand = _seeds(group.all_rows), set(planned)
-    if used - beforehand:
+    beforehand = set(planned)
+    if _seeds(group.all_rows) - beforehand:
         return "sequential"
-    return "interim" if beforehand - used else "fixed"
+    modes = {run.mode for row in group.all_rows for run in row.runs}  # a study may leave one out
+    have = [_seeds([row], [mode]) for row in (group.dense, *group.found) for mode in modes]
+    return "fixed" if all(beforehand <= seeds for seeds in have) else "interim"
 
 
 # --- what is missing ------------------------------------------------------------------------------
@@ -109,7 +118,7 @@ def _missing(group: GroupVerdict, row: TicketRow, measure: Measure) -> Missing:
 # --- in words -------------------------------------------------------------------------------------
 
 
-def plan_text(verdict: Verdict, record: StudyRecord | None, runs_dir: Path) -> str:
+def plan_text(verdict: Verdict) -> str:
     """List what would decide each undecided ticket, the cheapest first, with what to run."""
     lacking = wanted(verdict)
     lines = [
@@ -119,14 +128,11 @@ def plan_text(verdict: Verdict, record: StudyRecord | None, runs_dir: Path) -> s
     ]
     if not lacking:
         return "\n".join([*lines, "No ticket is undecided."])
-    known = record is not None and Path(record.config).is_file()
     lines += [f"{len(lacking)} undecided, the cheapest first, at today's means and spread:"]
     for number, lack in enumerate(lacking, start=1):
         lines.append(f"{number}. {lack.group.group}: {lack.row.name}: {amount(lack)}")
-        if not lack.cannot and record is not None and known:
-            lines += [f"   {line}" for line in _commands(lack, record, runs_dir)]
-        elif not lack.cannot:
-            lines += [f"   {line}" for line in _in_words(lack)]
+        if not lack.cannot:
+            lines += [f"   {line}" for line in _commands(lack) or _in_words(lack)]
     lines.append(
         "Seeds that are added after a look make both errors likelier (sequential: above 5 %); "
         "docs/verdict.md says by how much."
@@ -153,15 +159,22 @@ def _in_words(lack: Wanted) -> list[str]:
     ]
 
 
-def _commands(lack: Wanted, record: StudyRecord, runs_dir: Path) -> list[str]:
-    """The study's commands for it; a seed that the study does not name goes into its file first."""
-    asked = set(record.plans[-1].seeds) if record.plans else set()
+def _commands(lack: Wanted) -> list[str]:
+    """The study's commands for it; a seed that the study does not name goes into its file first.
+
+    There are none where the study or its file is not known.
+    """
+    study = lack.group.study
+    plan = study.of(lack.group.group)[-1] if study else None
+    if study is None or plan is None or not Path(plan.config).is_file():
+        return []
+    asked = set(plan.seeds)
     numbers = {mode: lack.numbers(mode) for mode in MODES if lack.seeds[mode]}
     more = {seed for seeds in numbers.values() for seed in seeds} - asked
     lines = []
     if more:
         seeds = sorted(asked | more | _seeds(lack.group.all_rows))
-        lines.append(f"# in {record.config}: [transfer] seeds = {seeds}")
+        lines.append(f"# in {plan.config}: [transfer] seeds = {seeds}")
     root = Path(__file__).resolve().parent.parent
     script = os.path.relpath(root / "script" / "study.sh")
     group = lack.group.group
@@ -171,6 +184,6 @@ def _commands(lack: Wanted, record: StudyRecord, runs_dir: Path) -> list[str]:
             f"^transfer/{where}/{mode}/{re.escape(f'f{group.data_number:g}')}/"
             f"state(0|{lack.row.state})/seed({'|'.join(map(str, seeds))})$"
         )
-        config = ["bash", script, record.config, "--out", str(runs_dir), "--only", only]
+        config = ["bash", script, plan.config, "--out", str(study.folder), "--only", only]
         lines.append(shlex.join(config))
     return lines

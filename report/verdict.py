@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from errors import InputError
 from files.results import DENSE, REGIMES, TICKETS, Group, RunResult
@@ -24,7 +24,7 @@ def judge(
     margin: float = DEFAULT_MARGIN,
     tested: AllTested | None = None,
     evidence_margin: float | None = None,
-    record: StudyRecord | None = None,
+    records: Sequence[StudyRecord] = (),
 ) -> Verdict:
     """Judge every ticket against the dense network of its group, by the rule and by the evidence.
 
@@ -34,7 +34,7 @@ def judge(
     otherwise a missing run leaves it open (None). A group without any dense run gets an `error`.
 
     The evidence is that of docs/verdict.md, from the outcomes `tested`, for `evidence_margin`
-    points or else for the rule's tolerance; `record` says what was planned beforehand.
+    points or else for the rule's tolerance; `records` say what studies planned beforehand.
     """
     for name, points in (("margin", margin), ("evidence_margin", evidence_margin)):
         if points is not None and not (math.isfinite(points) and points >= 0):
@@ -55,7 +55,7 @@ def judge(
         weigh(_judge_group(group, groups[group], margin), tested, evidence_margin)
         for group in order
     ]
-    judged = with_plan(judged, record)
+    judged = with_plan(judged, records)
     warnings += without_outcomes(judged, tested)
     between = contrasts(judged, tested)
     return Verdict(margin, tuple(judged), tuple(warnings), evidence_margin, between)

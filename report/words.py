@@ -80,7 +80,7 @@ def kinds(found: Iterable[Difference | None]) -> str:
 def evidence_rule(group: GroupVerdict, verdict: Verdict) -> str:
     """Say in words what a ticket may lack, and how surely, by the evidence."""
     if verdict.evidence_margin is not None:
-        margin = f"{verdict.evidence_margin:g} (--evidence_margin)"
+        margin = f"{verdict.evidence_margin:g} (fixed, not estimated)"
     elif any(group.margins.get(measure.name) is not None for measure in MEASURES):
         margin = "the rule\u2019s tolerance, which is itself estimated (or give --evidence_margin)"
     else:

@@ -13,7 +13,7 @@ from errors import InputError
 from files import names
 from files.atomic import replacing, write_json
 from files.results import RunResult
-from files.study_record import StudyRecord, read_study_record
+from files.study_record import planned_margin, read_study_records
 from report.groups import group_runs
 from report.judged import Verdict
 from report.page import page
@@ -21,6 +21,7 @@ from report.pictures import draw_pictures
 from report.runs import read_curve, read_runs
 from report.verdict import DEFAULT_MARGIN, judge
 from report.weighing import read_tested
+from report.words import ANSWERS
 
 
 def write_report(
@@ -35,7 +36,7 @@ def write_report(
     files. Raises InputError, and writes nothing, when there is no usable run or no place to write.
     """
     runs_dir = Path(runs_dir)
-    results, verdict, _ = judge_runs(runs_dir, margin, evidence_margin)
+    results, verdict = judge_runs(runs_dir, margin, evidence_margin)
     out = _make_folder(runs_dir / names.REPORT if out_dir is None else Path(out_dir))
     curves = {run.path: points for run in results if (points := read_curve(run))}
     notes = []
@@ -46,20 +47,18 @@ def write_report(
     warnings = (*verdict.warnings, *notes, *omissions)
     verdict = dataclasses.replace(verdict, warnings=warnings)
     _write_text(out / names.PAGE, page(verdict, pictures, curves))
-    _write_text(
-        out / names.TABLE, _csv([_table_row(run, runs_dir) for run in group_runs(results)[0]])
-    )
+    rows = [_table_row(run, runs_dir, verdict) for run in group_runs(results)[0]]
+    _write_text(out / names.TABLE, _csv(rows))
     write_json(out / names.VERDICT, verdict.to_json())
     images = [path for picture in pictures for path in (picture.png, picture.svg)]
     return verdict, [out / names.PAGE, out / names.TABLE, out / names.VERDICT, *images]
 
 
 class Judged(NamedTuple):
-    """The runs below a folder, what is said of them, and the record of their study."""
+    """The runs below a folder, and what is said of them."""
 
     results: list[RunResult]
     verdict: Verdict
-    record: StudyRecord | None
 
 
 def judge_runs(
@@ -67,18 +66,17 @@ def judge_runs(
 ) -> Judged:
     """Read the runs below a folder and judge them; what could not be read is among the warnings.
 
-    Raises InputError when there is no usable run.
+    Without an `evidence_margin` it is the one that the folder's study has fixed, if it has. Raises
+    InputError when there is no usable run, or when several studies have fixed different margins.
     """
     results, problems = read_runs(runs_dir)
     tested, unusable = read_tested(results)
-    try:
-        record = read_study_record(runs_dir)
-    except InputError as error:
-        record = None
-        problems.append(str(error))
-    verdict = judge(results, margin, tested, evidence_margin, record)
-    warnings = (*problems, *unusable, *verdict.warnings)
-    return Judged(results, dataclasses.replace(verdict, warnings=warnings), record)
+    records, damaged = read_study_records(runs_dir)
+    if evidence_margin is None:
+        evidence_margin = planned_margin(records)
+    verdict = judge(results, margin, tested, evidence_margin, records)
+    warnings = (*problems, *damaged, *unusable, *verdict.warnings)
+    return Judged(results, dataclasses.replace(verdict, warnings=warnings))
 
 
 def _make_folder(out: Path) -> Path:
@@ -97,8 +95,10 @@ def _write_text(path: Path, content: str) -> None:
 # --- results.csv --------------------------------------------------------------------------------
 
 
-def _table_row(run: RunResult, runs_dir: Path) -> dict[str, object]:
-    """Flatten a run to its row of `results.csv`, by column."""
+def _table_row(run: RunResult, runs_dir: Path, verdict: Verdict) -> dict[str, object]:
+    """Flatten a run to its row of `results.csv`, by column; the evidence is that of its ticket."""
+    judged = [row for group in verdict.groups if group.group == run.group for row in group.rows]
+    said = [ANSWERS[row.double_win_evidence] for row in judged if run in row.runs]
     networks = {"sa_best": run.sa_best, "ra_best": run.ra_best, "last": run.last}
     accuracies = {
         f"{network}_{key}": value
@@ -119,6 +119,7 @@ def _table_row(run: RunResult, runs_dir: Path) -> dict[str, object]:
         "folder": run.path.parent.relative_to(runs_dir).as_posix(),
         "command": run.command,
         **run.group.hashes(),
+        "evidence": "".join(said),
         "warnings": "; ".join(run.warnings),
     }
 

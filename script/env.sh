@@ -30,8 +30,8 @@ import runpy; runpy.run_module(package, run_name="__main__", alter_sys=True)'
 
 # Set PYTHON to an environment that has what ROOT/REQUIREMENTS names.
 #
-# The active environment is used if there is one, and the PyTorch that it has is kept; otherwise
-# .venv is made in the project's folder (by $PYTHON, if that is set).
+# The active environment is used if there is one, and the PyTorch that it has is kept, whatever else
+# is installed; otherwise .venv is made in the project's folder (by $PYTHON, if that is set).
 use_environment() {
   local root=$1 requirements=$2
   if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
@@ -50,8 +50,11 @@ use_environment() {
   export PYTHON
   # Nothing to install is the usual case, and should not need a network.
   if ! "$PYTHON" "$root/script/installed.py" "$root/$requirements"; then
+    local kept
+    kept=$("$PYTHON" "$root/script/installed.py" --kept "$root/$requirements") || exit 2
     echo "installing $requirements (PyTorch is large; the first time takes minutes)"
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$root/$requirements"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$root/$requirements" \
+      -c <(printf '%s\n' "$kept")
   fi
 }
 

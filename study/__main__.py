@@ -133,17 +133,18 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
         for run in todo:
             print(f"\n# {run.name}\n{shlex.join(command(run))}")
         return 0
-    record(study, args.config)
+    record(study)
     queue = Queue(todo, command, folder=study.out, jobs=jobs, gpus=gpus, forecasts=forecasts)
     queue.work()
     return finish(study, queue.failed)
 
 
-def record(study: Study, config: Path) -> None:
+def record(study: Study) -> None:
     """Record what is planned before it runs, which the report needs to know."""
     try:
-        with lacks_told(lambda line: print(f"warning: {line}", file=sys.stderr)):
-            record_plan(study.out, config, study.states, study.seeds)
+        if study.plan is not None:
+            with lacks_told(lambda line: print(f"warning: {line}", file=sys.stderr)):
+                record_plan(study.out, study.plan)
     except (RunFailed, OSError) as error:
         print(f"note: the plan is not recorded: {error}", file=sys.stderr)
 
@@ -187,10 +188,7 @@ def finish(study: Study, failed: Sequence[tuple[Run, str]]) -> int:
     status = 0
     if any(study.out.rglob(names.RESULTS)):
         print("\nreport:", flush=True)
-        margin = study.evidence_margin
-        flags = [] if margin is None else ["--evidence_margin", f"{margin:g}"]
-        report = ["bash", str(ROOT / "script/report.sh"), str(study.out), *flags]
-        status = subprocess.run(report).returncode
+        status = subprocess.run(["bash", str(ROOT / "script/report.sh"), str(study.out)]).returncode
     for run, why in failed:
         log = f"; see {run.log}" if run.log.exists() else ""
         print(f"failed: {run.name}: {why}{log}", file=sys.stderr)
@@ -231,7 +229,7 @@ def one_run(study: Study, args: argparse.Namespace) -> int:
             print(f"error: {run.name} needs {needed.path}, which is not there yet", file=sys.stderr)
             return 1
     command = run.command(PYTHON)
-    record(study, args.config)
+    record(study)
     print(f"$ {shlex.join(command)}", flush=True)
     return os.execv(PYTHON, command)
 

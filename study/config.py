@@ -6,13 +6,14 @@ Order: pre-trainings with IMP, tickets that need no training (omp, random), tran
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from errors import InputError
 from files import names
 from files.results import MODES, TICKETS
+from files.study_record import Plan
 from study.table import REQUIRED, Table, is_name
 
 if sys.version_info >= (3, 11):
@@ -57,13 +58,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """states, seeds: of the transfers, as planned. evidence_margin: in points, for the report."""
+    """plan: of the transfers; None without any."""
 
     out: Path
     runs: tuple[Run, ...]
-    states: tuple[int, ...] = ()
-    seeds: tuple[int, ...] = ()
-    evidence_margin: float | None = None
+    plan: Plan | None = None
 
 
 def read_study(path: Path, out: str | None = None) -> Study:
@@ -96,8 +95,7 @@ def read_study(path: Path, out: str | None = None) -> Study:
         if len(set(tags)) < len(tags):
             raise InputError(f"{path}: [[pretraining]] tag {tags[-1]!r} is there twice")
     transfer.texts.update(out=str(folder))
-    states: tuple[int, ...] = ()
-    seeds: tuple[int, ...] = ()
+    plan = None
     if transfer.values:
         grid = Grid(transfer, flags, folder)
         for kind in ("omp", "random"):
@@ -105,10 +103,10 @@ def read_study(path: Path, out: str | None = None) -> Study:
                 runs += [grid.untrained(kind, run) for run in runs[: len(tags)]]
         for tag in tags:
             runs += grid.runs(tag)
-        states, seeds = tuple(grid.states), tuple(grid.seeds)
+        plan = grid.plan(path, tags, evidence_margin)
     if not runs:
         raise InputError(f"{path}: no [[pretraining]], so nothing to run")
-    return Study(folder, tuple(runs), states, seeds, evidence_margin)
+    return Study(folder, tuple(runs), plan)
 
 
 def _pretraining(table: Table, tag: str, flags: list[str], out: Path) -> Run:
@@ -140,6 +138,18 @@ class Grid:
         )
         self.without = table.several("without", str, lambda w: w in self.flags, [])
         table.end()
+
+    def plan(self, path: Path, tags: Sequence[str], evidence_margin: float | None) -> Plan:
+        """What is asked for, for the record."""
+        return Plan(
+            str(path.resolve()),
+            tuple(state for state in self.states if state),  # 0 is no ticket
+            tuple(self.seeds),
+            tuple(tags),
+            tuple(self.datasets),
+            tuple(self.fractions),
+            evidence_margin,
+        )
 
     def untrained(self, kind: str, imp: Run) -> Run:
         """Tickets by one-shot magnitude or by chance, from the weights that IMP rewinds to."""

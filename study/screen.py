@@ -29,8 +29,8 @@ class Screen:
         if not self.live:
             return
         self._clear()
-        width = shutil.get_terminal_size().columns - 1
-        sys.stdout.write("".join(f"{line[:width]}\n" for line in lines))
+        columns = shutil.get_terminal_size().columns or 80  # a terminal of no size, on Python 3.10
+        sys.stdout.write("".join(f"{line[: columns - 1]}\n" for line in lines))
         sys.stdout.flush()
         self.height = len(lines)
 

@@ -1,6 +1,6 @@
 """How often report/evidence.py is right, on networks whose true accuracies are known.
 
-    python tests/simulate_evidence.py [--draws 4000] [--part NAME]
+    python tests/simulate_evidence.py [--draws 4000] [--part NAME] [--images 10000] [--ratios 16]
 
 Prints the tables of docs/verdict.md; all of them take about fifteen minutes on one CPU core.
 """
@@ -11,7 +11,8 @@ import argparse
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +41,29 @@ from report.evidence import (
     sparsest_with_evidence,
 )
 
-SEEDS = (3, 5, 10)
-IMAGES = (2_000, 10_000)
-RATIOS = (0, 1, 4, 16)  # of the variance of seeds to the residual one
 Runs = Mapping[int, np.ndarray]
+OF_TWO_PRETRAININGS = (90, 89.5, 88, 87)  # percent: dense network and ticket of each
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What to simulate: draws a cell, and the cells.
+
+    ratios: of the variance of seeds to the residual one. sample: other numbers give other draws.
+    """
+
+    draws: int = 4000
+    images: Sequence[int] = (2_000, 10_000)
+    ratios: Sequence[int] = (0, 1, 4, 16)
+    seeds: Sequence[int] = (3, 5, 10)
+    sample: int = 0
+
+    def drawn(
+        self, networks: Sequence[Network], images: int, *place: int, seeds: int | None = None
+    ) -> Iterator[list[dict[int, np.ndarray]]]:
+        """Draw one cell, whose place among all cells is `place`."""
+        key = (*place, self.sample) if self.sample else place
+        return draws(self.draws, networks, seeds or max(self.seeds), images, seed=key)
 
 
 class Rates:
@@ -100,17 +120,17 @@ def worse_by_one_tolerance(accuracy: float, images: int, ratio: float) -> tuple[
 # --- the parts ------------------------------------------------------------------------------------
 
 
-def coverage(count: int) -> None:
+def coverage(cells: Cells) -> None:
     """A ticket that is worse by exactly the margin: the interval holds the truth, in percent."""
-    right, said = Rates(count), Rates(count)
-    for images in IMAGES:
+    right, said = Rates(cells.draws), Rates(cells.draws)
+    for images in cells.images:
         for accuracy in (90, 50):
-            for ratio in RATIOS:
+            for ratio in cells.ratios:
                 pair = worse_by_one_tolerance(accuracy, images, ratio)
                 margin = pair[0].std_of_a_test(images)
                 row = (f"{images:,}", accuracy, ratio)
-                for both in draws(count, pair, max(SEEDS), images, seed=(0, accuracy, ratio)):
-                    for seeds in SEEDS:
+                for both in cells.drawn(pair, images, 0, accuracy, ratio):
+                    for seeds in cells.seeds:
                         dense, ticket = (first(runs, seeds) for runs in both)
                         found = difference(dense, ticket)
                         right.add(row, seeds, **_held(found, dense, ticket, -margin))
@@ -140,18 +160,18 @@ def _said(found: Difference, dense: Runs, margin: float) -> dict[str, float]:
     }
 
 
-def theory(count: int) -> None:
+def theory(cells: Cells) -> None:
     """Means of many images and normal seeds: coverage over all shares of images and seeds."""
     rng, images = np.random.default_rng(6), 10**6
     print("| S | formula | lowest | highest | highest where seeds vary as much as the residual |")
     print("| --- |" + " --- |" * 4)
-    for seeds in (2, *SEEDS):
+    for seeds in (2, *cells.seeds):
         rates: dict[str, dict[tuple[float, float], float]] = defaultdict(dict)
         for a in (0.0, 0.25, 0.5, 1, 2, 5, 10, 20, 50):  # variances, where the residual one is 1
             for b in (0.0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200):
-                found = (1 + b) * rng.chisquare(seeds - 1, count) / (seeds - 1)
+                found = (1 + b) * rng.chisquare(seeds - 1, cells.draws) / (seeds - 1)
                 halves = {
-                    "interval": [_half_width(a, x, images, seeds) for x in found],
+                    "interval": [_half_width(a, [x], images, [seeds]) for x in found],
                     "Satterthwaite's": [
                         satterthwaite_half_width(a + 1, x, 1, images, seeds) for x in found
                     ],
@@ -160,64 +180,92 @@ def theory(count: int) -> None:
                     rates[name][a, b] = float(np.mean(chdtr(1, np.square(half) / (a + b + 1))))
         for name, found in rates.items():
             most = max(rate for (_, b), rate in found.items() if b >= 1)
-            cells = [f"{100 * x:.1f}" for x in (min(found.values()), max(found.values()), most)]
-            print("|", " | ".join([str(seeds), name, *cells]), "|")
+            figures = [f"{100 * x:.1f}" for x in (min(found.values()), max(found.values()), most)]
+            print("|", " | ".join([str(seeds), name, *figures]), "|")
     print(flush=True)
 
 
-def _half_width(image_variance: float, by_seeds: float, images: int, seeds: int) -> float:
-    terms = (SeedTerm(by_seeds, seeds),)
-    return Difference(0, seeds, images, "paired", image_variance, terms).half_width() or 0
+def _half_width(
+    image_variance: float, by_seeds: Sequence[float], images: int, seeds: Sequence[int]
+) -> float:
+    terms = tuple(map(SeedTerm, by_seeds, seeds))
+    return Difference(0, min(seeds), images, "paired", image_variance, terms).half_width() or 0
 
 
-def others(count: int) -> None:
-    """Unequal seeds, contrasts and a single seed."""
-    rates = Rates(count)
-    for images in IMAGES:
-        for ratio in RATIOS:
-            nets = [network(a, images, ratio) for a in (90, 89.5, 88, 87)]
-            for drawn in draws(count, nets, max(SEEDS), images, seed=(1, ratio)):
-                a, b, c, d = drawn
+def theory_of_two(cells: Cells) -> None:
+    """Two sets of runs, as in contrasts: coverage over all shares of images and of either set."""
+    rng, images = np.random.default_rng(7), 10**6
+    print("| seeds | lowest | highest |\n| --- | --- | --- |")
+    for pair in ((3, 3), (5, 5), (10, 10), (3, 5), (3, 10), (2, 10)):
+        chance = [rng.chisquare(s - 1, cells.draws) / (s - 1) for s in pair]
+        rates = []
+        for a in (0.0, 0.25, 0.5, 1, 2, 4, 8):  # of images, where both sets together have 1
+            for share in (0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 1.0):
+                found = zip(share * chance[0], (1 - share) * chance[1], strict=True)
+                half = [_half_width(a, terms, images, pair) for terms in found]
+                rates.append(100 * float(np.mean(chdtr(1, np.square(half) / (a + 1)))))
+        print(f"| {pair[0]} and {pair[1]} | {min(rates):.1f} | {max(rates):.1f} |")
+    print(flush=True)
+
+
+def unequal(cells: Cells) -> None:
+    """Unequal seeds, and a single seed."""
+    rates = Rates(cells.draws)
+    for images in cells.images:
+        for ratio in cells.ratios:
+            nets = [network(a, images, ratio) for a in OF_TWO_PRETRAININGS]
+            for a, b, *_ in cells.drawn(nets, images, 1, ratio, seeds=10):
                 row = (f"{images:,}", ratio)
                 one = difference(first(a, 1), first(b, 1))
                 rates.add(row, **{"one seed": covers(one.interval(), -0.5)})
                 for left, right in ((2, 10), (3, 5), (3, 10)):
                     found = difference(first(a, right), first(b, left))
                     rates.add(row, **{f"{left} against {right}": covers(found.interval(), -0.5)})
-                for seeds in SEEDS:
-                    sides = [Compared(*(first(x, seeds) for x in y)) for y in ((a, b), (c, d))]
-                    both = contrast(*sides)
-                    assert both is not None
-                    rates.add(row, seeds, contrast=covers(both.interval(), 0.5))
     rates.show("images,seed variance")
 
 
-def small(count: int) -> None:
+def contrasts(cells: Cells) -> None:
+    """Two pre-trainings, whose tickets are worse than their dense networks by 0.5 and 1 point."""
+    rates = Rates(cells.draws)
+    for images in cells.images:
+        for ratio in cells.ratios:
+            nets = [network(a, images, ratio) for a in OF_TWO_PRETRAININGS]
+            for a, b, c, d in cells.drawn(nets, images, 1, ratio):
+                for seeds in cells.seeds:
+                    sides = [Compared(*(first(x, seeds) for x in y)) for y in ((a, b), (c, d))]
+                    found = contrast(*sides)
+                    assert found is not None
+                    row = (f"{images:,}", ratio)
+                    rates.add(row, seeds, interval=covers(found.interval(), 0.5))
+    rates.show("images,seed variance")
+
+
+def small(cells: Cells) -> None:
     """Test sets on which few images differ."""
-    rates = Rates(count)
+    rates = Rates(cells.draws)
     for images in (177, 500):
         for accuracy in (99, 95, 70):
             for ratio in (0, 4):
                 pair = [network(accuracy, images, ratio) for _ in range(2)]
-                for both in draws(count, pair, max(SEEDS), images, seed=(2, accuracy, ratio)):
+                for both in cells.drawn(pair, images, 2, accuracy, ratio):
                     row = (images, accuracy, ratio)
                     one = difference(first(both[0], 1), first(both[1], 1))
                     rates.add(row, 1, held=covers(one.interval(), 0))
-                    for seeds in (2, *SEEDS):
+                    for seeds in (2, *cells.seeds):
                         found = difference(*(first(runs, seeds) for runs in both))
                         rates.add(row, seeds, held=covers(found.interval(), 0))
     rates.show("images,SA,seed variance")
 
 
-def chain(count: int) -> None:
+def chain(cells: Cells) -> None:
     """Three states equal to the dense network, then two that are worse by the margin."""
-    rates, images = Rates(count), 2_000
-    for ratio in RATIOS:
+    rates, images = Rates(cells.draws), 2_000
+    for ratio in cells.ratios:
         dense = network(90, images, ratio)
         margin = 6 * dense.std_of_a_test(images)
         nets = [dense, dense, dense, dense, *[network(90 - margin, images, ratio)] * 2]
-        for drawn in draws(count, nets, max(SEEDS), images, seed=(3, ratio)):
-            for seeds in SEEDS:
+        for drawn in cells.drawn(nets, images, 3, ratio):
+            for seeds in cells.seeds:
                 runs = [first(x, seeds) for x in drawn]
                 found = [difference(runs[0], ticket) for ticket in runs[1:]]
                 # The other two measures are taken to be matched: the hardest case for the chain.
@@ -228,16 +276,16 @@ def chain(count: int) -> None:
     rates.show("seed variance")
 
 
-def power(count: int) -> None:
+def power(cells: Cells) -> None:
     """How often a ticket that is truly as good as the dense network is said to match."""
-    rates, widths = Rates(count), Rates(count)
-    for images in IMAGES:
+    rates, widths = Rates(cells.draws), Rates(cells.draws)
+    for images in cells.images:
         for accuracy in (90, 50):
-            for ratio in (1, 4, 16):
+            for ratio in filter(None, cells.ratios):
                 pair = [network(accuracy, images, ratio) for _ in range(2)]
                 std = f"{pair[0].seed_std:.2f}"
-                for both in draws(count, pair, max(SEEDS), images, seed=(4, accuracy, ratio)):
-                    for seeds in SEEDS:
+                for both in cells.drawn(pair, images, 4, accuracy, ratio):
+                    for seeds in cells.seeds:
                         found = difference(*(first(runs, seeds) for runs in both))
                         row = (f"{images:,}", accuracy, std)
                         said = {f"margin {m}": judge(found, m) == "matches" for m in (0.5, 1, 2, 3)}
@@ -247,16 +295,16 @@ def power(count: int) -> None:
     widths.show("images,SA,std of seeds", percent=False)
 
 
-def sequential(count: int) -> None:
+def sequential(cells: Cells) -> None:
     """Seeds added only where the evidence is undecided: 3, then 5, then 10."""
-    rates = Rates(count)
-    for images in IMAGES:
-        for ratio in RATIOS:
+    rates = Rates(cells.draws)
+    for images in cells.images:
+        for ratio in cells.ratios:
             pair = worse_by_one_tolerance(90, images, ratio)
             margin = pair[0].std_of_a_test(images)
-            for both in draws(count, pair, max(SEEDS), images, seed=(5, ratio)):
+            for both in cells.drawn(pair, images, 5, ratio):
                 said = "undecided"
-                for seeds in SEEDS:
+                for seeds in cells.seeds:
                     if said == "undecided":
                         said = judge(difference(*(first(x, seeds) for x in both)), margin)
                 rates.add((f"{images:,}", ratio), matches=said == "matches", worse=said == "worse")
@@ -264,20 +312,36 @@ def sequential(count: int) -> None:
 
 
 PARTS = {
-    part.__name__: part for part in (theory, coverage, others, small, chain, power, sequential)
+    part.__name__: part
+    for part in (
+        theory,
+        theory_of_two,
+        coverage,
+        unequal,
+        contrasts,
+        small,
+        chain,
+        power,
+        sequential,
+    )
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--draws", type=int, default=4000)
-    parser.add_argument("--part", choices=PARTS, action="append")
+    parser.add_argument("--draws", type=int, default=Cells.draws)
+    parser.add_argument("--images", type=int, nargs="+", default=Cells.images)
+    parser.add_argument("--ratios", type=int, nargs="+", default=Cells.ratios)
+    parser.add_argument("--seeds", type=int, nargs="+", default=Cells.seeds)
+    parser.add_argument("--sample", type=int, default=Cells.sample, help="others: other draws")
+    parser.add_argument("--part", choices=PARTS, action="append", default=[])
     args = parser.parse_args()
-    error = 200 * math.sqrt(0.025 * 0.975 / args.draws)
-    print(f"{args.draws} draws; two Monte Carlo standard errors at 2.5 %: {error:.2f} points\n")
+    cells = Cells(args.draws, args.images, args.ratios, args.seeds, args.sample)
+    error = 200 * math.sqrt(0.025 * 0.975 / cells.draws)
+    print(f"{cells.draws} draws; two Monte Carlo standard errors at 2.5 %: {error:.2f} points\n")
     for name in args.part or PARTS:
         print(f"### {name}: {(PARTS[name].__doc__ or '').strip()}\n")
-        PARTS[name](args.draws)
+        PARTS[name](cells)
 
 
 if __name__ == "__main__":

@@ -415,6 +415,16 @@ def test_a_network_that_cannot_be_pruned_ends_a_run_in_one_line(data, tmp_path, 
     assert not (tmp_path / "x").exists()
 
 
+@needs_timm
+@pytest.mark.parametrize("planned", [[], ["--dry_run"]], ids=["run", "plan"])
+def test_images_that_a_network_cannot_take_end_a_run_in_one_line(planned, data, tmp_path, capsys):
+    size = ["--input_size", "8", *planned, "--save_dir", str(tmp_path / "x")]
+    argv = [str(data), *flags("timm:vgg11_bn"), *SEARCH, *size]
+    line = one_error_line(argv, main_imp_pretrain.main, capsys)
+    assert "-a timm:vgg11_bn: takes no images of 8x8 pixels; another --input_size" in line
+    assert not (tmp_path / "x").exists()
+
+
 def test_remove_prune_leaves_a_plain_network(small):
     model = build_model("preact_resnet18", 5, MEAN, STD)
     names = list(model.state_dict())

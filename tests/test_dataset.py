@@ -1,5 +1,6 @@
 """Splits, loaders and what they say about wrong input; all files are made here, in real formats."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from evaluation.sets import adversarial_loader, cifar10_c_loader, corruptions
 from files.checkpoints import save_checkpoint
 from input_pipeline import loader as loader_module
 from input_pipeline import sources
+from input_pipeline import workers as workers_module
 from input_pipeline.listings import VISDA_CLASSES
 from input_pipeline.sources import load_splits
 from input_pipeline.transforms import uniforms
@@ -407,9 +409,67 @@ def test_skip_bad_leaves_a_broken_image_out_of_val_and_replaces_it_in_training(t
 @pytest.mark.parametrize("augment", ["rrc", "crop"])
 def test_any_number_of_workers_gives_the_same_bits(folder, augment):
     alone = loaders(spec_of(folder, augment=augment))
-    two = loaders(spec_of(folder, augment=augment), workers=2)
-    for left, right in zip(alone, two, strict=True):
-        assert_same(batches(left, 1), batches(right, 1))
+    for workers in (1, 2, None):
+        others = loaders(spec_of(folder, augment=augment), workers=workers)
+        for left, right in zip(alone, others, strict=True):
+            assert_same(batches(left, 1), batches(right, 1))
+
+
+# ------------------------------------------------------------------ as many workers as help
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """How many loader processes each epoch asks for, on a machine of 12 cores for this process."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    asked = []
+
+    def loaded(batches, plans, processes, _pin_memory):
+        asked.append(processes)
+        return (batches[plan] for plan in plans)
+
+    monkeypatch.setattr(loader_module, "loaded", loaded)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("workers", "processes", "expected"),
+    [(None, 1, [12]), (None, 4, [3]), (None, 16, [1]), (3, 4, [3]), (0, 1, [])],
+)
+def test_by_default_each_core_has_a_worker_shared_by_the_runs_processes(
+    folder, started, workers, processes, expected
+):
+    spec = spec_of(folder)
+    train, _, _ = build_loaders(
+        spec, batch_size=2, eval_batch_size=4, workers=workers, processes=processes, seed=3
+    )
+    batches(train, 0)
+    assert started == expected
+
+
+def test_more_workers_than_help_are_not_started(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(128)), raising=False)
+    assert workers_module.useful_workers(False) == 16
+    assert workers_module.useful_workers(False, 32) == 4
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert workers_module.useful_workers(False) == 6
+
+
+def test_images_in_memory_at_their_final_size_need_no_worker(tmp_path, started):
+    digits = spec_of(tmp_path, "digits", 32, "crop")
+    small = write_folder(
+        tmp_path, {"train": {"a": 9, "b": 9}, "test": {"a": 4, "b": 4}}, size=(16, 16)
+    )
+    for spec in (digits, spec_of(small, augment="crop")):
+        for loader in loaders(spec, workers=None):
+            batches(loader, 0)
+    assert started == []
+    train, _, _ = loaders(spec_of(tmp_path, "digits", 48, "rrc"), workers=None)
+    batches(train, 0)  # each is resized anew
+    train, _, _ = loaders(digits, workers=2)
+    batches(train, 0)  # it was asked for
+    assert started == [12, 2]
 
 
 def test_threads_do_not_change_the_bits(folder):

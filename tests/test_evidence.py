@@ -92,9 +92,21 @@ def test_unequal_seeds_are_not_paired_but_the_images_are():
     assert found.half_width() == pytest.approx(100 * t(1) * math.sqrt(terms.sum()))
 
 
+def test_residuals_of_both_sides_leave_the_part_of_the_images():
+    dense = runs(*[[1, 1, 1, 0, 0, 0, 0, 0]] * 2, [1, 1, 0, 0, 0, 0, 0, 0])
+    ticket = runs(*[[0, 0, 0, 0, 0, 0, 0, 1]] * 3, [0, 0, 0, 0, 0, 0, 1, 1])
+    found = paired_difference(dense, ticket)
+    by_images = np.var([-1, -1, -2 / 3, 0, 0, 0, 1 / 4, 1], ddof=1) / 8
+    # One bit in one run of 3 or 4 is unlike the others: squares 1/8 - 1/(8 S) off its image's mean,
+    # less those of its seed's mean; on (S - 1) 7 degrees of freedom, and divided by S 8.
+    residuals = sum((1 - 1 / s) * (1 - 1 / 8) / ((s - 1) * 7) / (s * 8) for s in (3, 4))
+    assert found.image_variance == pytest.approx(1e4 * (by_images - residuals))
+
+
 def test_as_many_seeds_that_are_other_seeds_are_not_paired():
     others = {seed + 1: bits for seed, bits in TICKET.items()}
-    assert paired_difference(TICKET, others).kind == "unpaired"
+    found = paired_difference(TICKET, others)
+    assert (found.kind, len(found.seed_terms)) == ("unpaired", 2)
     dense, ticket = {1: 80.0, 2: 90.0}, {2: 80.0, 3: 90.0}
     assert len(difference_of_accuracies(dense, ticket).seed_terms) == 2
 
@@ -153,9 +165,10 @@ def test_outcomes_of_different_images_are_never_paired():
 
 
 def test_the_order_of_seeds_does_not_matter_and_sides_can_be_swapped():
-    found = paired_difference(DENSE, TICKET)
-    assert paired_difference(DENSE, dict(reversed(TICKET.items()))) == found
-    swapped = paired_difference(TICKET, DENSE)
+    dense = runs([1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1])
+    found = paired_difference(dense, TICKET)
+    assert paired_difference(dense, dict(reversed(TICKET.items()))) == found
+    swapped = paired_difference(TICKET, dense)
     assert (swapped.mean, swapped.half_width()) == (-found.mean, found.half_width())
 
 
@@ -222,7 +235,7 @@ def test_worse_here_and_undecided_there_is_no_difference_between_the_two():
         return Compared({1: 0.0, 2: 0.0, 3: 0.0}, {1: mean, 2: mean + 0.2, 3: mean - 0.2})
 
     here, there = spread(-1.1), spread(-0.9)
-    said = [judge(difference_of_accuracies(*side), 0.5) for side in (here, there)]
+    said = [judge(difference_of_accuracies(*side.arms), 0.5) for side in (here, there)]
     assert said == ["worse", "undecided"]
     low, high = contrast_of_accuracies(here, there).interval()
     assert low < 0 < high
@@ -347,6 +360,11 @@ def test_the_simulated_networks_are_as_accurate_as_they_say():
         assert figures.mean() == pytest.approx(truth.accuracy, abs=0.15)
         spread = math.sqrt(np.var(figures, axis=1, ddof=1).mean())
         assert spread == pytest.approx(truth.std_of_a_test(2000), rel=0.1)
+    wild = network(90, 500, 100)  # whose runs differ by points
+    figures = [
+        100 * bits.mean() for (runs,) in draws(500, [wild], 4, 500) for bits in runs.values()
+    ]
+    assert np.mean(figures) == pytest.approx(wild.accuracy, abs=1)
 
 
 @pytest.mark.parametrize(

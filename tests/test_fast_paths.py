@@ -233,6 +233,22 @@ def test_prepared_weights_are_those_of_the_hooks_and_are_gone_afterwards(amp):
         assert not torch.equal(model(images), before)
 
 
+@pytest.mark.parametrize("amp", [None, BF16], ids=["fp32", "bf16"])
+def test_an_attack_asks_for_no_gradient_of_prepared_weights_either(amp):
+    model, (images, labels) = network(), batch()
+    asked: list[bool] = []
+    for _, module in convolutions(model):
+        module.register_forward_hook(lambda m, *_: asked.append(m.weight.requires_grad))
+    with prepared(model, amp):
+        before = [module.weight for _, module in convolutions(model)]
+        with torch.autocast("cpu", amp) if amp else contextlib.nullcontext():
+            make_pgd(model, ATTACK)(images, labels)
+        after = [module.weight for _, module in convolutions(model)]
+    assert asked
+    assert not any(asked)
+    assert all(one is other and one.requires_grad for one, other in zip(before, after, strict=True))
+
+
 def hooks_of(model: nn.Module) -> dict[str, list[int]]:
     return {name: list(module._forward_pre_hooks) for name, module in convolutions(model)}
 

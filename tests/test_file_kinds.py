@@ -3,6 +3,7 @@
 import argparse
 import gzip
 import io
+import pickle
 import tarfile
 import zipfile
 
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import nn
 
+from errors import InputError
 from files.kinds import describe, foreign_objects, is_safetensors
 from models import convert
 
@@ -39,6 +41,25 @@ def tar_bytes():
         entry = tarfile.TarInfo("run/model.pth")
         entry.size = 3
         archive.addfile(entry, io.BytesIO(b"abc"))
+    return buffer.getvalue()
+
+
+def tar_of_a_checkpoint():
+    """Its end is that of a zip archive, the checkpoint."""
+    buffer, content = io.BytesIO(), torch_bytes(WEIGHTS)
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        entry = tarfile.TarInfo("run/model.pth")
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def very_old_bytes():
+    """What PyTorch wrote before 0.1.10: a tar archive of three files."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name in ("storages", "tensors", "pickle"):
+            archive.addfile(tarfile.TarInfo(name))
     return buffer.getvalue()
 
 
@@ -72,6 +93,9 @@ def script_bytes():
             tar_bytes(),
             "a tar archive: unpack it (tar -xf) and pass the file in it, of run/model.pth",
         ),
+        (tar_of_a_checkpoint(), "a tar archive: unpack it (tar -xf) and pass the file in it"),
+        (very_old_bytes(), "PyTorch before 0.1.10; if you trust it, as a newer one: python -m"),
+        (torch_bytes(WEIGHTS)[:200], "torn, its end is missing: download or copy it again"),
         (zip_bytes(**{"run/model.pth": "abc"}), "a zip archive"),
         (npz_bytes(), "NumPy arrays"),
         (npy_bytes(), "a NumPy array"),
@@ -110,10 +134,9 @@ def test_torchscript_and_whole_networks_name_the_command(tmp_path):
         ),
         torch_bytes(WEIGHTS, _use_new_zipfile_serialization=False),
         to_safetensors(WEIGHTS),
-        torch_bytes(WEIGHTS)[:200],
         np.random.default_rng(0).bytes(999),
     ],
-    ids=["checkpoint", "more kinds", "old format", "safetensors", "torn", "noise"],
+    ids=["checkpoint", "more kinds", "old format", "safetensors", "noise"],
 )
 def test_nothing_is_said_of_a_checkpoint_or_of_what_nobody_knows(content, tmp_path):
     path = tmp_path / "weights.pth"
@@ -182,6 +205,65 @@ def test_a_whole_network_is_converted_even_without_its_code(wrap, tmp_path, monk
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.torch.jit:FutureWarning")
 def test_torchscript_is_converted(tmp_path):
     assert set(converted(tmp_path, script_bytes())) == {"weight", "bias"}
+
+
+class Schedule:
+    """Settings of a stranger's, without anything of a network."""
+
+    def __init__(self):
+        self.steps = [1, 2]
+
+
+class Settings(dict):
+    pass
+
+
+class Names(list):
+    pass
+
+
+def test_a_checkpoint_is_converted_though_the_code_of_what_lies_beside_is_gone(
+    tmp_path, monkeypatch
+):
+    beside = {"schedule": Schedule(), "args": Settings(lr=1), "classes": Names("ab")}
+    content = torch_bytes({"model": WEIGHTS, **beside})
+    for name in ("Schedule", "Settings", "Names"):
+        monkeypatch.delattr(f"{__name__}.{name}")
+    assert set(converted(tmp_path, content)) == {"conv1.weight"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pickle.dumps({"conv1.weight": np.ones((2, 3, 3, 3), np.float32)}),
+        torch_bytes({"conv1.weight": np.ones((2, 3, 3, 3), np.float32)}),
+        torch_bytes(
+            {"model": WEIGHTS, "args": argparse.Namespace()}, _use_new_zipfile_serialization=False
+        ),
+        to_safetensors(WEIGHTS),
+        torch_bytes(WEIGHTS),
+    ],
+    ids=["pickle", "arrays", "old format", "safetensors", "no need"],
+)
+def test_what_trust_opens_is_converted(content, tmp_path):
+    assert torch.equal(converted(tmp_path, content)["conv1.weight"], WEIGHTS["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (npz_bytes(), "NumPy arrays"),
+        (tar_of_a_checkpoint(), "a tar archive"),
+        (torch_bytes(WEIGHTS)[:200], "torn, its end is missing"),
+        (pickle.dumps({"a": np.ones(3)})[:-20], "not a readable checkpoint|no file of PyTorch"),
+        (b"\x08\x08\x12\x07pytorch" + bytes(range(256)), "no file of PyTorch, nor another pickle"),
+    ],
+)
+def test_what_trust_does_not_open_is_not_sent_to_the_same_command_again(content, told, tmp_path):
+    with pytest.raises(InputError, match=told) as caught:
+        converted(tmp_path, content)
+    assert "--trust_pickle" not in str(caught.value)
 
 
 def test_numpy_masks_are_converted_and_nested_entries_named(tmp_path):

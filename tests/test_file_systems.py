@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import pathlib
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -91,6 +92,9 @@ def fail(patch: pytest.MonkeyPatch, module: Any, call: str, where: Any, name: st
         return original(*args, **rest)
 
     patch.setattr(module, call, failing)
+    accessor = getattr(pathlib, "_NormalAccessor", None)  # Path's copies of os's, in Python 3.10
+    if getattr(accessor, call, None) is original:
+        patch.setattr(accessor, call, staticmethod(failing))
     return failed
 
 

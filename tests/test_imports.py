@@ -266,6 +266,8 @@ def test_torch_load_never_runs_code_but_where_it_is_asked_to():
     assert loads["False"] == {"load_trusted_pickle"}
     callers = [n for n, tree in TREES.items() if "load_trusted_pickle" in ast.unparse(tree)]
     assert sorted(callers) == ["files.checkpoints", "models.convert"]
+    plain = [n for n, tree in TREES.items() if "stranger_pickles" in ast.unparse(tree)]
+    assert plain == ["files.checkpoints"]
 
 
 @pytest.mark.parametrize("package", ["advertorch", "pyautoattack"])

@@ -602,7 +602,7 @@ def hang_in_worker() -> None:
     make = loader._Batches._make
 
     def stuck(batches, plan):
-        while batches.train and plan.first >= 12:
+        while batches.train and plan.first >= 24:
             time.sleep(1)
         return make(batches, plan)
 

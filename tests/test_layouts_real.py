@@ -15,8 +15,8 @@ from helpers.network_cases import enliven
 from errors import InputError
 from files.checkpoints import save_checkpoint
 from files.mask_layouts import ticket_masks
-from files.weight_names import WRAPPERS, mask_name, strip_wrappers
-from models import build_model, fit_masks, load_pretrained
+from files.weight_names import WRAPPERS, mask_names, strip_wrappers
+from models import ARCHS, build_model, fit_masks, load_pretrained
 from models.layouts import LAYOUTS
 from models.source import read_layout
 from pruning_utils import apply_masks, prune_at_random
@@ -350,6 +350,11 @@ TICKETS = {
     "transfer checkpoint": lambda: {"state_dict": prefixed("module.1.", floats())},
     "open_lth": lambda: by_weight(lambda mask: mask.int()),
     "numpy": lambda: by_weight(lambda mask: mask.numpy().astype(np.uint8)),
+    "MoCo": lambda: {"state_dict": prefixed("module.encoder_q.", pruned_state())},
+    "MoCo v3": lambda: prefixed("base_encoder.", floats()),
+    "BYOL": lambda: {"masks": prefixed("online_encoder.", floats())},
+    "beside numbers": lambda: by_weight(lambda mask: mask.int()) | {"epoch": 3, "arch": "x"},
+    "nested where nobody looks": lambda: {"best": {"ticket": floats()}, "last": {"lr": 0.1}},
     "sparse": lambda: {"mask": by_weight(lambda mask: mask.float().to_sparse())},
 }
 
@@ -361,6 +366,26 @@ def test_masks_are_found_wherever_they_lie(name):
     assert found.keys() == KEPT.keys()
     assert all(torch.equal(found[name], mask) for name, mask in KEPT.items())
     assert all(mask.dtype == torch.bool for mask in found.values())
+
+
+def test_masks_of_numbered_children_are_those_of_the_resnet():
+    numbers = {"conv1": "0"} | {f"layer{i}": f"{i + 3}" for i in range(1, 5)}
+    model = build_model("resnet18", CLASSES, MEAN, STD, "cifar")
+    prune_at_random(model, 0.5)
+    masks = all_masks(model)
+    numbered = {}
+    for name, mask in masks.items():
+        first, dot, rest = name.partition(".")
+        numbered[f"module.{numbers[first]}{dot}{rest}"] = mask
+    found, _ = ticket_masks({"state_dict": numbered}, "ticket.pt")
+    assert found.keys() == masks.keys()
+
+
+def test_masks_in_several_places_are_no_silent_choice():
+    payload = {"first": {"ticket": floats()}, "second": floats()}
+    told = r"several places \(first, second\).* python -m models.convert ticket.pt .*--key NAME"
+    with pytest.raises(InputError, match=told):
+        ticket_masks(payload, "ticket.pt")
 
 
 def test_masks_of_a_resnet_with_shortcuts_fit_torchvisions_and_back():
@@ -436,7 +461,7 @@ def test_a_pruned_classifier_keeps_its_zeros(tmp_path):
     ],
 )
 def test_masks_are_named_after_their_layers(name, expected):
-    assert mask_name(name) == expected
+    assert mask_names([name]) == {name: expected}
 
 
 def test_a_name_that_only_begins_like_a_wrapper_stays():
@@ -452,6 +477,15 @@ def test_the_documentation_has_a_row_for_each_layout_in_order():
     rows = re.findall(r"^\| ([^|]+?) \| ([^|]+?) \|", table, re.MULTILINE)
     documented = [(name, source) for name, source in rows if name not in ("layout", "---")]
     assert documented == [(row.name, row.source) for row in LAYOUTS]
+
+
+def test_the_readme_shows_the_documentations_table_of_robust_weights():
+    table = DOCS.read_text().partition("## Where to get robust weights\n\n")[2].partition("\n\n")[0]
+    assert table.count("\n") >= 5
+    assert table in (DOCS.parent.parent / "README.md").read_text()
+    names = re.findall(r"`((?:wide_)?resnet\d+(?:_2)?)_l(?:2|inf)_eps[\d.]+\.ckpt`", table)
+    assert len(names) >= 4
+    assert set(names) <= set(ARCHS)
 
 
 def test_every_layout_is_recognised_by_some_file():

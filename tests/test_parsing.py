@@ -503,6 +503,8 @@ BAD_FOR_BOTH = [
     (["--resume", "PLACE/empty.pth.tar"], "no checkpoint to resume from, it lacks"),
     (["--resume", "PLACE/text.pth.tar"], "text.pth.tar"),
     (["--amp", "fp16"], "--amp fp16 needs CUDA"),
+    (["--cuda_graphs"], "--cuda_graphs goes with --compile"),
+    (["--compile", "--cuda_graphs"], "--cuda_graphs needs CUDA"),
     (["--print_freq", "0"], "--print_freq: '0' is not"),
     (["--device", "cuda"], "CUDA was asked for, but PyTorch sees no CUDA device"),
     (["--gpu", "3"], "CUDA was asked for, but PyTorch sees no CUDA device"),

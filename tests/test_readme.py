@@ -246,7 +246,7 @@ def test_every_flag_that_the_readme_mentions_exists():
 
 def test_every_file_of_the_project_that_the_readme_mentions_exists():
     text = README.read_text().replace("/\n", "/")
-    named = re.findall(r"(?<![\w/.])((?:script|docs|models|benchmarks)/[\w./-]*\w\.\w+)", text)
+    named = re.findall(r"(?<![\w/.-])((?:script|docs|models|benchmarks)/[\w./-]*\w\.\w+)", text)
     named += re.findall(r"(?<![\w/.])(\w+\.py)\b", text)
     named += re.findall(r"\]\((?!https?:|#)([^)]+)\)", text)
     missing = [name for name in named if not (ROOT / name).exists()]

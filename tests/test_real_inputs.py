@@ -37,6 +37,8 @@ from input_pipeline.decoding import read_image
 from input_pipeline.loader import Loader
 from input_pipeline.sources import load_splits
 
+AVIF = ".avif" in Image.registered_extensions()  # Pillow writes it from 11.3 on
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -164,7 +166,7 @@ ENTRY_CASES = [
          notes=("hidden: $RECYCLE.BIN",)),
     Case("jfif", lambda r: images(r / "train/cat", 6, ".jfif", "JPEG"), (16, 2, 6)),
     Case("gif", lambda r: images(r / "train/cat", 6, ".GIF"), (16, 2, 6)),
-    Case("avif", lambda r: images(r / "train/cat", 6, ".avif"), (16, 2, 6)),
+    *([Case("avif", lambda r: images(r / "train/cat", 6, ".avif"), (16, 2, 6))] if AVIF else []),
     Case("no suffix", lambda r: images(r / "train/cat", 6, "", "JPEG"), (16, 2, 6)),
     Case("a number for a suffix", lambda r: images(r / "train/cat", 6, ".5", "PNG"), (16, 2, 6)),
     Case("no suffix and no image", lambda r: text(r / "train/cat/LICENSE"),
@@ -449,6 +451,12 @@ def twelve_bits(folder: Path) -> str:
     return str(folder / "x.tif")
 
 
+def pgm(folder: Path) -> str:
+    """Written by hand, as Pillow wrote none of 16 bits for long."""
+    text(folder / "x.pgm", b"P5 16 16 65535\n" + RAMP.astype(">u2").tobytes())
+    return str(folder / "x.pgm")
+
+
 def exif(turn: int) -> Image.Exif:
     tags = Image.Exif()
     tags[274] = turn
@@ -471,7 +479,7 @@ PIXELS: dict[str, tuple[Callable[[Path], str], np.ndarray | None]] = {
         grey(255 - UPPER),
     ),
     "12-bit TIFF": (twelve_bits, grey(UPPER)),
-    "16-bit PGM": (save(RAMP, "x.pgm"), grey(UPPER)),
+    "16-bit PGM": (pgm, grey(UPPER)),
     "16-bit JPEG 2000": (save(RAMP, "x.jp2"), grey(UPPER)),
     "8-bit grey PNG": (save(UPPER, "x.png"), grey(UPPER)),
     "4-bit grey PNG": (

@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = [
     "pretraining", "dataset", "data_number", "mode", "ticket", "state", "density", "sparsity",
     "seed", "arch", "sa_best_sa", "sa_best_ra", "ra_best_sa", "ra_best_ra", "last_sa", "last_ra",
-    "ticket_sha256", "folder", "command", "init_sha256", "test_split", "warnings",
+    "ticket_sha256", "folder", "command", "init_sha256", "test_split", "evidence",
+    "warnings",
 ]  # fmt: skip
 
 
@@ -80,6 +81,7 @@ def test_csv_has_one_flat_row_a_run(tmp_path):
     assert row["command"] == "python main.py --x 'a b'"
     standard = next(r for r in rows if r["folder"] == "adv-0-std")
     assert (standard["ticket"], standard["ra_best_ra"]) == ("dense", "")
+    assert (standard["evidence"], row["evidence"]) == ("", "undecided")
 
 
 def test_verdict_json_holds_rows_and_sparsest(tmp_path):

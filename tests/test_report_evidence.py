@@ -1,19 +1,22 @@
 """The evidence in a report, on hand-made results and outcomes whose answers are known."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
+from helpers.browser import browser, find_browser
 from helpers.outcome_cases import SPLIT, right, write_tested
 from helpers.report_cases import run, ticket
+from matplotlib.collections import LineCollection
 
 from errors import InputError
-from files.study_record import read_study_record, record_plan
+from files.study_record import Plan, read_study_record, record_plan
 from report.__main__ import main
 from report.difference_figure import difference_figure
-from report.figures import styles
+from report.figures import accuracy_figure, styles
+from report.plan import plan_text
 from report.verdict import judge
 from report.words import conclusion
 from report.write import judge_runs
@@ -35,6 +38,13 @@ def study(root, tickets, **changes):
     for state, correct in tickets.items():
         write_ticket(root, state, *correct, **changes)
     return root
+
+
+def plan(root, states, seeds, **changes):
+    """Record what a study in this folder plans."""
+    where = {"pretrainings": ("adv",), "datasets": ("cifar10",), "data_numbers": (1.0,)} | changes
+    config = str(root / where.pop("config", "my.toml"))
+    record_plan(root, Plan(config, tuple(states), tuple(seeds), **where))
 
 
 def verdict_of(root, margin=0.5, **options):
@@ -196,11 +206,33 @@ def test_contrasts_compare_what_two_pretrainings_lose(tmp_path):
     assert (first["kind"], first["images"], first["test_split"]) == ("paired", IMAGES, SPLIT)
 
 
+def test_other_data_or_another_share_of_them_are_not_contrasted(tmp_path):
+    study(tmp_path / "a", {0: (), 1: ()})
+    others = ({"split": "5" * 63 + "6"}, {"dataset": "svhn"}, {"data_number": 0.1})
+    for number, other in enumerate(others, start=2):
+        hashed = {"pretraining": f"std{number}", "init_sha256": str(number) * 64}
+        study(tmp_path / f"{number}", {0: (), 1: ()}, **hashed, **other)
+    assert len(verdict_of(tmp_path).groups) == 4
+    assert verdict_of(tmp_path).contrasts == ()
+
+
 def test_without_a_margin_the_rules_tolerance_is_taken(tmp_path):
     group = only(judge_runs(study(tmp_path, {0: (), 1: ()})).verdict)
     assert group.margins == group.tolerance == {"st_sa": 0, "at_sa": 0, "at_ra": 0}
     with pytest.raises(InputError, match="evidence_margin"):
         judge([run()], 0.5, {}, -1)
+
+
+def test_the_margin_is_the_one_that_the_studys_file_has_fixed(tmp_path):
+    study(tmp_path, {0: (), 1: ()})
+    plan(tmp_path, [1], (1, 2, 3), evidence_margin=2.5)
+    assert verdict_of(tmp_path, margin=None).evidence_margin == 2.5
+    assert verdict_of(tmp_path, margin=1.0).evidence_margin == 1.0
+    plan(tmp_path, [2], (1, 2, 3), config="other.toml")
+    assert verdict_of(tmp_path, margin=None).evidence_margin == 2.5
+    plan(tmp_path, [2], (1, 2, 3), config="third.toml", evidence_margin=1.0)
+    with pytest.raises(InputError, match=r"different margins \(1, 2.5\): give --evidence_margin"):
+        verdict_of(tmp_path, margin=None)
 
 
 # --- what was planned, and what is missing --------------------------------------------------------
@@ -212,33 +244,116 @@ def test_without_a_margin_the_rules_tolerance_is_taken(tmp_path):
 )
 def test_seeds_are_compared_with_those_that_were_planned_first(tmp_path, planned, look):
     if planned:
-        record_plan(tmp_path, tmp_path / "my.toml", [0, 1], planned)
-    study(tmp_path, {0: (), 1: ()})
-    record_plan(tmp_path, tmp_path / "my.toml", [0, 1], [1, 2, 3])
+        plan(tmp_path, [1], planned)
+    study(tmp_path, {0: (), 1: (), 3: ()})
+    plan(tmp_path, [1, 2], [1, 2, 3])
     group = only(verdict_of(tmp_path))
     assert group.look == look
-    assert group.planned == {1}
-    assert (read_study_record(tmp_path).plans == ()) == (planned is None)
+    assert group.planned == ({1} if planned else {1, 3})
 
 
-def test_a_damaged_record_is_a_warning(tmp_path):
+@pytest.mark.parametrize("lacking", ["1-3/std", "1-3/adv", "0-3/std"])
+def test_a_planned_seed_that_one_ticket_lacks_makes_it_interim(tmp_path, lacking):
+    plan(tmp_path, [1], [1, 2, 3])
     study(tmp_path, {0: (), 1: ()})
-    (tmp_path / "study.json").write_text("{")
+    shutil.rmtree(tmp_path / "adv" / lacking)
+    assert only(verdict_of(tmp_path)).look == "interim"
+
+
+def test_a_regime_that_a_study_leaves_out_is_not_waited_for(tmp_path):
+    plan(tmp_path, [1], [1, 2, 3])
+    study(tmp_path, {0: (), 1: ()})
+    for folder in tmp_path.glob("adv/*/adv"):
+        shutil.rmtree(folder)
+    assert only(verdict_of(tmp_path)).look == "fixed"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"pretrainings": ("std",)}, {"datasets": ("svhn",)}, {"data_numbers": (0.1, 0.01)}],
+    ids=lambda other: next(iter(other)),
+)
+def test_a_plan_counts_only_for_the_groups_that_it_names(tmp_path, other):
+    """Two studies may share a folder, and each has its seeds and states."""
+    plan(tmp_path, [1, 2, 5], [1], config="first.toml", **other)
+    plan(tmp_path, [1], [1, 2, 3])
+    group = only(verdict_of(study(tmp_path, {0: (), 1: ()})))
+    assert (group.look, group.planned) == ("fixed", {1})
+    shutil.rmtree(tmp_path / "adv")
+    (tmp_path / "study.json").unlink()
+    plan(tmp_path, [1, 2, 5], [1], **other)
+    group = only(verdict_of(study(tmp_path, {0: (), 1: ()})))
+    assert (group.look, group.planned) == (None, {1})
+
+
+def test_a_plan_counts_only_for_runs_in_its_studys_folder(tmp_path):
+    first, second, apart = (tmp_path / name for name in ("first", "second", "apart"))
+    plan(first, [1, 2], [1, 2, 3])
+    plan(second, [1], [1], pretrainings=("std",))
+    study(first, {0: (), 1: ()})
+    study(second, {0: (), 1: ()}, pretraining="std", init_sha256="2" * 64)
+    study(apart, {0: (), 1: ()}, init_sha256="3" * 64)  # of the same name
+    groups = verdict_of(tmp_path).groups
+    assert {g.group.init_sha256[0]: (g.look, g.planned) for g in groups} == {
+        "1": ("fixed", {1, 2}), "2": ("sequential", {1}), "3": (None, {1}),
+    }  # fmt: skip
+
+
+def test_results_that_were_there_before_their_plan_make_it_unknown_what_was_fixed(tmp_path):
+    study(tmp_path, {0: (), 1: ()})
+    plan(tmp_path, [1], [1, 2, 3], datasets=("cifar10", "svhn"))
+    assert only(verdict_of(tmp_path)).look is None
+    shutil.rmtree(tmp_path)
+    study(tmp_path / "svhn", {0: (), 1: ()}, dataset="svhn")
+    plan(tmp_path, [1], [1, 2, 3])  # those of other groups do not matter
+    study(tmp_path, {0: (), 1: ()})
+    plan(tmp_path, [1], [1, 2, 3], datasets=("cifar10", "svhn"))
+    looks = {group.group.dataset: group.look for group in verdict_of(tmp_path).groups}
+    assert looks == {"cifar10": "fixed", "svhn": None}
+    shutil.rmtree(tmp_path / "svhn")
+    (tmp_path / "study.json").unlink()
+    shutil.rmtree(tmp_path / "adv")
+    plan(tmp_path, [1], [1, 2, 3])
+    study(tmp_path, {0: (), 1: ()})
+    plan(tmp_path, [1], [1, 2, 3], datasets=("cifar10", "svhn"))  # in time for svhn
+    study(tmp_path / "svhn", {0: (), 1: ()}, dataset="svhn")
+    assert [group.look for group in verdict_of(tmp_path).groups] == ["fixed", "fixed"]
+
+
+def test_a_plan_is_recorded_once_for_each_change_of_a_file(tmp_path):
+    for config, seeds in [("a", [1]), ("b", [2]), ("a", [1]), ("b", [2]), ("a", [1, 3])]:
+        plan(tmp_path, [1], seeds, config=config)
+    plans = read_study_record(tmp_path).plans
+    assert [(Path(p.config).name, p.seeds) for p in plans] == [
+        ("a", (1,)), ("b", (2,)), ("a", (1, 3)),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"plans": [{"seeds": 1}]}', "null", "late"])
+def test_a_damaged_record_is_a_warning_and_nothing_is_taken_as_planned(tmp_path, text):
+    plan(tmp_path, [1, 2], [1, 2, 3])
+    study(tmp_path, {0: (), 1: ()})
+    file = tmp_path / "study.json"
+    file.write_text(file.read_text().replace("false", "0") if text == "late" else text)
     verdict = verdict_of(tmp_path)
-    assert only(verdict).look is None
+    assert (only(verdict).look, only(verdict).planned) == (None, {1})
     assert "study.json: damaged" in verdict.warnings[0]
+    plan(tmp_path, [1, 2], [1, 2, 3])  # too late by now
+    verdict = verdict_of(tmp_path)
+    assert (only(verdict).look, verdict.warnings) == (None, ())
 
 
 def test_plan_lists_the_cheapest_first_with_the_studys_commands(tmp_path, capsys):
     config = tmp_path / "my.toml"
     config.write_text("")
-    record_plan(tmp_path, config, [0, 1, 2], [1])
+    plan(tmp_path, [1, 2], [1])
     study(tmp_path, {0: (), 1: (), 2: ()}, seeds=(1,))
     assert main([str(tmp_path), "--plan", "--evidence_margin", "1"]) == 0
     told = capsys.readouterr().out
     assert "2 undecided, the cheapest first" in told
     assert "imp state 1: further seeds, ticket and dense: at least 2 of ST and 2 of AT" in told
     assert f"# in {config}: [transfer] seeds = [1, 2, 3]" in told
+    assert f"{config} --out {tmp_path} --only " in told
     assert "'^transfer/adv/cifar10/adv/f1/state(0|1)/seed(2|3)$'" in told
     assert not (tmp_path / "report").exists()
     (tmp_path / "study.json").unlink()
@@ -246,6 +361,21 @@ def test_plan_lists_the_cheapest_first_with_the_studys_commands(tmp_path, capsys
     assert "transfer imp state 1 and the dense network under AT with --seed 2, 3" in (
         capsys.readouterr().out
     )
+
+
+def test_seeds_that_one_side_has_come_before_new_ones_and_fewer_runs_before_more():
+    dense = [r for s in (1, 2, 3) for r in ticket(0, 88 + s, 79 + s, 39 + s, seed=s)]
+    first = ticket(1, 89, 80, 40, seed=1)
+    # Differences of ST: -0.1, 0, 0.1, which takes more than three seeds; of AT a tenth of that.
+    second = [
+        r
+        for s, d in ((1, -0.1), (2, 0), (3, 0.1))
+        for r in ticket(2, 88 + s + d, 79 + s + d / 10, 39 + s + d / 10, seed=s)
+    ]
+    told = plan_text(judge([*dense, *first, *second], evidence_margin=0.2))
+    assert told.index("imp state 2: further seeds") < told.index("imp state 1: further seeds")
+    assert "imp state 1 and the dense network under ST with --seed 2, 3\n" in told
+    assert "imp state 2 and the dense network under ST with --seed 4\n" in told
 
 
 # --- seen -----------------------------------------------------------------------------------------
@@ -259,11 +389,41 @@ def test_the_figure_of_differences_has_a_row_a_pretraining_bars_bands_and_stars(
     assert len(figure.axes) == 6
     axis = figure.axes[0]
     assert len(axis.collections) == 3  # a bar a ticket
-    assert axis.patches[0].get_y() == -0.5  # the margin's band
+    band = axis.patches[0].get_path().get_extents(axis.patches[0].get_patch_transform())
+    assert band.y0 == -0.5  # the margin's
     rule, surely = (line for line in axis.lines if line.get_marker() == "*")
     assert (len(rule.get_xdata()), len(surely.get_xdata())) == (1, 1)
     points = [line for line in axis.lines if line.get_linestyle() == "None"]
     assert "x" in [line.get_marker() for line in points]
+
+
+def test_the_accuracy_figure_sets_the_bars_of_two_pretrainings_apart_and_explains_them(tmp_path):
+    for tag, number in (("adv", "1"), ("std", "2")):
+        for seed, correct in ((1, 1790), (2, 1800), (3, 1805)):
+            tag_and_hash = {"pretraining": tag, "init_sha256": number * 64}
+            write_ticket(tmp_path, 0, correct, seeds=(seed,), **tag_and_hash)
+            write_ticket(tmp_path, 1, correct, seeds=(seed,), **tag_and_hash)
+    groups = verdict_of(tmp_path).groups
+    figure = accuracy_figure(groups, styles(group.group.name for group in groups))
+    bars = [c for c in figure.axes[0].collections if isinstance(c, LineCollection)]
+    places = [segment[0][0] for bar in bars for segment in bar.get_segments()]
+    assert len(set(places)) == 4  # dense network and ticket of each, whose two kinds of bars agree
+    told = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert told[-2:] == ["± std over seeds", "95 % over test images"]
+
+
+@pytest.mark.skipif(find_browser() is None, reason="no browser here")
+def test_every_column_is_in_sight_in_a_window_of_1280_pixels(tmp_path):
+    for seed, correct in ((1, 1500), (2, 1800), (3, 1605)):
+        write_ticket(tmp_path, 0, correct, correct, seeds=(seed,))
+        write_ticket(tmp_path, 12, 3000 - correct, 3300 - correct, seeds=(seed,))
+    assert main([str(tmp_path), "--evidence_margin", "0.5"]) == 0
+    with browser(find_browser()) as tab:
+        tab.look(1280, 900)
+        tab.open(tmp_path / "report" / "report.html")
+        table = "document.querySelector('#tickets table')"
+        assert "undecided" in tab.run(f"{table}.textContent")
+        assert tab.run(f"{table}.scrollWidth - {table}.parentElement.clientWidth") <= 0
 
 
 def test_terminal_and_page_show_the_intervals_with_their_kind(tmp_path, capsys):
@@ -274,4 +434,7 @@ def test_terminal_and_page_show_the_intervals_with_their_kind(tmp_path, capsys):
     assert "paired, 3 seeds" in told
     html = (tmp_path / "report" / "report.html").read_text()
     assert "-0.45 [-0.74, -0.16]<br>undecided; paired</small>" in html
-    assert np.array([part in html for part in ("What would decide", "assumes that")]).all()
+    assert all(part in html for part in ("What would decide", "assumes that"))
+    with (tmp_path / "report" / "results.csv").open(newline="") as stream:
+        said = {(row["ticket"], row["evidence"]) for row in csv.DictReader(stream)}
+    assert said == {("dense", ""), ("imp", "undecided")}

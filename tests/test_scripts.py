@@ -1,9 +1,12 @@
 """The bash drivers hand on what they are given, and the demo's data and installer do their jobs."""
 
 import os
+import platform
+import re
 import stat
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -127,6 +130,7 @@ def test_transfer_drivers_take_init_save_and_perhaps_a_ticket(
         ("train_downstream/std.sh", ["cifar10", "i", "--save_dir", "s"]),
         ("std.sh", []),
         ("study.sh", []),
+        ("tried_versions.sh", ["folder"]),
         ("demo.sh", ["a", "b"]),
         ("demo.sh", ["--help"]),
     ],
@@ -192,13 +196,13 @@ def test_python_is_the_one_asked_for_else_the_active_else_the_projects_else_the_
 @pytest.mark.parametrize(
     ("line", "python", "satisfied"),
     [
-        ("torch>=2.6", (3, 11), True),
+        ("torch>=2.4", (3, 11), True),
         ("torch>=999", (3, 11), False),
-        ("torch>=2.6  # why", (3, 11), True),
+        ("torch>=2.4  # why", (3, 11), True),
         ("no-such-package>=1", (3, 11), False),
         ('no-such-package>=1; python_version < "3.11"', (3, 11), True),
         ('no-such-package>=1; python_version < "3.11"', (3, 10), False),
-        ('torch>=2.6; python_version < "3.11"', (3, 10), True),
+        ('torch>=2.4; python_version < "3.11"', (3, 10), True),
         ("", (3, 11), True),
     ],
 )
@@ -211,6 +215,125 @@ def test_installed_reads_bounds_and_markers(line, python, satisfied, tmp_path):
 def test_installed_understands_the_projects_own_files():
     for name in ("requirements.txt", "requirements-dev.txt"):
         installed.satisfied(ROOT / name)
+
+
+@pytest.fixture
+def have(monkeypatch):
+    """Pretend that these versions are installed, and nothing else."""
+
+    def pretend(**versions):
+        def version(name):
+            if name not in versions:
+                raise installed.metadata.PackageNotFoundError(name)
+            return versions[name]
+
+        monkeypatch.setattr(installed.metadata, "version", version)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("versions", "constraints"),
+    [
+        ({}, []),
+        ({"torch": "2.4.0", "torchvision": "0.19.0"}, ["torch==2.4.0", "torchvision==0.19.0"]),
+        ({"torch": "2.4.1+cu121", "numpy": "1.0"}, ["torch==2.4.1+cu121"]),
+        ({"torch": "2.6.0a0+ecf3bae40a.nv25.1"}, ["torch==2.6.0a0+ecf3bae40a.nv25.1"]),
+    ],
+)
+def test_the_pytorch_of_an_environment_is_kept_by_an_installation(versions, constraints, have):
+    have(**versions)
+    assert installed.kept(ROOT / "requirements-dev.txt") == constraints
+    assert not installed.satisfied(ROOT / "requirements.txt")
+
+
+@pytest.mark.parametrize("versions", [{"torch": "2.3.1"}, {"torch": "2.4.1", "torchvision": "0.9"}])
+def test_a_pytorch_that_is_too_old_is_named_and_not_replaced(versions, have, capsys):
+    have(**versions)
+    with pytest.raises(SystemExit) as stop:
+        installed.kept(ROOT / "requirements.txt")
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(r"has torch(vision)? (2\.3\.1|0\.9); (2\.4|0\.19) or newer is needed", error)
+
+
+def test_an_environment_with_the_bounds_of_the_project_is_left_alone(have):
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    have(**dict(line.partition(";")[0].split(">=") for line in lines if ">=" in line))
+    assert installed.satisfied(ROOT / "requirements.txt")
+
+
+INSTALLING = """#!/usr/bin/env bash
+case "$*" in
+  *--kept*) [ -z "$OLD" ] || exit 2; echo torch==2.4.1+cu121 ;;
+  *installed.py*) exit 1 ;;
+  *"pip install"*) echo "$*" >> "$CALLS"; cat "${@: -1}" >> "$CALLS" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("old", ["", "yes"])
+def test_what_is_missing_is_installed_without_touching_the_active_pytorch(old, stub, tmp_path):
+    stub.write_text(INSTALLING)
+    calls = tmp_path / "calls"
+    bash(
+        "demo.sh", str(tmp_path / "out"), check=2 if old else 0, PYTHON=stub, VIRTUAL_ENV=tmp_path,
+        CALLS=calls, OLD=old,
+    )  # fmt: skip
+    assert calls.exists() is not bool(old)
+    if not old:
+        command, constraint = calls.read_text().splitlines()
+        assert f"-r {ROOT}/requirements.txt -c " in command
+        assert constraint == "torch==2.4.1+cu121"
+
+
+# --- the trial of several versions ----------------------------------------------------------------
+
+TRIED = """#!/usr/bin/env bash
+case "$1 $2" in
+  "-m venv") mkdir -p "$4/bin"; cp "$0" "$4/bin/python" ;;
+  "-m pip") cat "${@: -1}" >> "$CALLS"; [[ $0 != */9.9/* ]] || { echo "no torch 9.9"; exit 1; } ;;
+  "-m pytest")
+    echo "$*" >> "$CALLS"
+    [[ $VIRTUAL_ENV != */2.5.0 ]] || { echo "2 failed, 3 passed, 1 error in 9.10s"; exit 1; }
+    echo "4 passed, 1 skipped, 7 warnings in 63.10s (0:01:03)" ;;
+  *) exec "$REAL" "$@" ;;
+esac
+"""
+
+
+def test_each_tried_version_gets_one_line_and_its_environment_is_removed(stub, tmp_path):
+    stub.write_text(TRIED)
+    folder, calls = tmp_path / "a folder", tmp_path / "calls"
+    done = bash(
+        "tried_versions.sh", str(folder), "2.4.1", "2.5.0", "9.9", "lowest", "--", "-k", "a b",
+        check=1, PYTHON=stub, CALLS=calls, REAL=sys.executable,
+    )  # fmt: skip
+    here = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "torchvision"))
+    lines = done.stdout.splitlines()
+    assert all(line.startswith(f"{here}, numpy ") for line in lines)
+    python = f"Python {platform.python_version()}: "
+    assert [line.partition(python)[2] for line in lines] == [
+        "4 passed, 1 skipped, 0 minutes",
+        "2 failed, 3 passed, 1 error, 0 minutes",
+        "4 passed, 1 skipped, 0 minutes",
+    ]
+    assert done.stderr.splitlines() == [
+        f"{version}: see {folder}/{version}.log" for version in ("2.5.0", "9.9")
+    ]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        f"{version}.log" for version in ("2.4.1", "2.5.0", "9.9", "lowest")
+    ]
+    said = calls.read_text().splitlines()
+    tests = "-m pytest -p no:cacheprovider -k a b"
+    bounds = [
+        line.replace(">=", "==")
+        for name in ("requirements.txt", "requirements-extra.txt")
+        for line in (ROOT / name).read_text().splitlines()
+        if ">=" in line
+    ]
+    assert said == ["torch==2.4.1", tests, "torch==2.5.0", tests, "torch==9.9", *bounds, tests]
 
 
 # --- the demo ---------------------------------------------------------------------------------

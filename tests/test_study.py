@@ -20,6 +20,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from files.study_record import Plan, read_study_record
 from study import machine
 from study.config import Run
 from study.forecast import Forecast, study_seconds
@@ -65,7 +66,7 @@ class Project:
         shutil.copy(ROOT / "errors.py", folder)
         (folder / "report").mkdir()
         (folder / "report/__init__.py").touch()  # else a report on PYTHONPATH goes before it
-        reporting = "import sys; print('reported', *sys.argv[1:])\n"
+        reporting = "import sys; print('reported', sys.argv[1])\n"
         (folder / "report/__main__.py").write_text(reporting)
         self.config = folder / "study.toml"
         self.write()
@@ -174,10 +175,13 @@ def test_a_study_does_every_run_once_then_reports_and_a_second_start_only_report
     assert f"reported {project.out}" in second.stdout
 
 
-def test_the_margin_of_the_evidence_is_fixed_in_the_studys_file(project):
+def test_what_is_planned_is_recorded_before_the_first_run(project):
     project.write(CONFIG.replace("[study]", "[study]\nevidence_margin = 1.5"))
-    done = project.run("-J", "8", "--only", "std/cifar10/std|imp/std")
-    assert f"reported {project.out} --evidence_margin 1.5\n" in done.stdout
+    project.run("--dry_run")
+    assert read_study_record(project.out) is None
+    project.run("--only", "^imp/std$")
+    plan = Plan(str(project.config), (2,), (1,), ("std", "adv"), ("cifar10",), (1.0,), 1.5)
+    assert read_study_record(project.out).plans == (plan,)
 
 
 def test_commands_of_a_study(project):

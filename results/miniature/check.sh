@@ -6,16 +6,18 @@
 set -euo pipefail
 [ $# -eq 1 ] || { echo "usage: bash results/miniature/check.sh DIR" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
 data=$(cd "$1" && pwd)
-source "$here/../../script/env.sh"
+source "$root/script/env.sh"
+python=$(find_python "$root")
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 status=0
 for network in "$here"/runs/transfer/*/folder/adv/f0.1/state0/seed1/model_RA_best.pth.tar; do
   run=$(dirname "$network")
   echo "$run"
-  "$PYTHON" "$here/../../main_downstream.py" --evaluate --resume "$network" --dataset folder --data "$data" \
+  "$python" "$root/main_downstream.py" --evaluate --resume "$network" --dataset folder --data "$data" \
     --amp bf16 --threads 1 -j 0 --eval_batch_size 256 --seed 1 --save_dir "$out/$(basename "$(dirname "$run")")"
-  "$PYTHON" "$here/compare.py" "$run/outcomes.safetensors" "$out"/*/eval.outcomes.safetensors || status=1
+  "$python" "$here/compare.py" "$run/outcomes.safetensors" "$out"/*/eval.outcomes.safetensors || status=1
 done
 exit $status

@@ -94,8 +94,10 @@ class Process:
 
     def end(self) -> int:
         """Wait for its exit status."""
-        while os.get_blocking(self.pipe.fileno()) and os.read(self.pipe.fileno(), 4096):
-            pass  # an unread pipe would stop it
+        pipe, deadline = self.pipe.fileno(), time.monotonic() + PATIENCE
+        while select.select([pipe], [], [], max(0, deadline - time.monotonic()))[0]:
+            if not os.read(pipe, 4096):  # an unread pipe would stop it
+                break
         self.process.join(PATIENCE)
         assert self.process.exitcode is not None, self.output
         self.pipe.close()

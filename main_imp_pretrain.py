@@ -19,7 +19,7 @@ from cli import build, networks, salvage, settle
 from cli.flags import build_imp_parser
 from cli.plan import plan_imp
 from cli.recipes import apply_recipe
-from cli.recorded import take_recorded
+from cli.recorded import recorded_mode, take_recorded
 from engine.data_warnings import compare_classes, warn_of_skipped
 from engine.distributed import Runtime, broadcast_from_main, on_main
 from engine.launching import launch
@@ -304,7 +304,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.ticket == "imp" and args.data is None and args.export_released is None:
         raise InputError("DATA is missing: the folder with train/CLASS/* and val/CLASS/*")
     if args.export_released is not None:
-        save_dir, mode = Path(args.save_dir), settle.recorded_mode(args)
+        save_dir, mode = Path(args.save_dir), recorded_mode(args)
         say(f"wrote {imp_run.export_released(save_dir, args.export_released, mode)}")
     elif args.dry_run:
         say(plan_imp(args).shown(as_json=args.json))

@@ -126,7 +126,7 @@ def _add_search_flags(parser: Parser) -> None:
         "--pretrain_lr",
         type=positive,
         default=0.1,
-        help="its learning rate, by a cosine to 0 (0.1)",
+        help="learning rate of --pretrain_epochs, by a cosine to 0 (0.1)",
     )
     add(
         "--continue_from",

@@ -1,4 +1,4 @@
-"""What `--evaluate` takes from the run that trained the network: how images are framed, attacked.
+"""What is taken from the run that trained a network: how images are framed and attacked, the mode.
 
 Images that are framed in another way than in training give other accuracies, without a word.
 """
@@ -25,9 +25,7 @@ def take_recorded(args: argparse.Namespace) -> None:
     newest = args.resume in (None, "auto")
     folder = Path(args.save_dir) if newest else Path(args.resume).parent
     args.recorded = None
-    if not (folder / names.ARGS).is_file():
-        return
-    before = read_args(folder / names.ARGS)
+    before = read_args(folder)
     left_out = [name for name, value in vars(args).items() if value is None]
     taken = [name for name in TAKEN if name in left_out and name in before]
     for name in taken:
@@ -35,6 +33,11 @@ def take_recorded(args: argparse.Namespace) -> None:
     if taken:
         values = ", ".join(f"{name} {_short(before[name])}" for name in taken)
         args.recorded = f"as {folder / names.ARGS} has recorded: {values}"
+
+
+def recorded_mode(args: argparse.Namespace) -> str:
+    """The mode of the run in --save_dir; the flag's, where its `args.json` does not say."""
+    return read_args(Path(args.save_dir)).get("mode", args.mode)
 
 
 def _short(value: object) -> str:

@@ -10,7 +10,6 @@ from cli.build import goes_on
 from dataset import holds
 from engine.log import say
 from engine.run_folder import read_args
-from files import names
 
 # BatchNorm saw so many images on each of the paper's eight GPUs (a batch of 2048).
 IMAGES_PER_PASS = 256
@@ -27,14 +26,7 @@ def _begun_with(args: argparse.Namespace) -> dict[str, Any]:
     """What `args.json` says of the run that goes on, in its folder or from a ticket; or nothing."""
     folders = [Path(args.save_dir)] if goes_on(args) else []
     folders += [Path(args.continue_from).parent] if args.continue_from else []
-    found = (folder / names.ARGS for folder in folders)
-    return next((read_args(path) for path in found if path.exists()), {})
-
-
-def recorded_mode(args: argparse.Namespace) -> str:
-    """The mode of the run in --save_dir; the flag's, where its args.json does not say."""
-    path = Path(args.save_dir) / names.ARGS
-    return read_args(path).get("mode", args.mode) if path.exists() else args.mode
+    return next(filter(None, map(read_args, folders)), {})
 
 
 def settle_data(args: argparse.Namespace) -> None:

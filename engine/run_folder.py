@@ -81,8 +81,7 @@ class RunFolder:
 
     def check(self) -> None:
         """Raise InputError if the folder holds a run and `resume` is off, or one of other flags."""
-        path = self.path / names.ARGS
-        if not path.exists():
+        if not (self.path / names.ARGS).exists():
             return
         if self.resume is None:
             raise InputError(
@@ -97,8 +96,7 @@ class RunFolder:
 
     def differences(self) -> Iterator[tuple[str, Any, Any]]:
         """In which flags (flag, then, now) this run is another than the one in the folder."""
-        path = self.path / names.ARGS
-        before = read_args(path) if path.exists() else {}
+        before = read_args(self.path)
         for name, value in json.loads(json.dumps(self.recorded())).items():
             if name not in self.free and name in before and before[name] != value:
                 flag = name.replace(CONTENT, " that holds") if CONTENT in name else name
@@ -124,15 +122,14 @@ class RunFolder:
 
     def warnings(self) -> list[str]:
         """What earlier starts of the folder's run warned of."""
-        path = self.path / names.ARGS
-        lines = read_args(path).get(WARNINGS, []) if path.is_file() else []
+        lines = read_args(self.path).get(WARNINGS, [])
         return [str(line) for line in lines] if isinstance(lines, list) else []
 
     def record(self, warnings: Sequence[str]) -> None:
         """Let `args.json` say what the run warned of (rank 0)."""
         if is_main() and list(warnings) != self.warnings():
-            path = self.path / names.ARGS
-            write_json(path, {**read_args(path), WARNINGS: list(warnings)})
+            recorded = {**read_args(self.path), WARNINGS: list(warnings)}
+            write_json(self.path / names.ARGS, recorded)
 
     def last_checkpoint(self) -> Path | None:
         """The checkpoint that was written last, if there is any."""
@@ -140,32 +137,37 @@ class RunFolder:
         return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
-def read_args(path: Path) -> dict[str, Any]:
-    """The flags that a folder's run was begun with; InputError for a damaged file."""
+def read_args(folder: Path) -> dict[str, Any]:
+    """What `args.json` says of a folder's run, first of all its flags; nothing without the file.
+
+    Raises InputError for a damaged file.
+    """
+    path = folder / names.ARGS
+    if not path.exists():
+        return {}
     try:
         before = json.loads(path.read_text())
     except (ValueError, OSError) as error:
-        raise InputError(f"{path}: damaged, not JSON; move it away to resume") from error
+        raise InputError(f"{path}: damaged, not JSON; move it away to go on without it") from error
     if not isinstance(before, dict):
-        raise InputError(f"{path}: damaged, no flags in it; move it away to resume")
+        raise InputError(f"{path}: damaged, no flags in it; move it away to go on without it")
     return before
 
 
 def recorded_batch(folder: Path) -> int | None:
     """The images per step over all processes of the run that a folder holds, if that is known."""
-    path = folder / names.ARGS
-    found = read_args(path).get(GLOBAL_BATCH) if path.exists() else None
+    found = read_args(folder).get(GLOBAL_BATCH)
     if found is not None and (type(found) is not int or found < 2):
         raise InputError(
-            f"{path}: damaged, its {GLOBAL_BATCH} is {found!r}; move it away to resume"
+            f"{folder / names.ARGS}: damaged, its {GLOBAL_BATCH} is {found!r}; move it away to go "
+            "on without it"
         )
     return found
 
 
 def recorded_processes(folder: Path) -> int | None:
     """The processes per node of the run that a folder holds, if that is known."""
-    path = folder / names.ARGS
-    before = read_args(path) if path.exists() else {}
+    before = read_args(folder)
     processes, nodes = before.get(PROCESSES), before.get(NODES)
     if type(processes) is int and type(nodes) is int and 0 < nodes <= processes:
         return processes // nodes

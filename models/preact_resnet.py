@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.normalize import Normalize
-from models.stem import ImageNetStem
+from models.stem import make_stem
 
 VARIANTS = {"preact_resnet18": (2, 2, 2, 2)}  # arch: blocks per stage
 WIDTH = 64  # channels of the first stage
@@ -65,12 +65,7 @@ class PreActResNet(nn.Module):
         super().__init__()
         self.arch, self.stem = arch, stem
         self.normalize = Normalize(mean, std)
-        self.maxpool: nn.Module = nn.Identity()
-        if stem == "cifar":
-            self.conv1 = nn.Conv2d(3, WIDTH, 3, padding=1, bias=False)
-        else:
-            self.conv1 = ImageNetStem(WIDTH)
-            self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self.conv1, self.maxpool = make_stem(stem, WIDTH)
         planes = [WIDTH, WIDTH, 2 * WIDTH, 4 * WIDTH, 8 * WIDTH]
         blocks = VARIANTS[arch]
         self.layer1 = _stage(blocks[0], planes[0], planes[1], stride=1)

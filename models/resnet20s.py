@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.normalize import Normalize
-from models.stem import ImageNetStem
+from models.stem import make_stem
 
 BLOCKS_PER_STAGE = 3  # 6 * 3 + 2 = 20 layers
 
@@ -61,13 +61,7 @@ class ResNet20s(nn.Module):
         super().__init__()
         self.arch, self.stem, self.width = "resnet20s", stem, width
         self.normalize = Normalize(mean, std)
-        self.maxpool: nn.Module
-        if stem == "cifar":
-            self.conv1 = _conv3x3(3, width)
-            self.maxpool = nn.Identity()
-        else:
-            self.conv1 = ImageNetStem(width)
-            self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self.conv1, self.maxpool = make_stem(stem, width)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.layer1 = self._stage(width, width, stride=1)

@@ -30,6 +30,16 @@ class ImageNetStem(nn.Conv2d):
         return output if self.bias is None else output + self.bias[:, None, None]
 
 
+def make_stem(stem: str, width: int) -> tuple[nn.Conv2d, nn.Module]:
+    """The first convolution, from 3 to `width` channels, and the pooling after it.
+
+    'cifar': 3x3 without pooling. 'imagenet': torchvision's 7x7 stride-2 one and its max-pool.
+    """
+    if stem == "cifar":
+        return nn.Conv2d(3, width, 3, padding=1, bias=False), nn.Identity()
+    return ImageNetStem(width), nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+
+
 class _FastInputGradient(torch.autograd.Function):
     """The convolution, its gradient to the images in another order of the sums."""
 

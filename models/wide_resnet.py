@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.normalize import Normalize
-from models.stem import ImageNetStem
+from models.stem import make_stem
 
 # arch: (depth, how many times 16, 32 and 64 channels the three stages have)
 VARIANTS = {"wide_resnet28_10": (28, 10), "wide_resnet34_10": (34, 10)}
@@ -75,12 +75,7 @@ class WideResNet(nn.Module):
         blocks = (depth - 4) // 6
         planes = [channels * factor for channels in (16, 32, 64)]
         self.normalize = Normalize(mean, std)
-        self.maxpool: nn.Module = nn.Identity()
-        if stem == "cifar":
-            self.conv1 = nn.Conv2d(3, STEM_CHANNELS, 3, padding=1, bias=False)
-        else:
-            self.conv1 = ImageNetStem(STEM_CHANNELS)
-            self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self.conv1, self.maxpool = make_stem(stem, STEM_CHANNELS)
         self.block1 = WideStage(blocks, STEM_CHANNELS, planes[0], stride=1)
         self.block2 = WideStage(blocks, planes[0], planes[1], stride=2)
         self.block3 = WideStage(blocks, planes[1], planes[2], stride=2)

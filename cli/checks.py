@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -53,6 +53,26 @@ def check_start(args: argparse.Namespace) -> list[str]:
             f"{args.start_epoch} epochs fewer, --epochs {fewer} does the same"
         )
     return [f"--start_epoch {args.start_epoch}: not used, the run goes on where --resume says"]
+
+
+def check_precision(args: argparse.Namespace) -> list[str]:
+    """What to warn of where --amp bf16 is emulated, which takes longer than float32."""
+    if args.amp != "bf16":
+        return []
+    if args.device != "cpu" and torch.cuda.is_available():
+        machine, native = "this GPU", torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        machine, native = "this CPU", _cpu_has_bf16()
+    slow = f"--amp bf16: {machine} has no bf16 instructions and emulates them; --amp off is faster"
+    return [] if native else [slow]
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether some instruction of the CPU computes in bf16; True where PyTorch cannot tell."""
+    tell: Callable[[], Mapping] = getattr(torch.cpu, "get_capabilities", dict)  # not in older ones
+    capabilities = tell()
+    known = [has for name, has in capabilities.items() if "bf16" in name]
+    return any(known) or not known
 
 
 def check_together(args: argparse.Namespace) -> None:

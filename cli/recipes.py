@@ -9,7 +9,7 @@ import argparse
 import os
 from typing import Any
 
-from cli.checks import check_milestones, check_start, check_together
+from cli.checks import check_milestones, check_precision, check_start, check_together
 from cli.nodes import settle_nodes
 
 _IMP = {
@@ -70,5 +70,5 @@ def apply_recipe(args: argparse.Namespace, task: str) -> list[str]:
         args.stem = "cifar" if args.input_size < 64 else "imagenet"
     settle_nodes(args, os.environ)
     check_together(args)
-    notes = check_milestones(args, milestones)
+    notes = check_milestones(args, milestones) + check_precision(args)
     return notes + check_start(args) if task == "imp" else notes

@@ -198,6 +198,26 @@ def test_the_json_has_the_machine_and_a_row_for_all_that_was_asked(tmp_path, mon
     assert "PASS" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("bf16", "kinds"), [(2.0, ["fp32", "bf16"]), (0.5, ["fp32"])])
+def test_bf16_is_not_measured_where_it_is_emulated(bf16, kinds, monkeypatch, capsys):
+    def training(n, recipe, *executions):
+        return [timing.Measured(1.0, 1.0, 1.0) for _ in executions]
+
+    monkeypatch.setattr(workloads, "training", training)
+    monkeypatch.setattr(bench, "machine_rate", lambda dtype: {torch.bfloat16: bf16}.get(dtype, 1.0))
+    rows = [f"train-pgd3-resnet50-{kind}" for kind in ("fp32", "bf16")]
+    memory = "memory-train-resnet50-bf16"
+    monkeypatch.setattr(
+        bench, "GROUPS", {workloads.train_resnet50: tuple(rows), lambda _: [None]: (memory,)}
+    )
+    found = bench.measure([*rows, memory])
+    measured = {name for name in found if "-" in name}
+    assert measured == {f"train-pgd3-resnet50-{kind}" for kind in kinds} | (
+        {memory} if bf16 > 1 else set()
+    )
+    assert ("bf16 is emulated here" in capsys.readouterr().out) == (bf16 < 1)
+
+
 @pytest.mark.parametrize(
     ("ratio", "lower", "told"),
     [(0.9, False, "short of must"), (1.5, False, "short of aim"), (2.0, False, "PASS")]

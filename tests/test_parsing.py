@@ -110,6 +110,32 @@ def test_a_flag_that_is_given_beats_the_recipe():
     assert (args.seed, args.hflip, args.test_step, args.train_eps) == (0, False, 0, 0)
 
 
+X86 = {"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "words", "slow"),
+    [
+        (X86, ["--amp", "bf16"], True),
+        (X86, ["--amp", "off"], False),
+        (X86 | {"avx512_bf16": True}, ["--amp", "bf16"], False),
+        (X86 | {"amx_bf16": True}, ["--amp", "bf16"], False),
+        ({"architecture": "other"}, ["--amp", "bf16"], False),  # nobody knows
+        (None, ["--amp", "bf16"], False),  # an older PyTorch, which cannot tell
+    ],
+)
+@pytest.mark.parametrize("task", ["imp", "transfer"])
+def test_bf16_on_a_cpu_that_emulates_it_is_warned_of(task, capabilities, words, slow, monkeypatch):
+    if capabilities is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    _, notes = notes_of(task, *words, "--device", "cpu")
+    assert notes == slow * [
+        "--amp bf16: this CPU has no bf16 instructions and emulates them; --amp off is faster"
+    ]
+
+
 @pytest.mark.parametrize(
     ("words", "rate"),
     [

@@ -96,6 +96,7 @@ def build_loaders(
     eval_batch_size: int,
     workers: int | None,
     processes: int = 1,
+    threads: int | None = None,
     seed: int,
     pin_memory: bool = False,
 ) -> tuple[Loader, Loader, Loader | None]:
@@ -120,6 +121,7 @@ def build_loaders(
             batch_size=batch_size if train else eval_batch_size,
             workers=workers,
             processes=processes,
+            threads=threads,
             seed=seed,
             train=train,
             skip_bad=spec.skip_bad,

@@ -192,6 +192,7 @@ def _loaders(
             eval_batch_size=eval_batch_size,
             workers=args.workers,
             processes=runtime.processes_here,
+            threads=args.threads,
             seed=args.seed,
             pin_memory=runtime.device.type == "cuda",
         )

@@ -42,7 +42,8 @@ def add_image_flags(group) -> None:
         "--workers",
         type=natural,
         help="loader processes, on whose number no result depends (one for each core that the "
-        "process may use, at most 16; none where the images lie in memory at their final size)",
+        "process may use, at most 16 or --threads; none where the images lie in memory at their "
+        "final size)",
     )
     add("--skip_bad", action="store_true", help="go on past unreadable images, with a warning")
 

@@ -101,7 +101,8 @@ class Loader:
     len(loader) is the number of global batches of an epoch. Training shuffles; evaluation keeps the
     order of the set. A trailing training batch with less than two images for each process is left
     out: BatchNorm cannot train on a single one.
-    workers: loader processes; None: as many as help, where the run has `processes` on this machine.
+    workers: loader processes; None: as many as help, where the run has `processes` on this machine,
+    of `threads` each.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Loader:
         batch_size: int,
         workers: int | None = 0,
         processes: int = 1,
+        threads: int | None = None,
         seed: int = 0,
         train: bool = False,
         skip_bad: bool = False,
@@ -125,7 +127,7 @@ class Loader:
         self.notes = tuple(notes)
         self.num_images = len(split.labels)
         self.batch_size, self.pin_memory = batch_size, pin_memory
-        self.workers, self.processes = workers, processes
+        self.workers, self.processes, self.threads = workers, processes, threads
         if train and self.num_images < 2:
             raise InputError(f"{self.num_images} training image: at least 2 are needed")
         self._source = split if not train or isinstance(split.images, np.ndarray) else None
@@ -206,7 +208,7 @@ class Loader:
         if workers is None:
             stored, transform = self._batches.split.images, self._batches.transform
             ready = isinstance(stored, Tensor) and transform.whole(stored)
-            workers = useful_workers(ready, self.processes)
+            workers = useful_workers(ready, self.processes, self.threads)
         if workers == 0 or len(plans) < 2:
             for plan in plans:
                 batch = self._batches[plan]

@@ -25,17 +25,18 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # what asks a ru
 MOST_WORKERS = 16  # more only hold batches that wait
 
 
-def useful_workers(in_memory: bool, processes: int = 1) -> int:
+def useful_workers(in_memory: bool, processes: int = 1, threads: int | None = None) -> int:
     """How many loader processes help one of the `processes` that a run has on this machine.
 
     Images that lie in memory as the network takes them need none. Others get a loader process for
-    each core that this process may use, of which it leaves the run's other processes their share.
+    each core that this process may use, of which it leaves the run's other processes their share,
+    but no more than the `threads` that the process was given: other runs may have the other cores.
     """
     if in_memory:
         return 0
     linux = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
-    return min(max(1, cores // processes), MOST_WORKERS)
+    return min(max(1, cores // processes), threads or MOST_WORKERS, MOST_WORKERS)
 
 
 def loaded(batches: Any, plans: list[Any], processes: int, pin_memory: bool) -> Iterator[Any]:

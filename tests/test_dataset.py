@@ -433,15 +433,28 @@ def started(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("workers", "processes", "expected"),
-    [(None, 1, [12]), (None, 4, [3]), (None, 16, [1]), (3, 4, [3]), (0, 1, [])],
+    ("workers", "processes", "threads", "expected"),
+    [
+        (None, 1, None, [12]),
+        (None, 4, None, [3]),
+        (None, 16, None, [1]),
+        (None, 1, 2, [2]),
+        (3, 4, 2, [3]),
+        (0, 1, None, []),
+    ],
 )
 def test_by_default_each_core_has_a_worker_shared_by_the_runs_processes(
-    folder, started, workers, processes, expected
+    folder, started, workers, processes, threads, expected
 ):
     spec = spec_of(folder)
     train, _, _ = build_loaders(
-        spec, batch_size=2, eval_batch_size=4, workers=workers, processes=processes, seed=3
+        spec,
+        batch_size=2,
+        eval_batch_size=4,
+        workers=workers,
+        processes=processes,
+        threads=threads,
+        seed=3,
     )
     batches(train, 0)
     assert started == expected
@@ -451,6 +464,8 @@ def test_more_workers_than_help_are_not_started(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(128)), raising=False)
     assert workers_module.useful_workers(False) == 16
     assert workers_module.useful_workers(False, 32) == 4
+    assert workers_module.useful_workers(False, 32, 2) == 2  # as a study's jobs, side by side
+    assert workers_module.useful_workers(False, 1, 64) == 16
     monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     assert workers_module.useful_workers(False) == 6

@@ -17,7 +17,7 @@ for network in "$here"/runs/transfer/*/folder/adv/f0.1/state0/seed1/model_RA_bes
   run=$(dirname "$network")
   echo "$run"
   "$python" "$root/main_downstream.py" --evaluate --resume "$network" --dataset folder --data "$data" \
-    --amp bf16 --threads 1 -j 0 --eval_batch_size 256 --seed 1 --save_dir "$out/$(basename "$(dirname "$run")")"
+    --threads 1 -j 0 --eval_batch_size 256 --seed 1 --save_dir "$out/$(basename "$(dirname "$run")")"
   "$python" "$here/compare.py" "$run/outcomes.safetensors" "$out"/*/eval.outcomes.safetensors || status=1
 done
 exit $status

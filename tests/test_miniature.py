@@ -1,0 +1,78 @@
+"""results/miniature: what it says follows from the outcomes and tickets that lie beside it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from itertools import zip_longest
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+from files.atomic import sha256_of
+from files.outcomes import CLEAN, PGD, read_outcomes
+from files.results import RunResult, read_results
+from report.write import write_report
+
+MINIATURE = ROOT / "results" / "miniature"
+PATHS = sorted((MINIATURE / "runs").rglob("results.json"))
+NAMES = [path.parent.relative_to(MINIATURE / "runs" / "transfer").as_posix() for path in PATHS]
+
+
+def differences(one: Any, other: Any, at: str = "") -> Iterator[str]:
+    """Where two JSON values differ; numbers may do so by rounding."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in {*one, *other}:
+            yield from differences(one.get(key), other.get(key), f"{at}/{key}")
+    elif isinstance(one, list) and isinstance(other, list):
+        for index, pair in enumerate(zip_longest(one, other)):
+            yield from differences(*pair, f"{at}/{index}")
+    elif isinstance(one, float) and isinstance(other, float):
+        if not math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-9):
+            yield f"{at}: {one}, {other}"
+    elif one != other:
+        yield f"{at}: {one}, {other}"
+
+
+def test_the_verdict_and_the_table_are_those_of_the_runs_beside_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)  # warnings name files as the command was given them
+    write_report("results/miniature/runs", tmp_path)
+    recorded = json.loads((MINIATURE / "report" / "verdict.json").read_text())
+    assert list(differences(json.loads((tmp_path / "verdict.json").read_text()), recorded)) == []
+    table = (MINIATURE / "report" / "results.csv").read_text().splitlines()
+    assert (tmp_path / "results.csv").read_text().splitlines() == table
+    assert len(table) == 1 + len(PATHS) > 1
+
+
+@pytest.mark.parametrize("path", PATHS, ids=NAMES)
+def test_the_accuracies_are_those_of_the_outcomes_and_of_a_ticket_that_is_here(path):
+    run = read_results(path)
+    outcomes = read_outcomes(path.with_name("outcomes.safetensors"))
+    assert outcomes.images == 8000
+    assert outcomes.split == run.test_split
+    judged_by = {"std": "sa_best", "adv": "ra_best"}[run.mode]
+    accuracy = getattr(run, judged_by)
+    assert accuracy.sa == outcomes.accuracy(judged_by, CLEAN)
+    if run.mode == "adv":
+        assert accuracy.ra == outcomes.accuracy(judged_by, PGD)
+    source = MINIATURE / "runs" / run.ticket / run.group.pretraining
+    assert run.ticket_sha256 == (
+        sha256_of(source / f"{run.state}-ticket.safetensors") if run.state else None
+    )
+
+
+def test_all_networks_were_tested_on_the_same_images_and_transferred_alike():
+    runs = [read_results(path) for path in PATHS]
+    assert len({run.test_split for run in runs}) == 1
+    for mode in ("std", "adv"):
+        assert len({alike(run) for run in runs if run.mode == mode}) == 1
+
+
+def alike(run: RunResult) -> str:
+    """The flags of a transfer without those that tell one from another."""
+    args = json.loads(run.path.with_name("args.json").read_text())
+    own = ("tag", "seed", "init", "tickets_file", "save_dir", "command", "code", "hardware",
+           "packages")  # fmt: skip
+    return json.dumps({key: value for key, value in args.items() if key not in own})

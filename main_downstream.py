@@ -239,13 +239,18 @@ class Transfer:
         pruning.apply_masks(self.model, pruning.masks_in(weights))
         self.model.load_state_dict(weights)
 
+    def belongings(self) -> list[str]:
+        return [names.METRICS, names.SA_BEST, names.RA_BEST]
+
     def resume(self, path: Path) -> None:
         """Take up a checkpoint; the run goes on as if it had been left alone."""
-        checkpoint = transfer_run.load_newest(path, warn)
+        checkpoint = transfer_run.load_newest(path, self.warnings.add)
         theirs = class_names_in(checkpoint)
         compare_classes(theirs, self.train, f"--resume {path}", self.warnings)
         self.load_weights(transfer_run.read_weights(checkpoint))
         self.record = transfer_run.read_record(checkpoint)
+        if path.parent != self.save_dir:
+            transfer_run.check_kept(self.save_dir, path.parent, self.record)
         self.training.restore(checkpoint, self.warnings.add)
         say(f"resumed {path}: {checkpoint['epoch']} of {self.args.epochs} epochs done")
 

@@ -247,6 +247,10 @@ class TicketSearch:
         self.training.epoch = epochs
         salvage.draw_random_starts(self.args, self.training, epochs)
 
+    def belongings(self) -> list[str]:
+        tickets = [names.ticket(state) for state in range(self.record.state + 1)]
+        return [names.INIT, names.METRICS, *tickets]
+
     def resume(self, path: Path) -> None:
         """Take up a checkpoint; the run goes on as if it had been left alone."""
         checkpoint = imp_run.load_newest(path, self.warnings.add)

@@ -27,6 +27,7 @@ def prune_without_training(args: argparse.Namespace) -> None:
     """OMP and random tickets: the initial weights pruned to the densities of IMP's states."""
     seed_everything(args.seed)
     folder, last = build.search_folder(args), build.states(args).last
+    replace(folder, free={*folder.free, "stem"}).check()  # which the weights tell, below
     if folder.is_finished():
         return
     if args.init is None:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from attack_utils import CHECKED_EVERY, Perturb, PGDConfig, checked, make_pgd
-from cli.flags import FREE_FLAGS
+from cli.flags import FILES, FREE_FLAGS
 from dataset import DataSpec, build_loaders
 from engine.data_warnings import warn_of_notes
 from engine.distributed import (
@@ -87,7 +87,8 @@ def transfer_folder(args: argparse.Namespace) -> RunFolder:
 def _run_folder(
     args: argparse.Namespace, newest: Callable[[Path], Path | None], last_file: str
 ) -> RunFolder:
-    return RunFolder(Path(args.save_dir), vars(args), FREE_FLAGS, args.resume, newest, last_file)
+    flags, inputs = vars(args), [name for name in FILES if hasattr(args, name)]
+    return RunFolder(Path(args.save_dir), flags, FREE_FLAGS, inputs, args.resume, newest, last_file)
 
 
 def images_per_pass(args: argparse.Namespace) -> int:

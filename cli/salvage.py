@@ -18,13 +18,20 @@ from files import names
 from files.salvage import Salvaged, salvage
 from files.tickets import read_ticket
 
+# What --init may need is no matter of the initial weights, which a run wrote itself.
+OF_INIT = {"reset_fc": False, "init_key": None}
+
 
 def name_initial_weights(args: argparse.Namespace) -> None:
-    """Let --init, if it was left out, be the initial weights beside the ticket."""
+    """Let --init be the initial weights: those beside the ticket, if it was left out.
+
+    They are taken as they are, whatever the ticket's run made of the file that it began with.
+    """
     if args.continue_from is None:
         return
     if args.ticket != "imp":
         raise InputError(f"--continue_from goes with --ticket imp, not {args.ticket}")
+    vars(args).update(OF_INIT)
     beside = _beside(args)
     if args.init is None and beside.is_file():
         args.init = str(beside)
@@ -59,7 +66,8 @@ def find(args: argparse.Namespace, warnings: Warnings) -> Salvaged | None:
             f"--continue_from {found.path}: state {found.state} comes after the last one, {last}, "
             "so nothing is left to train; more --epochs add states"
         )
-    for flag, before, now in replace(folder, path=found.path.parent).differences():
+    theirs = replace(folder, path=found.path.parent, free={*folder.free, *OF_INIT})
+    for flag, before, now in theirs.differences():
         warnings.add(
             f"--continue_from {found.path}: its run had --{flag} {before}, not {now}; what follows "
             "may differ from that run"

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.distributed import barrier, is_main
+from engine.distributed import barrier, is_main, on_main
 from engine.log import Warnings, provenance, say, warn
 from engine.training import NotFinite, Preempted, StopSignals, Training
 from errors import InputError, RunFailed, memory_advice
 from files import names
-from files.atomic import write_json
+from files.atomic import copy_into, write_json
 from files.features import discard, lacks_told, take_lock
 
 HELD = (errno.EAGAIN, errno.EACCES)  # what lockf answers where another process has the lock
@@ -35,7 +35,8 @@ CONTENT = "_content"  # ends the name under which the fingerprint of an input is
 class RunFolder:
     """A run's folder and what must stay as it is while the run is resumed in it.
 
-    free: the flags that may differ. resume: what --resume says: None, auto or a checkpoint.
+    free: the flags that may differ. inputs: those that name an input file, which may lie elsewhere,
+    but is there or is not. resume: what --resume says: None, auto or a checkpoint.
     newest: finds the checkpoint to resume from. last_file: the file that a finished run has.
     contents: fingerprints of input files, as `{flag: text}`; on resume paths may change, contents
     may not. facts: what else `args.json` says of the run; it is not compared.
@@ -44,6 +45,7 @@ class RunFolder:
     path: Path
     flags: Mapping[str, Any]
     free: Collection[str]
+    inputs: Collection[str]
     resume: str | None
     newest: Callable[[Path], Path | None]
     last_file: str
@@ -97,10 +99,22 @@ class RunFolder:
     def differences(self) -> Iterator[tuple[str, Any, Any]]:
         """In which flags (flag, then, now) this run is another than the one in the folder."""
         before = read_args(self.path)
+        yield from self._inputs_that_differ(before)
         for name, value in json.loads(json.dumps(self.recorded())).items():
             if name not in self.free and name in before and before[name] != value:
                 flag = name.replace(CONTENT, " that holds") if CONTENT in name else name
                 yield flag, before[name], value
+
+    def _inputs_that_differ(self, before: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+        """The inputs that only one of the two runs has, or has as a file of its own."""
+        salvaged = before.get("continue_from") or self.flags.get("continue_from")
+        known = bool(self.contents) and f"data{CONTENT}" in before
+        for name in self.inputs:
+            if name == "init" and salvaged or name not in before:
+                continue  # a salvaged run goes on from what lay beside its ticket
+            one_has = (before[name] is None) != (self.flags[name] is None)
+            if one_has or known and (f"{name}{CONTENT}" in before) != (name in self.contents):
+                yield name, before[name], self.flags[name]
 
     def claim(self) -> None:
         self.check()
@@ -244,6 +258,9 @@ class Run(Protocol):
     def resume(self, path: Path) -> None:
         """Take up a checkpoint."""
 
+    def belongings(self) -> Collection[str]:
+        """The files beside that checkpoint with which the run goes on."""
+
     def run(self) -> None:
         """Do what is left, and write the results."""
 
@@ -255,9 +272,9 @@ def supervise(make: Callable[[StopSignals], Run], folder: RunFolder, images: int
         images: per pass; for the advice when memory runs out.
     """
     checkpoint = folder.checkpoint()
+    folder.check()
     if folder.is_finished():
         return
-    folder.check()
     with StopSignals() as stop:
         run = make(stop)
         if checkpoint:
@@ -268,8 +285,16 @@ def supervise(make: Callable[[StopSignals], Run], folder: RunFolder, images: int
         with holding(folder), _ending(folder, run.training), memory_advice(images):
             run.warnings.recall(folder.warnings())
             folder.record(run.warnings.lines)
+            if checkpoint:
+                on_main(lambda: _bring(run.belongings(), checkpoint.parent, folder.path))
             run.run()
             folder.record(run.warnings.lines)  # some are of what was met on the way
+
+
+def _bring(files: Collection[str], source: Path, folder: Path) -> None:
+    """Copy what a run goes on with, if its checkpoint lies in another folder than its own."""
+    found = {name: source / name for name in files if not (folder / name).exists()}
+    copy_into(folder, {name: path for name, path in found.items() if path.is_file()})
 
 
 def _processes(training: Training) -> dict[str, int]:

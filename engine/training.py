@@ -90,6 +90,11 @@ class Training:
                 f"--batch_size {loader.batch_size}: more than the {loader.num_images} training "
                 f"images; -b {loader.num_images} or less would do"
             )
+        if loader.batch_size < 2 * runtime.world_size:
+            raise InputError(
+                f"--batch_size {loader.batch_size}: BatchNorm needs two images for each of the "
+                f"{runtime.world_size} processes, so -b {2 * runtime.world_size} or more"
+            )
         self.steps = loader.num_batches(runtime.world_size)
         self.scaler = execution.scaler()
         self.stop = stop
@@ -215,7 +220,7 @@ class Training:
         self.meter = Meter(self.execution.device, own["sums"], self.step)
         if self.scaler and resume["scaler"]:
             self.scaler.load_state_dict(resume["scaler"])
-        restore_random_state(own["random"])
+        restore_random_state(own["random"], warn)
 
 
 # --- random states --------------------------------------------------------------------------------
@@ -226,8 +231,11 @@ def random_state() -> dict[str, Any]:
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
 
 
-def restore_random_state(state: Mapping[str, Any]) -> None:
+def restore_random_state(state: Mapping[str, Any], warn: Callable[[str], None]) -> None:
     """Put the generators back to `random_state()`; CUDA's only where the devices are as many."""
     torch.set_rng_state(state["cpu"])
-    if len(state["cuda"]) == torch.cuda.device_count():
+    before, now = len(state["cuda"]), torch.cuda.device_count()
+    if before == now:
         torch.cuda.set_rng_state_all(state["cuda"])
+    else:
+        warn(f"saved with {before} GPUs in sight, not {now}: random starts go on differently")

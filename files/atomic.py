@@ -6,9 +6,10 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,6 +43,15 @@ def replacing(path: str | os.PathLike[str], keep_previous: bool = False) -> Iter
             raise
         reason = fault.strerror or fault
         raise RunFailed(f"{path}: cannot be written ({reason}); what was there is whole") from error
+
+
+def copy_into(folder: Path, files: Mapping[str, Path]) -> None:
+    """Copy files into a folder under these names, each whole or not at all."""
+    for name, path in files.items():
+        target = folder / name
+        if not (target.exists() and target.samefile(path)):
+            with replacing(target) as temporary:
+                shutil.copyfile(path, temporary)
 
 
 def _fault_of_disk(error: BaseException | None) -> OSError | None:

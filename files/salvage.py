@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from errors import InputError
 from files import names
-from files.atomic import replacing, sha256_of
+from files.atomic import copy_into, sha256_of
 from files.tickets import Ticket, read_ticket, ticket_header
 from pruning_utils import percent_left_in
 
@@ -42,11 +41,7 @@ class Salvaged:
             found[names.METRICS] = beside / names.METRICS
         if self.origin is not None:
             found[names.INIT] = self.init
-        for name, path in found.items():
-            target = save_dir / name
-            if not (target.exists() and target.samefile(path)):
-                with replacing(target) as temporary:
-                    shutil.copyfile(path, temporary)
+        copy_into(save_dir, found)
 
     def _is_related(self, ticket: Path) -> bool:
         return self.origin is not None and ticket_header(ticket).get("init_sha256") == self.origin

@@ -115,6 +115,18 @@ def load_kept(save_dir: Path, role: str) -> tuple[int, dict[str, Tensor]]:
     return checkpoint["epoch"], read_weights(checkpoint)
 
 
+def check_kept(save_dir: Path, beside: Path, record: TransferRecord) -> None:
+    """Raise InputError unless the best networks so far are in the run's folder or in `beside`."""
+    for name, key in ((names.SA_BEST, "best_sa"), (names.RA_BEST, "best_ra")):
+        best: float | None = getattr(record, key)
+        path = next((p / name for p in (save_dir, beside) if (p / name).is_file()), beside / name)
+        if best is not None and load_checkpoint(path).get(key) != best:
+            raise InputError(
+                f"{path}: not the run's best network at this checkpoint, which has {best:.2f} %; "
+                "resume the run in its own folder, or in a copy of all of it"
+            )
+
+
 def role_of(path: Path) -> str:
     """The name of a checkpoint's network in outcomes: its role, or what the file is called."""
     roles = {name: role for role, name in KEPT.items()}

@@ -446,7 +446,7 @@ def test_the_newest_transfer_checkpoint_is_the_one_of_that_name(tmp_path):
 
 
 def search_in(folder, resume):
-    return RunFolder(folder, {}, (), resume, imp_run.newest_checkpoint, "3-ticket.safetensors")
+    return RunFolder(folder, {}, (), (), resume, imp_run.newest_checkpoint, "3-ticket.safetensors")
 
 
 def test_resume_means_nothing_the_newest_or_a_path(tmp_path):
@@ -471,7 +471,7 @@ def test_a_random_state_survives_a_file(tmp_path):
     save_checkpoint(tmp_path / "c.pth.tar", {"random": random_state()})
     expected = torch.rand(5)
     torch.manual_seed(99)
-    restore_random_state(load_checkpoint(tmp_path / "c.pth.tar")["random"])
+    restore_random_state(load_checkpoint(tmp_path / "c.pth.tar")["random"], pytest.fail)
     assert torch.equal(torch.rand(5), expected)
 
 

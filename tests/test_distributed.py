@@ -549,3 +549,24 @@ def test_a_seed_repeats_and_zero_is_a_seed():
         drawn.append(torch.rand(4).tolist())
     assert drawn[:2] == drawn[2:]
     assert drawn[0] != drawn[1]
+
+
+def test_a_step_has_two_images_for_each_process_at_least(tmp_path):
+    from dataset import DataSpec, build_loaders
+    from engine.training import StopSignals, Training
+
+    write_images(tmp_path)
+    spec, cpu = DataSpec("folder", str(tmp_path), 8, "none", hflip=False), torch.device("cpu")
+
+    def training(batch: int) -> Training:
+        loader, *_ = build_loaders(spec, batch_size=batch, eval_batch_size=4, workers=0, seed=0)
+        model = small_network()
+        runtime = Runtime(cpu, 0, 4)
+        return Training(
+            model, SGD(model.parameters(), 0.1), loader, Execution(cpu), runtime, None,
+            stop=StopSignals(), save=lambda: None,
+        )  # fmt: skip
+
+    assert training(8).steps == 3  # of 30 images: the last 6 are less than two for each
+    with pytest.raises(InputError, match=r"two images for each of the 4 processes, so -b 8"):
+        training(7)

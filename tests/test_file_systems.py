@@ -159,7 +159,7 @@ def test_a_temporary_file_that_cannot_be_removed_stays(tmp_path, monkeypatch, na
 
 
 def hold(path: Path) -> None:
-    with holding(RunFolder(path, {}, (), "auto", lambda _: None, "results.json")):
+    with holding(RunFolder(path, {}, (), (), "auto", lambda _: None, "results.json")):
         assert (path / "args.json").is_file()
 
 

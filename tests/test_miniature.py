@@ -51,7 +51,7 @@ def test_the_accuracies_are_those_of_the_outcomes_and_of_a_ticket_that_is_here(p
     run = read_results(path)
     outcomes = read_outcomes(path.with_name("outcomes.safetensors"))
     assert outcomes.images == 8000
-    assert outcomes.split == run.test_split
+    assert outcomes.split == run.group.test_split
     judged_by = {"std": "sa_best", "adv": "ra_best"}[run.mode]
     accuracy = getattr(run, judged_by)
     assert accuracy.sa == outcomes.accuracy(judged_by, CLEAN)
@@ -65,14 +65,14 @@ def test_the_accuracies_are_those_of_the_outcomes_and_of_a_ticket_that_is_here(p
 
 def test_all_networks_were_tested_on_the_same_images_and_transferred_alike():
     runs = [read_results(path) for path in PATHS]
-    assert len({run.test_split for run in runs}) == 1
-    for mode in ("std", "adv"):
+    assert len({run.group.test_split for run in runs}) == 1
+    for mode in {run.mode for run in runs}:
         assert len({alike(run) for run in runs if run.mode == mode}) == 1
 
 
 def alike(run: RunResult) -> str:
     """The flags of a transfer without those that tell one from another."""
     args = json.loads(run.path.with_name("args.json").read_text())
-    own = ("tag", "seed", "init", "tickets_file", "save_dir", "command", "code", "hardware",
-           "packages")  # fmt: skip
+    own = ("tag", "seed", "init", "init_content", "init_sha256", "tickets_file", "save_dir",
+           "tickets_file_content", "command", "code", "hardware", "packages")  # fmt: skip
     return json.dumps({key: value for key, value in args.items() if key not in own})

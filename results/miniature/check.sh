@@ -14,6 +14,7 @@ out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 status=0
 for network in "$here"/runs/transfer/*/folder/adv/f0.1/state0/seed1/model_RA_best.pth.tar; do
+  [ -f "$network" ] || { echo "no network of a transfer in $here/runs yet" >&2; exit 2; }
   run=$(dirname "$network")
   echo "$run"
   "$python" "$root/main_downstream.py" --evaluate --resume "$network" --dataset folder --data "$data" \

@@ -1,0 +1,201 @@
+"""Resuming with other inputs, or from a checkpoint that lies in another folder than the run's."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from helpers.main_cases import (
+    Interrupted,
+    assert_same_bits,
+    copy_after_each_epoch,
+    die_saving,
+    load,
+    metrics,
+    one_error_line,
+    read_json,
+    run_imp,
+    run_transfer,
+    skip_pictures,
+    write_images,
+)
+
+import main_downstream
+import main_imp_pretrain
+from engine.training import random_state, restore_random_state
+
+SEARCH = ["--mode", "std", "--epochs", "3", "--prune_epoch", "1", "--pretrain_epochs", "1"]
+SHORT = ["--mode", "std", "--epochs", "3", "--lr", "0.01", "--decreasing_lr", "2"]
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    skip_pictures(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images") / "data")
+
+
+@pytest.fixture(scope="module")
+def search(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("search") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        skip_pictures(patch)
+        run_imp(data, folder, *SEARCH)
+    return folder
+
+
+def sparse(search, *flags):
+    ticket = str(search / "2-ticket.safetensors")
+    return [*SHORT, "--init", str(search / "init.pth.tar"), "--tickets_file", ticket, *flags]
+
+
+def cut_off(run, data, folder, flags, epoch):
+    """Run until the checkpoint after `epoch` epochs is about to be written."""
+    with pytest.MonkeyPatch.context() as patch:
+        skip_pictures(patch)
+        die_saving(patch, epoch)
+        with pytest.raises(Interrupted):
+            run(data, folder, *flags)
+
+
+def transfer_line(data, folder, flags, capsys):
+    argv = ["--dataset", "folder", "--data", str(data), "--save_dir", str(folder)]
+    argv += ["-a", "resnet20s", "--width", "4", "--input_size", "16", "-b", "12", "-j", "0"]
+    return one_error_line([*argv, "--device", "cpu", *flags], main_downstream.main, capsys)
+
+
+# --- other inputs -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("forgotten", ["tickets_file", "init"])
+def test_an_input_that_is_forgotten_on_resume_is_asked_for(
+    data, search, tmp_path, capsys, forgotten
+):
+    flags = sparse(search)
+    cut_off(run_transfer, data, tmp_path / "run", flags, 2)
+    at = flags.index(f"--{forgotten}")
+    fewer = [*flags[:at], *flags[at + 2 :], "--resume"]
+    line = transfer_line(data, tmp_path / "run", fewer, capsys)
+    assert f"holds a run with --{forgotten} {flags[at + 1]}, not None" in line
+    run_transfer(data, tmp_path / "run", *flags, "--resume")
+    results = read_json(tmp_path / "run" / "results.json")
+    assert (results["state"], round(results["density"], 2)) == (2, 0.64)
+
+
+def test_an_input_that_a_run_began_without_is_refused_on_resume(data, search, tmp_path, capsys):
+    cut_off(run_transfer, data, tmp_path / "run", SHORT, 2)
+    line = transfer_line(data, tmp_path / "run", [*sparse(search), "--resume"], capsys)
+    assert "holds a run with --init None, not " in line
+
+
+def test_weights_that_were_fetched_are_not_a_file_of_their_name(data, search, tmp_path, capsys):
+    cut_off(run_transfer, data, tmp_path / "run", sparse(search), 2)
+    args = read_json(tmp_path / "run" / "args.json")
+    del args["init_content"]  # as of a run that began with `--init torchvision`
+    (tmp_path / "run" / "args.json").write_text(json.dumps(args | {"init": "torchvision"}))
+    line = transfer_line(data, tmp_path / "run", [*sparse(search), "--resume"], capsys)
+    assert "holds a run with --init torchvision, not " in line
+
+
+def test_a_finished_run_is_not_that_of_other_flags(data, search, tmp_path, capsys):
+    run_transfer(data, tmp_path / "run", *sparse(search))
+    other = [*sparse(search), "--resume", "--seed", "7"]
+    line = transfer_line(data, tmp_path / "run", other, capsys)
+    assert "holds a run with --seed 1, not 7" in line
+    run_transfer(data, tmp_path / "run", *sparse(search), "--resume")
+    assert "this run is finished; nothing to do" in capsys.readouterr().out
+
+
+def test_tickets_that_omp_made_are_not_those_of_a_search(data, search, tmp_path, capsys):
+    schedule = ["--mode", "std", "--epochs", "3", "--prune_epoch", "1"]
+    init = ["--init", str(search / "init.pth.tar")]
+    folder = str(tmp_path / "run")
+    network = ["-a", "resnet20s", "--width", "4", "--input_size", "16", "--save_dir", folder]
+    main_imp_pretrain.main([*schedule, *init, *network, "--ticket", "omp"])
+    again = [str(data), *schedule, *init, *network, "--resume"]
+    line = one_error_line(again, main_imp_pretrain.main, capsys)
+    assert "holds a run with --ticket omp, not imp" in line
+    main_imp_pretrain.main([*schedule, *init, *network, "--ticket", "omp", "--resume"])
+    assert "this run is finished" in capsys.readouterr().out
+    random = [*schedule, *init, *network, "--ticket", "random", "--resume"]
+    line = one_error_line(random, main_imp_pretrain.main, capsys)
+    assert "holds a run with --ticket omp, not random" in line
+
+
+# --- a checkpoint elsewhere ---------------------------------------------------------------------
+
+
+def test_a_transfer_goes_on_in_another_folder_with_its_best_networks(data, search, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        copy_after_each_epoch(patch, tmp_path / "after")
+        run_transfer(data, tmp_path / "whole", *sparse(search))
+    checkpoint = tmp_path / "after" / "2" / "checkpoint.pth.tar"
+    run_transfer(data, tmp_path / "moved", *sparse(search), "--resume", str(checkpoint))
+    assert metrics(tmp_path / "moved") == metrics(tmp_path / "whole")
+    for name in ("sa_best", "last"):
+        results = [read_json(tmp_path / run / "results.json")[name] for run in ("moved", "whole")]
+        assert results[0] == results[1]
+
+
+def test_a_checkpoint_without_its_best_networks_is_refused_before_training(
+    data, search, tmp_path, capsys
+):
+    cut_off(run_transfer, data, tmp_path / "cut", sparse(search), 3)
+    checkpoint = shutil.copy(tmp_path / "cut" / "checkpoint.pth.tar", tmp_path)
+    flags = [*sparse(search), "--resume", str(checkpoint)]
+    line = transfer_line(data, tmp_path / "moved", flags, capsys)
+    assert str(tmp_path / "model_SA_best.pth.tar") in line
+    shutil.copy(tmp_path / "cut" / "model_SA_best.pth.tar", tmp_path)
+    best = load(tmp_path / "model_SA_best.pth.tar")
+    torch.save(best | {"best_sa": best["best_sa"] + 1}, tmp_path / "model_SA_best.pth.tar")
+    line = transfer_line(data, tmp_path / "moved", flags, capsys)
+    assert "not the run's best network at this" in line
+    assert not (tmp_path / "moved").exists()
+
+
+def test_a_search_goes_on_in_another_folder_and_leaves_it_whole(data, search, tmp_path):
+    cut_off(run_imp, data, tmp_path / "cut", SEARCH, 3)
+    checkpoint = tmp_path / "cut" / "1-checkpoint.pth.tar"
+    run_imp(data, tmp_path / "moved", *SEARCH, "--resume", str(checkpoint))
+    for name in ("init.pth.tar", *(f"{k}-ticket.safetensors" for k in range(5))):
+        assert (tmp_path / "moved" / name).read_bytes() == (search / name).read_bytes(), name
+    assert metrics(tmp_path / "moved") == metrics(search)
+    run_imp(data, tmp_path / "moved", *SEARCH, "--export_released", "3")
+
+
+# --- what --continue_from takes as it is ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("flag", [["--reset_fc"], ["--init_key", "weights"]])
+def test_what_the_first_init_needed_is_no_matter_of_the_initial_weights(
+    data, search, tmp_path, capsys, flag
+):
+    path = tmp_path / "pretrained.pth.tar"
+    torch.save({"weights": load(search / "init.pth.tar")}, path)
+    key = ["--init_key", "weights"]
+    begun = [*SEARCH, "--init", str(path), *dict.fromkeys([*key, *flag])]
+    run_imp(data, tmp_path / "whole", *begun)
+    ticket = str(tmp_path / "whole" / "2-ticket.safetensors")
+    capsys.readouterr()
+    run_imp(data, tmp_path / "again", *SEARCH, *flag, "--continue_from", ticket)
+    assert "may differ from that run" not in capsys.readouterr().err
+    for k in (3, 4):
+        name = f"{k}-ticket.safetensors"
+        found, expected = ((tmp_path / run / name).read_bytes() for run in ("again", "whole"))
+        assert found == expected
+    weights = [load(tmp_path / run / "3-checkpoint.pth.tar") for run in ("again", "whole")]
+    assert_same_bits(weights[0]["state_dict"], weights[1]["state_dict"])
+
+
+# --- what cannot go on to the bit -----------------------------------------------------------------
+
+
+def test_other_gpus_in_sight_are_told_of(monkeypatch):
+    state = {**random_state(), "cuda": [torch.get_rng_state()] * 4}
+    told = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    restore_random_state(state, told.append)
+    assert told == ["saved with 4 GPUs in sight, not 1: random starts go on differently"]

@@ -437,6 +437,20 @@ def test_a_run_made_with_the_same_flags_in_another_order_is_as_planned(project):
     assert "note: imp/adv was made with other flags" in project.run("--dry_run").stdout
 
 
+@pytest.mark.parametrize("moved", [".", "..", "elsewhere"])
+def test_a_study_whose_folder_is_named_otherwise_is_as_planned(project, moved):
+    """`--out .` names the folder by nothing at all, so that every path may lie in it."""
+    name = transfer("adv", "adv", 2)
+    project.run("--only", f"^{name}$|imp/adv", "--out", ".")
+    here = {".": ".", "..": f"../{project.folder.name}", "elsewhere": str(project.folder)}[moved]
+    assert "note:" not in project.run("--dry_run", "--out", here).stdout
+    project.append('[transfer.flags]\nadv = "--data_number 0.5"')
+    text = project.run("--dry_run", "--out", here).stdout
+    notes = [line for line in text.splitlines() if line.startswith("note:")]
+    again = f"to make it again, delete {Path(here, name)}"
+    assert notes == [f"note: {name} was made with other flags; {again}"]
+
+
 def test_a_folder_that_cannot_be_written_fails_its_run_only(project):
     project.out.mkdir()
     (project.out / "transfer").mkdir()

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from errors import InputError, RunFailed, exit_with
+from errors import InputError, RunFailed, run_main
 from files import names
 from files.features import lacks_told
 from files.study_record import record_plan
@@ -235,12 +235,4 @@ def one_run(study: Study, args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        status = main()
-        sys.stdout.flush()
-        sys.exit(status)
-    except InputError as error:
-        exit_with(error)
-    except BrokenPipeError:  # as in `--list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+    run_main(lambda: sys.exit(main()))

@@ -173,6 +173,9 @@ def print_list(states: Mapping[str, str], forecasts: Mapping[str, Forecast]) -> 
             f"{sum(told.gpu_hours or 0 for told in known):.2g} hours of a data-centre GPU "
             "(an estimate from FLOPs; runs cut off are counted whole)"
         )
+    unknown = sum(told.trains_at_unknown_cost for told in forecasts.values())
+    if unknown:
+        print(f"and {unknown} runs of unknown cost, whose images are not there")
     sys.stdout.flush()
 
 

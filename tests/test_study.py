@@ -164,6 +164,14 @@ def test_dry_run_lists_runs_in_order_with_costs_and_commands_and_runs_nothing(pr
     assert not project.out.exists()
 
 
+def test_runs_whose_cost_is_unknown_are_counted_apart(project):
+    project.append('[transfer.flags]\nadv = "--no_images"')
+    text = project.run("--dry_run").stdout
+    assert "what is left costs 1.2e+13 FLOP, 1.5 hours" in text
+    assert "and 4 runs of unknown cost, whose images are not there" in text
+    assert listed(text) == [("to do", name) for name in ALL]
+
+
 def test_a_study_does_every_run_once_then_reports_and_a_second_start_only_reports(project):
     first = project.run("-J", "3")
     assert sorted(project.names()) == sorted(ALL)
@@ -541,10 +549,12 @@ def test_time_it_tells_how_long_all_of_it_takes(project):
 
 
 def test_runs_that_do_not_train_take_no_time():
-    def told(flop, seconds):
-        return Forecast(1, None, flop, 1.0, flop, 0.0, seconds, ())
+    def told(flop, seconds, epochs=1):
+        return Forecast(epochs, None, flop, 1.0, flop, 0.0, seconds, ())
 
-    assert study_seconds([told(1.0, 30.0), told(1.0, 50.0), told(None, None)], 2) == 50
+    one_shot, unknown = told(None, None, epochs=None), told(None, None)
+    assert study_seconds([told(1.0, 30.0), told(1.0, 50.0), one_shot], 2) == 50
+    assert study_seconds([told(1.0, 30.0), unknown], 2) is None
     assert study_seconds([told(1.0, 30.0)] * 5, 2) == 75
     assert study_seconds([told(1.0, 30.0), told(1.0, None)], 1) is None
 

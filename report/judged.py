@@ -101,8 +101,9 @@ class GroupVerdict:
     """The judged tickets of one group, sparsest last.
 
     tolerance, margins: what a ticket may lack on each measure, in points, by the rule and for the
-    evidence. planned: the states that were to be transferred. look: whether the number of seeds was
-    fixed beforehand; None where that is unknown. study: whose plans the group is part of.
+    evidence. evidence_margin: that of the evidence where it is fixed; None where it is the rule's
+    tolerance. planned: the states that were to be transferred. look: whether the number of seeds
+    was fixed beforehand; None where that is unknown. study: whose plans the group is part of.
     """
 
     group: Group
@@ -112,6 +113,7 @@ class GroupVerdict:
     missing: tuple[str, ...]
     error: str | None = None
     margins: Mapping[str, float | None] = field(default_factory=dict)
+    evidence_margin: float | None = None
     planned: frozenset[int] = frozenset()
     look: Look | None = None
     study: StudyRecord | None = None
@@ -190,15 +192,23 @@ class Contrast:
 class Verdict:
     """The verdict of every group, and the warnings about the input.
 
-    margin: of the rule, for one dense seed. evidence_margin: of the evidence; None where that takes
-    the rule's tolerance. Both are in points.
+    margin: of the rule, for one dense seed, in points.
     """
 
     margin: float
     groups: tuple[GroupVerdict, ...]
     warnings: tuple[str, ...] = ()
-    evidence_margin: float | None = None
     contrasts: tuple[Contrast, ...] = ()
+
+    @property
+    def evidence_margins(self) -> tuple[float | None, ...]:
+        """The margins of the evidence that groups have, each once; None: the rule's tolerance."""
+        return tuple(dict.fromkeys(group.evidence_margin for group in self.groups))
+
+    @property
+    def evidence_margin(self) -> float | None:
+        """That of all groups; None where it is not fixed for all of them alike."""
+        return self.evidence_margins[0] if len(self.evidence_margins) == 1 else None
 
     @property
     def errors(self) -> tuple[str, ...]:
@@ -240,6 +250,7 @@ def _row_json(row: TicketRow, group: GroupVerdict) -> dict[str, Any]:
         "evidence": dict(row.evidence),
         "double_win_evidence": row.double_win_evidence,
         "look": group.look,
+        "evidence_margin": group.evidence_margin,
     }
 
 

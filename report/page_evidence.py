@@ -10,12 +10,15 @@ from report.words import difference, kinds
 
 def explained(verdict: Verdict) -> str:
     """Say what "with evidence" means."""
-    margin = (
-        "by the rule\u2019s tolerance, which is itself estimated (<code>--evidence_margin</code> "
-        "fixes it beforehand)"
-        if verdict.evidence_margin is None
-        else f"by {verdict.evidence_margin:g} points"
-    )
+    if verdict.evidence_margin is not None:
+        margin = f"by {verdict.evidence_margin:g} points"
+    elif len(verdict.evidence_margins) > 1:
+        margin = "by a margin, which differs and is told below,"
+    else:
+        margin = (
+            "by the rule\u2019s tolerance, which is itself estimated "
+            "(<code>--evidence_margin</code> fixes it beforehand)"
+        )
     return (
         "<p>That rule says nothing of chance. <em>With evidence</em> a ticket matches where the "
         "95 % interval of its difference to the dense network, over other seeds and test images, "

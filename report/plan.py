@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from errors import InputError
+from files import names
 from files.results import MODES, REGIMES
 from files.study_record import StudyRecord
 from report.judged import MEASURES, GroupVerdict, Look, Measure, TicketRow, Verdict
@@ -37,6 +39,39 @@ def _with_plan(
         return dataclasses.replace(group, planned=frozenset(known), study=study)
     look = _look(group, first.seeds)
     return dataclasses.replace(group, planned=frozenset(first.states), look=look, study=study)
+
+
+def fixed_margins(groups: Sequence[GroupVerdict]) -> list[float | None]:
+    """The margin of the evidence that each group's study has fixed, in points; None without any.
+
+    Raises InputError where studies of different folders have fixed different ones.
+    """
+    margins, fixed = [], dict[Path, set[float]]()
+    for group in groups:
+        margins.append(group.study.margin(group.group) if group.study else None)
+        if group.study and margins[-1] is not None:
+            fixed.setdefault(group.study.folder, set()).add(margins[-1])
+    if len(fixed) > 1 and len(set().union(*fixed.values())) > 1:
+        several = "; ".join(
+            f"{folder}: {' and '.join(f'{margin:g}' for margin in sorted(fixed[folder]))}"
+            for folder in sorted(fixed)
+        )
+        raise InputError(f"the studies fix different margins ({several}): give --evidence_margin")
+    return margins
+
+
+def changed_margins(groups: Sequence[GroupVerdict]) -> list[str]:
+    """Say which studies changed their margin after a look, a line for each way."""
+    having: dict[tuple[Path, str], list[GroupVerdict]] = {}
+    for group in groups:
+        change = group.study.changed_margin(group.group) if group.study else None
+        if group.study and change:
+            having.setdefault((group.study.folder, change), []).append(group)
+    lines = []
+    for (folder, change), (first, *others) in having.items():
+        more = f" and {len(others)} more" if others else ""
+        lines.append(f"{folder / names.STUDY}: {first.group}{more}: {change}")
+    return lines
 
 
 def _is_of(group: GroupVerdict, record: StudyRecord) -> bool:

@@ -12,7 +12,7 @@ from files.results import DENSE, REGIMES, TICKETS, Group, RunResult
 from files.study_record import StudyRecord
 from report.groups import group_runs
 from report.judged import BESIDE, MEASURES, GroupVerdict, Measure, Stat, TicketRow, Verdict
-from report.plan import with_plan
+from report.plan import changed_margins, fixed_margins, with_plan
 from report.runs import natural_order
 from report.weighing import AllTested, contrasts, weigh, without_outcomes
 
@@ -34,7 +34,9 @@ def judge(
     otherwise a missing run leaves it open (None). A group without any dense run gets an `error`.
 
     The evidence is that of docs/verdict.md, from the outcomes `tested`, for `evidence_margin`
-    points or else for the rule's tolerance; `records` say what studies planned beforehand.
+    points, else for the margin that the group's study has fixed, else for the rule's tolerance;
+    `records` say what studies planned beforehand. Raises InputError where they have fixed different
+    margins.
     """
     for name, points in (("margin", margin), ("evidence_margin", evidence_margin)):
         if points is not None and not (math.isfinite(points) and points >= 0):
@@ -51,14 +53,16 @@ def judge(
         if len(archs) > 1:
             warnings.append(f"{group}: mixes the architectures {', '.join(archs)}")
     order = sorted(groups, key=lambda g: (g.data, -g.data_number, natural_order(g.name)))
-    judged = [
-        weigh(_judge_group(group, groups[group], margin), tested, evidence_margin)
-        for group in order
-    ]
-    judged = with_plan(judged, records)
+    planned = with_plan([_judge_group(group, groups[group], margin) for group in order], records)
+    if evidence_margin is None:
+        fixed = fixed_margins(planned)
+        warnings += changed_margins(planned)
+    else:
+        fixed = [evidence_margin] * len(planned)
+    judged = [weigh(group, tested, own) for group, own in zip(planned, fixed, strict=True)]
     warnings += without_outcomes(judged, tested)
     between = contrasts(judged, tested)
-    return Verdict(margin, tuple(judged), tuple(warnings), evidence_margin, between)
+    return Verdict(margin, tuple(judged), tuple(warnings), between)
 
 
 def _identity(run: RunResult) -> tuple[str, int | None, str]:

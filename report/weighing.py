@@ -158,6 +158,7 @@ def weigh(
         dense=group.dense and weighed(group.dense),
         rows=tuple(map(weighed, group.rows)),
         margins=margins,
+        evidence_margin=evidence_margin,
     )
 
 

@@ -231,7 +231,9 @@ def test_verdict_json_has_the_stated_rows():
         },
     ]  # fmt: skip
     assert [dict(list(row.items())[:11]) for row in data["rows"]] == stated
-    assert list(data["rows"][0])[11:] == ["difference", "evidence", "double_win_evidence", "look"]
+    assert list(data["rows"][0])[11:] == [
+        "difference", "evidence", "double_win_evidence", "look", "evidence_margin",
+    ]  # fmt: skip
     assert data["sparsest"] == [{**group, "state": 2, "sparsity": 0.36, **hashes}]
     assert data["margin"] == 0.5
     assert judge(DENSE + ticket(1, 0, 0, 0)).to_json()["sparsest"] == []

@@ -156,13 +156,14 @@ def _missing(group: GroupVerdict, row: TicketRow, measure: Measure) -> Missing:
 def plan_text(verdict: Verdict) -> str:
     """List what would decide each undecided ticket, the cheapest first, with what to run."""
     lacking = wanted(verdict)
-    lines = [
+    lines = [unjudged(group) for group in verdict.groups if group.error]
+    lines += [
         f"{group.group}: state {state} was planned and has not run; it breaks the chain"
         for group in verdict.groups
         for state in sorted(group.planned - {row.state for row in group.found})
     ]
     if not lacking:
-        return "\n".join([*lines, "No ticket is undecided."])
+        return "\n".join([*lines, none_undecided(verdict)])
     lines += [f"{len(lacking)} undecided, the cheapest first, at today's means and spread:"]
     for number, lack in enumerate(lacking, start=1):
         lines.append(f"{number}. {lack.group.group}: {lack.row.name}: {amount(lack)}")
@@ -173,6 +174,20 @@ def plan_text(verdict: Verdict) -> str:
         "docs/verdict.md says by how much."
     )
     return "\n".join(lines)
+
+
+def unjudged(group: GroupVerdict) -> str:
+    """Say of a group without a dense run what is to be done first."""
+    count = len(group.rows)
+    return (
+        f"{group.group}: {count} ticket{'' if count == 1 else 's'} not judged; transfer the dense "
+        "network first (state 0: the same command without a ticket)"
+    )
+
+
+def none_undecided(verdict: Verdict) -> str:
+    """Say that no ticket is undecided, of those that could be judged."""
+    return f"No {'other ' if verdict.errors else ''}ticket is undecided."
 
 
 def amount(lack: Wanted) -> str:
@@ -203,10 +218,15 @@ def _commands(lack: Wanted) -> list[str]:
     plan = study.of(lack.group.group)[-1] if study else None
     if study is None or plan is None or not Path(plan.config).is_file():
         return []
-    asked = set(plan.seeds)
-    numbers = {mode: lack.numbers(mode) for mode in MODES if lack.seeds[mode]}
+    asked, dataset = set(plan.seeds), lack.group.group.dataset
+    wanted_of = {mode: lack.numbers(mode) for mode in MODES if lack.seeds[mode]}
+    numbers = {mode: seeds for mode, seeds in wanted_of.items() if plan.runs(dataset, mode)}
     more = {seed for seeds in numbers.values() for seed in seeds} - asked
-    lines = []
+    lines = [
+        f"# {plan.config} leaves out {REGIMES[mode]}; without it the ticket stays undecided"
+        for mode in wanted_of
+        if mode not in numbers
+    ]
     if more:
         seeds = sorted(asked | more | _seeds(lack.group.all_rows))
         lines.append(f"# in {plan.config}: [transfer] seeds = {seeds}")

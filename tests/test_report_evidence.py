@@ -224,7 +224,7 @@ def test_without_a_margin_the_rules_tolerance_is_taken(tmp_path):
 
 
 def margins(root):
-    """The margin of each group's evidence by its data set, and the warnings that tell of margins."""
+    """The margin of each group's evidence by its data set, and the warnings about margins."""
     verdict = verdict_of(root, margin=None)
     told = [line for line in verdict.warnings if "evidence_margin" in line]
     return {group.group.dataset: group.evidence_margin for group in verdict.groups}, told
@@ -456,6 +456,47 @@ def test_plan_lists_the_cheapest_first_with_the_studys_commands(tmp_path, capsys
     assert "transfer imp state 1 and the dense network under AT with --seed 2, 3" in (
         capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize(
+    ("regimes", "left_out"), [((("cifar10", "std"), ("svhn", "adv")), "AT"), ((), "ST and AT")]
+)
+def test_plan_prints_no_command_of_a_regime_that_the_study_leaves_out(
+    tmp_path, capsys, regimes, left_out
+):
+    (tmp_path / "my.toml").write_text("")
+    plan(tmp_path, [1], [1, 2], regimes=regimes)
+    study(tmp_path, {0: (), 1: ()}, seeds=(1,))
+    assert main([str(tmp_path), "--plan"]) == 0
+    told = capsys.readouterr().out
+    assert "/adv/f1/" not in told
+    assert ("/cifar10/std/f1/" in told) == (left_out == "AT")
+    for regime in left_out.split(" and "):
+        line = (
+            f"# {tmp_path / 'my.toml'} leaves out {regime}; without it the ticket stays undecided"
+        )
+        assert line in told
+    assert ("[transfer] seeds = " in told) == (left_out == "AT")  # seed 3
+    assert "--seed" not in told
+
+
+def test_tickets_without_a_dense_run_are_not_said_to_be_decided(tmp_path, capsys):
+    study(tmp_path, {0: (), 1: ()})
+    study(tmp_path / "svhn", {1: (), 2: ()}, dataset="svhn")
+    assert main([str(tmp_path), "--plan", "--evidence_margin", "1"]) == 1
+    told = capsys.readouterr()
+    first = "adv, svhn, 100 % of the data: 2 tickets not judged; transfer the dense network first"
+    assert told.out.startswith(first)
+    assert told.out.endswith("\nNo other ticket is undecided.\n")
+    assert told.err.startswith("error: adv, svhn, 100 % of the data: no dense run")
+    assert main([str(tmp_path), "--evidence_margin", "1"]) == 1
+    html = (tmp_path / "report" / "report.html").read_text()
+    assert first in html
+    assert "<p>No other ticket is undecided.</p>" in html
+    shutil.rmtree(tmp_path / "svhn")
+    capsys.readouterr()
+    assert main([str(tmp_path), "--plan", "--evidence_margin", "1"]) == 0
+    assert capsys.readouterr() == ("No ticket is undecided.\n", "")
 
 
 def test_seeds_that_one_side_has_come_before_new_ones_and_fewer_runs_before_more():

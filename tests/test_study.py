@@ -243,6 +243,9 @@ adv = "--epochs 3"
 svhn = "--epochs 4"
 "cifar10 adv" = '--epochs "5"'
 """)
+    project.run("--only", "imp/std")
+    (recorded,) = read_study_record(project.out).plans
+    assert recorded.regimes == (("cifar10", "std"), ("cifar10", "adv"), ("svhn", "adv"))
     epochs = {}
     for line in project.run("--list", "--only", "transfer/std/.*state0").stdout.splitlines():
         words = shlex.split(line)

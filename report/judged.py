@@ -62,7 +62,8 @@ class TicketRow:
 
     By measure: `stats`; `wins`, whether it matches by the rule; `chance`, half the width in points
     of the mean accuracy's 95 % interval for other test images; `differences` to the dense network,
-    and what they allow to be said, `evidence`.
+    and what they allow to be said, `evidence`. which: what tells the ticket from another of the
+    same state; "" where that is not needed.
     """
 
     group: Group
@@ -77,6 +78,12 @@ class TicketRow:
     differences: Mapping[str, Difference | None] = field(default_factory=dict)
     evidence: Mapping[str, Evidence] = field(default_factory=dict)
     double_win_evidence: bool | None = None
+    which: str = ""
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """Those of the ticket files of its runs, as far as they are known."""
+        return tuple(sorted({run.ticket_sha256 for run in self.runs if run.ticket_sha256}))
 
     @property
     def sparsity(self) -> float:
@@ -89,11 +96,17 @@ class TicketRow:
         return tuple(dict.fromkeys(line for run in self.runs for line in run.warnings))
 
     @property
-    def name(self) -> str:
+    def title(self) -> str:
+        """What it is, which another row may be too."""
         if self.ticket == DENSE:
             return DENSE
         where = f"density {self.density:.4g}" if self.state is None else f"state {self.state}"
         return f"{self.ticket} {where}"
+
+    @property
+    def name(self) -> str:
+        """What no other row of the group is called."""
+        return f"{self.title} ({self.which})" if self.which else self.title
 
 
 @dataclass(frozen=True)
@@ -251,6 +264,7 @@ def _row_json(row: TicketRow, group: GroupVerdict) -> dict[str, Any]:
         "double_win_evidence": row.double_win_evidence,
         "look": group.look,
         "evidence_margin": group.evidence_margin,
+        "tickets_sha256": list(row.hashes),
     }
 
 

@@ -158,11 +158,14 @@ def _ticket_table(verdict: Verdict) -> str:
 
 
 def _place(row: TicketRow | RunResult) -> list[Cell]:
+    which = (
+        f"<br><small>{text(row.which)}</small>" if isinstance(row, TicketRow) and row.which else ""
+    )
     return [
         words(row.group.name),
         words(row.group.data),
         number(100 * row.group.data_number, "{:g}"),
-        Cell(text(row.ticket) + _warnings(row.warnings), row.ticket),
+        Cell(text(row.ticket) + which + _warnings(row.warnings), row.ticket),
         number(row.state, "{:d}"),
         number(100 * (1 - row.density)),
     ]

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from errors import InputError
+from input_pipeline.counts import Counts
+from input_pipeline.counts import count_images as count_stored
 from input_pipeline.loader import Loader
 from input_pipeline.sources import is_there, load_splits
 from input_pipeline.splits import Split
@@ -54,6 +56,14 @@ def mean_std(dataset: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 def holds(dataset: str, root: str) -> bool:
     """Whether a folder holds the files of a data set, judged by the first that is looked for."""
     return is_there(_stored_as(dataset), Path(root))
+
+
+def count_images(spec: DataSpec) -> Counts | None:
+    """Count the images of the chosen classes, for an estimate; None where none are to be seen.
+
+    All of the training images are counted, whatever share of them is taken.
+    """
+    return count_stored(_stored_as(spec.dataset), spec.root, spec.classes)
 
 
 def _check_name(dataset: str) -> None:

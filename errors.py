@@ -2,6 +2,9 @@
 
 import contextlib
 import errno
+import os
+import select
+import signal
 import sys
 from collections.abc import Callable, Iterator
 
@@ -10,6 +13,8 @@ FULL_OR_BROKEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EI
 # How PyTorch words the end of another process: a loader's worker, a rank under gloo or NCCL.
 DEAD_WORKER = "DataLoader worker"
 DEAD_RANK = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL")
+# With one of these a program prints what it is asked for and does nothing else.
+ONLY_PRINTS = {"-h", "--help", "--dry_run", "--dry-run", "--list", "--slurm", "--folder"}
 
 
 class InputError(ValueError):
@@ -60,15 +65,50 @@ def exit_with(error: InputError | RunFailed) -> None:
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Call `main`; an error that is not a bug becomes one line on standard error and a status."""
+    """Call `main`; an error that is not a bug becomes one line on standard error and a status.
+
+    One that only prints ends quietly where nobody reads on, as in `--dry_run | head`.
+    """
     try:
         with failures_named():
-            main()
+            _print_all(main)
+    except BrokenPipeError:
+        if not _nobody_reads_on():  # another pipe, between processes of ours
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if ONLY_PRINTS & set(sys.argv):
+            sys.exit(128 + signal.SIGPIPE)
+        exit_with(
+            RunFailed(
+                "standard output: the pipe was closed, so this ends here; write it to a file, "
+                "and go on (a run with --resume)"
+            )
+        )
     except (InputError, RunFailed) as error:
         exit_with(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _print_all(main: Callable[[], None]) -> None:
+    """Call `main`, and print what is still in the buffer while an error of that can be caught."""
+    try:
+        main()
+    except SystemExit:  # of --help
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+
+
+def _nobody_reads_on() -> bool:
+    """Whether standard output is a pipe whose other end is closed."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except (AttributeError, OSError):  # no such call here; no file at all
+        return False
 
 
 @contextlib.contextmanager

@@ -45,6 +45,7 @@ from workloads import (
 )
 
 from engine.log import provenance
+from errors import run_main
 
 
 @dataclass(frozen=True)
@@ -229,4 +230,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -13,20 +13,13 @@ from attack_utils import PGDConfig, make_pgd
 from cli import build
 from cli.run_plan import ASSUMED_RATE, Cost, Input, PlannedState, RunPlan, Timing, Written
 from cli.salvage import state_given
+from dataset import count_images
 from engine.schedules import States
 from engine.steps import training_step
-from errors import InputError
 from files import names
 from models import build_model, estimate_activations, estimate_flops, is_fetched
 
-IMAGENET_IMAGES = 1_281_167
 TIMED_STEPS, TIMED_IMAGES = 4, 64  # of --time_it
-IMAGES = {
-    "cifar10": (45_000, 5_000, 10_000),
-    "cifar100": (45_000, 5_000, 10_000),
-    "svhn": (68_257, 5_000, 26_032),
-    "digits": (1_290, 144, 363),
-}
 
 
 def attack_passes(steps: int) -> int:
@@ -44,7 +37,8 @@ def plan_imp(args: argparse.Namespace) -> RunPlan:
     states = build.states(args)
     if args.ticket != "imp":
         return _plan_one_shot(args, states)
-    images = _count_folder(args.data, "train") or IMAGENET_IMAGES
+    counted = count_images(build.data_spec(args))
+    images = counted.train if counted else 0
     steps = args.train_step if args.mode == "adv" else 0
     done = states.first_epoch(state_given(args))  # by the run of --continue_from
     epochs = states.total_epochs - done
@@ -109,7 +103,8 @@ def plan_transfer(args: argparse.Namespace) -> RunPlan:
     if args.evaluate:
         return _plan_evaluation(args)
     adversarial = args.mode == "adv"
-    train, val, test = IMAGES.get(args.dataset.split("_")[0]) or _folder_images(args.data)
+    counted = count_images(build.data_spec(args))
+    train, val, test = counted or (0, 0, 0)
     train = max(int(train * args.data_number), 1)
     evaluations = args.epochs - min(args.eval_from, args.epochs - 1)
     train_passes = args.epochs * train * training_passes(args.train_step if adversarial else 0)
@@ -128,15 +123,15 @@ def plan_transfer(args: argparse.Namespace) -> RunPlan:
             }
         ),
         epochs=args.epochs,
-        steps_per_epoch=-(-train // args.batch_size),
+        steps_per_epoch=-(-train // args.batch_size) if counted else None,
         batch_size=args.batch_size,
         evaluations=evaluations,
-        validation_images=val,
-        test_images=test,
+        validation_images=val if counted else None,
+        test_images=test if counted else None,
         save_dir=args.save_dir,
         writes=_transfer_files(args, adversarial),
-        cost=_cost(args, passes, 10, copies),
-        timed=_timed(args, args.epochs * train, passes, classes=10),
+        cost=_cost(args, passes, 10, copies) if counted else None,
+        timed=_timed(args, args.epochs * train, passes, classes=10) if counted else None,
     )
 
 
@@ -249,23 +244,3 @@ def _timed(args: argparse.Namespace, images: int, passes: int, classes: int) -> 
     each = training_passes(args.train_step if args.mode == "adv" else 0)
     hours, whole_hours = images / rate / 3600, passes / each / rate / 3600
     return Timing(str(execution.device), count, rate, hours, whole_hours)
-
-
-def _folder_images(root: str) -> tuple[int, int, int]:
-    """Images in train, val and test of class folders; one that is not there is made of another."""
-    train, test = _count_folder(root, "train"), _count_folder(root, "test")
-    val = _count_folder(root, "val") or _count_folder(root, "validation")
-    if val == 0:
-        val = train // 10
-        train -= val
-    return train, val, test or val
-
-
-def _count_folder(root: str, part: str) -> int:
-    folder = Path(root) / part
-    if not folder.is_dir():
-        return 0
-    try:
-        return sum(1 for path in folder.glob("*/*") if path.is_file())
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be read ({error})") from error

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from files import names
 from files.atomic import write_json
 
-TICKETS = ("imp", "omp", "random", "reinit")
+RANDOM = "random"
+TICKETS = ("imp", "omp", RANDOM, "reinit")
 DENSE = "dense"  # the reader's name for any ticket of density 1, the network to match
 REGIMES = {"std": "ST", "adv": "AT"}  # each mode, and the paper's name for it
 MODES = tuple(REGIMES)

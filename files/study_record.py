@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,10 @@ from files.results import Group, read_results
 class Plan:
     """What a study's file asked for at one time: the states of tickets and the seeds, and where.
 
-    config: the TOML file. evidence_margin: in points, if it fixes one. late: results of the plan's
-    own groups were there already, so that it is unknown what was fixed beforehand.
+    config: the TOML file. evidence_margin: in points, if it fixes one. regimes: (data set, mode) of
+    what is run; None where an earlier version did not record them. late: results of groups that are
+    in this plan first were there already, so that it is unknown what was fixed beforehand. begun:
+    results of any of its groups were.
     """
 
     config: str
@@ -33,7 +34,9 @@ class Plan:
     datasets: tuple[str, ...]
     data_numbers: tuple[float, ...]
     evidence_margin: float | None = None
+    regimes: tuple[tuple[str, str], ...] | None = None
     late: bool = False
+    begun: bool = False
 
     def covers(self, group: Group) -> bool:
         """Whether it plans transfers of this pre-training to this share of this data set."""
@@ -43,6 +46,10 @@ class Plan:
             and group.dataset in self.datasets
             and f"{group.data_number:g}" in shares
         )
+
+    def runs(self, dataset: str, mode: str) -> bool:
+        """Whether it plans transfers to this data set under this regime, as far as is known."""
+        return self.regimes is None or (dataset, mode) in self.regimes
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,29 @@ class StudyRecord:
         """The plans that a group is part of, the first of which was there beforehand."""
         return tuple(plan for plan in self.plans if plan.covers(group))
 
+    def margin(self, group: Group) -> float | None:
+        """The margin of the evidence, in points, that was fixed before the first results.
+
+        That of the last plan of the group that was there by then; None where it has none.
+        """
+        first, *later = self.of(group)
+        by_then = [plan for plan in later if not plan.begun]
+        by_then = by_then if first.late else [first, *by_then]
+        return by_then[-1].evidence_margin if by_then else None
+
+    def changed_margin(self, group: Group) -> str | None:
+        """Say how the study's file came to another margin than that; None where it did not."""
+        fixed, latest = self.margin(group), self.of(group)[-1].evidence_margin
+        if latest == fixed:
+            return None
+        if fixed is None:
+            return (
+                f"evidence_margin was set to {latest:g} after the first results, so it is not "
+                "fixed beforehand; the rule's tolerance counts"
+            )
+        how = "taken out" if latest is None else f"changed to {latest:g}"
+        return f"evidence_margin was {how} after the first results; {fixed:g} counts"
+
 
 def record_plan(out: Path, plan: Plan) -> None:
     """Add what a study asks for to the record in its folder, unless that says so already.
@@ -67,25 +97,33 @@ def record_plan(out: Path, plan: Plan) -> None:
     except InputError:  # damaged: what was planned first is not known any more
         before = None
     plans = before.plans if before else ()
-    latest = {known.config: dataclasses.replace(known, late=False) for known in plans}
-    if latest.get(plan.config) == plan:
+    latest = {known.config: known for known in plans}
+    if plan.config in latest and _same(latest[plan.config], plan):
         return
-    plan = dataclasses.replace(plan, late=_has_begun(out, plan, plans))
+    begun = _groups_with_results(out, plan)
+    late = any(group is None or not any(known.covers(group) for known in plans) for group in begun)
+    plan = dataclasses.replace(plan, late=late, begun=bool(begun))
     out.mkdir(parents=True, exist_ok=True)
     data = [dataclasses.asdict(known) for known in (*plans, plan)]
     write_json(out / names.STUDY, {"plans": data})
 
 
-def _has_begun(out: Path, plan: Plan, known: Sequence[Plan]) -> bool:
-    """Whether there are results of groups that are in this plan first."""
+def _same(known: Plan, plan: Plan) -> bool:
+    """Whether two plans ask for the same, whatever results there were."""
+    return dataclasses.replace(known, late=plan.late, begun=plan.begun) == plan
+
+
+def _groups_with_results(out: Path, plan: Plan) -> set[Group | None]:
+    """The groups of a plan that have results; None for results of no known group."""
+    found: set[Group | None] = set()
     for path in out.rglob(names.RESULTS):
         try:
             group = read_results(path).group
-        except ValueError:  # of no known group
-            return True
-        if plan.covers(group) and not any(other.covers(group) for other in known):
-            return True
-    return False
+        except ValueError:
+            found.add(None)
+        else:
+            found |= {group} if plan.covers(group) else set()
+    return found
 
 
 def read_study_record(out: Path) -> StudyRecord | None:
@@ -113,31 +151,30 @@ def read_study_records(root: Path) -> tuple[list[StudyRecord], list[str]]:
     return records, problems
 
 
-def planned_margin(records: Sequence[StudyRecord]) -> float | None:
-    """The margin of the evidence that studies have fixed, in points; None where none has.
-
-    Raises InputError where they have fixed different ones.
-    """
-    plans = [plan for record in records for plan in record.plans]
-    margins = {plan.evidence_margin for plan in plans if plan.evidence_margin is not None}
-    if len(margins) > 1:
-        several = ", ".join(f"{margin:g}" for margin in sorted(margins))
-        raise InputError(f"the studies fix different margins ({several}): give --evidence_margin")
-    return margins.pop() if margins else None
-
-
 def _plan(data: Any) -> Plan:
     kinds: dict[str, Any] = {
         "states": int, "seeds": int, "pretrainings": str, "datasets": str,
         "data_numbers": (int, float),
     }  # fmt: skip
     lists = {key: tuple(_several(data[key], kind)) for key, kind in kinds.items()}
-    if not isinstance(data["config"], str) or not isinstance(data["late"], bool):
+    late, begun = (
+        data["late"],
+        data.get("begun", True),
+    )  # earlier versions did not record the latter
+    if not isinstance(data["config"], str) or not {type(late), type(begun)} == {bool}:
         raise ValueError(f"{data!r} is no plan")
     margin = data.get("evidence_margin")
     if margin is not None:
         (margin,) = _several([margin], (int, float))
-    return Plan(config=data["config"], late=data["late"], evidence_margin=margin, **lists)
+    regimes = data.get("regimes")
+    if regimes is not None:
+        regimes = tuple((dataset, mode) for dataset, mode in map(_texts, regimes))
+    return Plan(data["config"], **lists, evidence_margin=margin, regimes=regimes, late=late,
+                begun=begun)  # fmt: skip
+
+
+def _texts(values: Any) -> list[str]:
+    return _several(values, str)
 
 
 def _several(values: Any, kind: Any) -> list[Any]:

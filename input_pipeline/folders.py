@@ -71,7 +71,7 @@ def folder_splits(root: Path, data_number: float, wanted: str | None, imagenet: 
     notes += more
     parts = {"train": scan({name: classes[name] for name in keep}, left_out)}
     for name in ("val", "test"):
-        if name in folders and name == "test" and _is_unlabelled(folders[name], set(classes)):
+        if name in folders and name == "test" and is_unlabelled(folders[name], set(classes)):
             if "val" not in folders:
                 raise _loose(folders[name])
             notes.append(
@@ -134,7 +134,7 @@ def _better_root(root: Path) -> str:
     return ""
 
 
-def _is_unlabelled(folder: Path, classes: set[str]) -> bool:
+def is_unlabelled(folder: Path, classes: set[str]) -> bool:
     """Whether a split's images lie in no folder, or in a single one that is no class."""
     left_out = LeftOut(folder)
     below = {}

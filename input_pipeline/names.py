@@ -80,6 +80,13 @@ def choose_classes(
     return keep, tuple(notes)
 
 
+def count_listed(wanted: str | None) -> int | None:
+    """Return how many classes `wanted` names, as far as that is known without the data set."""
+    if wanted is None or wanted.isdecimal():
+        return None if wanted is None else int(wanted)
+    return len(set(_listed(wanted, set()))) if os.path.isfile(wanted) else None
+
+
 def _listed(wanted: str, names: set[str]) -> list[str]:
     """Read the class names of a file, in the form of `class_name`."""
     try:

@@ -78,9 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if args.plan:
             _, verdict = judge_runs(Path(args.runs), args.margin, args.evidence_margin)
-            print(*(f"warning: {line}" for line in verdict.warnings), sep="\n", file=sys.stderr)
+            for line in verdict.warnings:
+                print(f"warning: {line}", file=sys.stderr)
             print(plan_text(verdict))
-            return 0
+            for line in verdict.errors:
+                print(f"error: {line}", file=sys.stderr)
+            return 1 if verdict.errors else 0
         with failures_named():
             verdict, files = write_report(args.runs, args.out, args.margin, args.evidence_margin)
     except (InputError, RunFailed) as error:

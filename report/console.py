@@ -52,7 +52,7 @@ def table(group: GroupVerdict, verdict: Verdict) -> str:
         lines.append(f"  matches = at least the dense mean minus {rule(group, verdict.margin)}")
     lines += [f"  [{number}] {note}" for number, note in enumerate(notes, start=1)]
     if group.dense and group.rows:
-        lines += ["", *_evidence(group, verdict)]
+        lines += ["", *_evidence(group)]
     lines.append(f"  {conclusion(group)}")
     return "\n".join(lines)
 
@@ -67,7 +67,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return lines
 
 
-def _evidence(group: GroupVerdict, verdict: Verdict) -> list[str]:
+def _evidence(group: GroupVerdict) -> list[str]:
     """Lay the differences to the dense network out, in points with their intervals."""
     rows = [["ticket - dense", *(m.title for m in MEASURES), "interval"]]
     for row in group.rows:
@@ -77,7 +77,7 @@ def _evidence(group: GroupVerdict, verdict: Verdict) -> list[str]:
         rows.append([row.name, *cells, kinds(row.differences.values())])
     return [
         *_aligned(rows),
-        f"  [95 % interval]; {evidence_rule(group, verdict)}",
+        f"  [95 % interval]; {evidence_rule(group)}",
         f"  {LOOKS[group.look]}",
     ]
 

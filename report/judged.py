@@ -62,7 +62,8 @@ class TicketRow:
 
     By measure: `stats`; `wins`, whether it matches by the rule; `chance`, half the width in points
     of the mean accuracy's 95 % interval for other test images; `differences` to the dense network,
-    and what they allow to be said, `evidence`.
+    and what they allow to be said, `evidence`. which: what tells the ticket from another of the
+    same state; "" where that is not needed.
     """
 
     group: Group
@@ -77,6 +78,12 @@ class TicketRow:
     differences: Mapping[str, Difference | None] = field(default_factory=dict)
     evidence: Mapping[str, Evidence] = field(default_factory=dict)
     double_win_evidence: bool | None = None
+    which: str = ""
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """Those of the ticket files of its runs, as far as they are known."""
+        return tuple(sorted({run.ticket_sha256 for run in self.runs if run.ticket_sha256}))
 
     @property
     def sparsity(self) -> float:
@@ -89,11 +96,17 @@ class TicketRow:
         return tuple(dict.fromkeys(line for run in self.runs for line in run.warnings))
 
     @property
-    def name(self) -> str:
+    def title(self) -> str:
+        """What it is, which another row may be too."""
         if self.ticket == DENSE:
             return DENSE
         where = f"density {self.density:.4g}" if self.state is None else f"state {self.state}"
         return f"{self.ticket} {where}"
+
+    @property
+    def name(self) -> str:
+        """What no other row of the group is called."""
+        return f"{self.title} ({self.which})" if self.which else self.title
 
 
 @dataclass(frozen=True)
@@ -101,8 +114,9 @@ class GroupVerdict:
     """The judged tickets of one group, sparsest last.
 
     tolerance, margins: what a ticket may lack on each measure, in points, by the rule and for the
-    evidence. planned: the states that were to be transferred. look: whether the number of seeds was
-    fixed beforehand; None where that is unknown. study: whose plans the group is part of.
+    evidence. evidence_margin: that of the evidence where it is fixed; None where it is the rule's
+    tolerance. planned: the states that were to be transferred. look: whether the number of seeds
+    was fixed beforehand; None where that is unknown. study: whose plans the group is part of.
     """
 
     group: Group
@@ -112,6 +126,7 @@ class GroupVerdict:
     missing: tuple[str, ...]
     error: str | None = None
     margins: Mapping[str, float | None] = field(default_factory=dict)
+    evidence_margin: float | None = None
     planned: frozenset[int] = frozenset()
     look: Look | None = None
     study: StudyRecord | None = None
@@ -190,15 +205,23 @@ class Contrast:
 class Verdict:
     """The verdict of every group, and the warnings about the input.
 
-    margin: of the rule, for one dense seed. evidence_margin: of the evidence; None where that takes
-    the rule's tolerance. Both are in points.
+    margin: of the rule, for one dense seed, in points.
     """
 
     margin: float
     groups: tuple[GroupVerdict, ...]
     warnings: tuple[str, ...] = ()
-    evidence_margin: float | None = None
     contrasts: tuple[Contrast, ...] = ()
+
+    @property
+    def evidence_margins(self) -> tuple[float | None, ...]:
+        """The margins of the evidence that groups have, each once; None: the rule's tolerance."""
+        return tuple(dict.fromkeys(group.evidence_margin for group in self.groups))
+
+    @property
+    def evidence_margin(self) -> float | None:
+        """That of all groups; None where it is not fixed for all of them alike."""
+        return self.evidence_margins[0] if len(self.evidence_margins) == 1 else None
 
     @property
     def errors(self) -> tuple[str, ...]:
@@ -240,6 +263,8 @@ def _row_json(row: TicketRow, group: GroupVerdict) -> dict[str, Any]:
         "evidence": dict(row.evidence),
         "double_win_evidence": row.double_win_evidence,
         "look": group.look,
+        "evidence_margin": group.evidence_margin,
+        "tickets_sha256": list(row.hashes),
     }
 
 

@@ -13,7 +13,7 @@ from report.judged import BESIDE, MEASURES, GroupVerdict, TicketRow, Verdict
 from report.markup import Cell, listing, number, table, text, words
 from report.page_evidence import contrast_table, explained, undecided
 from report.runs import Point
-from report.words import ANSWERS, LOOKS, conclusion, difference
+from report.words import ANSWERS, LOOKS, conclusion, difference, evidence_rule
 
 SECTIONS = (
     "verdict", "figures", "tickets", "undecided", "contrasts", "runs", "missing", "warnings",
@@ -83,12 +83,12 @@ def _verdict(verdict: Verdict) -> str:
         parts.append(f"<h3>{text(dataset)}, {100 * fraction:g} % of the training data</h3><ul>")
         for group in verdict.groups:
             if group.group.place == (dataset, fraction):
-                parts.append(_sentence(group))
+                parts.append(_sentence(group, len(verdict.evidence_margins) > 1))
         parts.append("</ul>")
     return "".join(parts)
 
 
-def _sentence(group: GroupVerdict) -> str:
+def _sentence(group: GroupVerdict, margins_differ: bool) -> str:
     kind = "error" if group.error else "win" if group.sparsest else "none"
     said = group.error.split(": ", 1)[-1] if group.error else conclusion(group)
     parts = [f"<strong>{text(group.group.name)}</strong>: {text(said)}"]
@@ -106,7 +106,8 @@ def _sentence(group: GroupVerdict) -> str:
             parts.append(f"<small>{text(f'{measure.title}{own} {need}')}</small>")
     warned = dict.fromkeys(line for row in group.all_rows for line in row.warnings)
     if group.rows and not group.error:
-        parts.append(f"<small>{text(LOOKS[group.look])}</small>")
+        margin = f"{evidence_rule(group)}. ".capitalize() if margins_differ else ""
+        parts.append(f"<small>{text(f'{margin}{LOOKS[group.look]}')}</small>")
     return f'<li class="{kind}">{" ".join(parts)}{_warnings(list(warned))}</li>'
 
 
@@ -157,11 +158,14 @@ def _ticket_table(verdict: Verdict) -> str:
 
 
 def _place(row: TicketRow | RunResult) -> list[Cell]:
+    which = (
+        f"<br><small>{text(row.which)}</small>" if isinstance(row, TicketRow) and row.which else ""
+    )
     return [
         words(row.group.name),
         words(row.group.data),
         number(100 * row.group.data_number, "{:g}"),
-        Cell(text(row.ticket) + _warnings(row.warnings), row.ticket),
+        Cell(text(row.ticket) + which + _warnings(row.warnings), row.ticket),
         number(row.state, "{:d}"),
         number(100 * (1 - row.density)),
     ]

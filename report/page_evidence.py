@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from report.judged import MEASURES, Verdict
 from report.markup import Cell, listing, number, table, text, words
-from report.plan import amount, wanted
+from report.plan import amount, none_undecided, unjudged, wanted
 from report.words import difference, kinds
 
 
 def explained(verdict: Verdict) -> str:
     """Say what "with evidence" means."""
-    margin = (
-        "by the rule\u2019s tolerance, which is itself estimated (<code>--evidence_margin</code> "
-        "fixes it beforehand)"
-        if verdict.evidence_margin is None
-        else f"by {verdict.evidence_margin:g} points"
-    )
+    if verdict.evidence_margin is not None:
+        margin = f"by {verdict.evidence_margin:g} points"
+    elif len(verdict.evidence_margins) > 1:
+        margin = "by a margin, which differs and is told below,"
+    else:
+        margin = (
+            "by the rule\u2019s tolerance, which is itself estimated "
+            "(<code>--evidence_margin</code> fixes it beforehand)"
+        )
     return (
         "<p>That rule says nothing of chance. <em>With evidence</em> a ticket matches where the "
         "95 % interval of its difference to the dense network, over other seeds and test images, "
@@ -28,10 +31,12 @@ def explained(verdict: Verdict) -> str:
 
 def undecided(verdict: Verdict) -> str:
     """List what would decide each ticket that is undecided."""
+    first = [unjudged(group) for group in verdict.groups if group.error]
     lines = [f"{lack.group.group}: {lack.row.name}: {amount(lack)}" for lack in wanted(verdict)]
+    before = listing(first) if first else ""
     if not lines:
-        return "<p>No ticket is undecided.</p>"
-    return (
+        return f"{before}<p>{text(none_undecided(verdict))}</p>"
+    return before + (
         "<p>At today\u2019s means and spread, the cheapest first; <code>--plan</code> prints what "
         "to run. A look at the evidence before seeds are added makes its errors likelier: it is "
         f"then sequential, above 5 %.</p>{listing(lines)}"

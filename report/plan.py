@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from errors import InputError
+from files import names
 from files.results import MODES, REGIMES
 from files.study_record import StudyRecord
 from report.judged import MEASURES, GroupVerdict, Look, Measure, TicketRow, Verdict
@@ -37,6 +39,39 @@ def _with_plan(
         return dataclasses.replace(group, planned=frozenset(known), study=study)
     look = _look(group, first.seeds)
     return dataclasses.replace(group, planned=frozenset(first.states), look=look, study=study)
+
+
+def fixed_margins(groups: Sequence[GroupVerdict]) -> list[float | None]:
+    """The margin of the evidence that each group's study has fixed, in points; None without any.
+
+    Raises InputError where studies of different folders have fixed different ones.
+    """
+    margins, fixed = [], dict[Path, set[float]]()
+    for group in groups:
+        margins.append(group.study.margin(group.group) if group.study else None)
+        if group.study and margins[-1] is not None:
+            fixed.setdefault(group.study.folder, set()).add(margins[-1])
+    if len(fixed) > 1 and len(set().union(*fixed.values())) > 1:
+        several = "; ".join(
+            f"{folder}: {' and '.join(f'{margin:g}' for margin in sorted(fixed[folder]))}"
+            for folder in sorted(fixed)
+        )
+        raise InputError(f"the studies fix different margins ({several}): give --evidence_margin")
+    return margins
+
+
+def changed_margins(groups: Sequence[GroupVerdict]) -> list[str]:
+    """Say which studies changed their margin after a look, a line for each way."""
+    having: dict[tuple[Path, str], list[GroupVerdict]] = {}
+    for group in groups:
+        change = group.study.changed_margin(group.group) if group.study else None
+        if group.study and change:
+            having.setdefault((group.study.folder, change), []).append(group)
+    lines = []
+    for (folder, change), (first, *others) in having.items():
+        more = f" and {len(others)} more" if others else ""
+        lines.append(f"{folder / names.STUDY}: {first.group}{more}: {change}")
+    return lines
 
 
 def _is_of(group: GroupVerdict, record: StudyRecord) -> bool:
@@ -121,13 +156,14 @@ def _missing(group: GroupVerdict, row: TicketRow, measure: Measure) -> Missing:
 def plan_text(verdict: Verdict) -> str:
     """List what would decide each undecided ticket, the cheapest first, with what to run."""
     lacking = wanted(verdict)
-    lines = [
+    lines = [unjudged(group) for group in verdict.groups if group.error]
+    lines += [
         f"{group.group}: state {state} was planned and has not run; it breaks the chain"
         for group in verdict.groups
         for state in sorted(group.planned - {row.state for row in group.found})
     ]
     if not lacking:
-        return "\n".join([*lines, "No ticket is undecided."])
+        return "\n".join([*lines, none_undecided(verdict)])
     lines += [f"{len(lacking)} undecided, the cheapest first, at today's means and spread:"]
     for number, lack in enumerate(lacking, start=1):
         lines.append(f"{number}. {lack.group.group}: {lack.row.name}: {amount(lack)}")
@@ -138,6 +174,20 @@ def plan_text(verdict: Verdict) -> str:
         "docs/verdict.md says by how much."
     )
     return "\n".join(lines)
+
+
+def unjudged(group: GroupVerdict) -> str:
+    """Say of a group without a dense run what is to be done first."""
+    count = len(group.rows)
+    return (
+        f"{group.group}: {count} ticket{'' if count == 1 else 's'} not judged; transfer the dense "
+        "network first (state 0: the same command without a ticket)"
+    )
+
+
+def none_undecided(verdict: Verdict) -> str:
+    """Say that no ticket is undecided, of those that could be judged."""
+    return f"No {'other ' if verdict.errors else ''}ticket is undecided."
 
 
 def amount(lack: Wanted) -> str:
@@ -168,10 +218,15 @@ def _commands(lack: Wanted) -> list[str]:
     plan = study.of(lack.group.group)[-1] if study else None
     if study is None or plan is None or not Path(plan.config).is_file():
         return []
-    asked = set(plan.seeds)
-    numbers = {mode: lack.numbers(mode) for mode in MODES if lack.seeds[mode]}
+    asked, dataset = set(plan.seeds), lack.group.group.dataset
+    wanted_of = {mode: lack.numbers(mode) for mode in MODES if lack.seeds[mode]}
+    numbers = {mode: seeds for mode, seeds in wanted_of.items() if plan.runs(dataset, mode)}
     more = {seed for seeds in numbers.values() for seed in seeds} - asked
-    lines = []
+    lines = [
+        f"# {plan.config} leaves out {REGIMES[mode]}; without it the ticket stays undecided"
+        for mode in wanted_of
+        if mode not in numbers
+    ]
     if more:
         seeds = sorted(asked | more | _seeds(lack.group.all_rows))
         lines.append(f"# in {plan.config}: [transfer] seeds = {seeds}")

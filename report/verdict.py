@@ -8,11 +8,11 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from errors import InputError
-from files.results import DENSE, REGIMES, TICKETS, Group, RunResult
+from files.results import DENSE, RANDOM, REGIMES, TICKETS, Group, RunResult
 from files.study_record import StudyRecord
-from report.groups import group_runs
+from report.groups import SHOWN, group_runs
 from report.judged import BESIDE, MEASURES, GroupVerdict, Measure, Stat, TicketRow, Verdict
-from report.plan import with_plan
+from report.plan import changed_margins, fixed_margins, with_plan
 from report.runs import natural_order
 from report.weighing import AllTested, contrasts, weigh, without_outcomes
 
@@ -34,7 +34,9 @@ def judge(
     otherwise a missing run leaves it open (None). A group without any dense run gets an `error`.
 
     The evidence is that of docs/verdict.md, from the outcomes `tested`, for `evidence_margin`
-    points or else for the rule's tolerance; `records` say what studies planned beforehand.
+    points, else for the margin that the group's study has fixed, else for the rule's tolerance;
+    `records` say what studies planned beforehand. Raises InputError where they have fixed different
+    margins.
     """
     for name, points in (("margin", margin), ("evidence_margin", evidence_margin)):
         if points is not None and not (math.isfinite(points) and points >= 0):
@@ -51,14 +53,17 @@ def judge(
         if len(archs) > 1:
             warnings.append(f"{group}: mixes the architectures {', '.join(archs)}")
     order = sorted(groups, key=lambda g: (g.data, -g.data_number, natural_order(g.name)))
-    judged = [
-        weigh(_judge_group(group, groups[group], margin), tested, evidence_margin)
-        for group in order
-    ]
-    judged = with_plan(judged, records)
+    planned = with_plan([_judge_group(group, groups[group], margin) for group in order], records)
+    if evidence_margin is None:
+        fixed = fixed_margins(planned)
+        warnings += changed_margins(planned)
+    else:
+        fixed = [evidence_margin] * len(planned)
+    warnings += _of_tickets(planned)
+    judged = [weigh(group, tested, own) for group, own in zip(planned, fixed, strict=True)]
     warnings += without_outcomes(judged, tested)
     between = contrasts(judged, tested)
-    return Verdict(margin, tuple(judged), tuple(warnings), evidence_margin, between)
+    return Verdict(margin, tuple(judged), tuple(warnings), between)
 
 
 def _identity(run: RunResult) -> tuple[str, int | None, str]:
@@ -66,17 +71,64 @@ def _identity(run: RunResult) -> tuple[str, int | None, str]:
     return run.ticket, run.state, f"{run.density:.3g}"
 
 
+def _may_be_one_ticket(run: RunResult, other: RunResult) -> bool:
+    """Whether two runs of one identity may be of one ticket file: an unknown one may be any."""
+    hashes = {run.ticket_sha256, other.ticket_sha256}
+    return run.ticket == DENSE or None in hashes or len(hashes) == 1
+
+
 def _one_per_seed(results: Iterable[RunResult]) -> tuple[list[RunResult], list[str]]:
     """Leave copies out, so that a copied folder is no further seed; the first by path stays."""
-    seen: dict[tuple[object, ...], RunResult] = {}
+    seen: dict[tuple[object, ...], list[RunResult]] = {}
     warnings = []
     for run in sorted(results, key=lambda run: natural_order(run.path)):
-        key = (run.group, *_identity(run), run.mode, run.seed)
-        if key in seen:
-            warnings.append(f"{run.path} repeats the run of {seen[key].path} and is left out")
+        same = seen.setdefault((run.group, *_identity(run), run.mode, run.seed), [])
+        first = next((other for other in same if _may_be_one_ticket(run, other)), None)
+        if first is not None:
+            warnings.append(f"{run.path} repeats the run of {first.path} and is left out")
             continue
-        seen[key] = run
-    return list(seen.values()), warnings + _of_runs(seen.values())
+        same.append(run)
+    kept = [run for same in seen.values() for run in same]
+    return kept, warnings + _of_runs(kept)
+
+
+def _told_apart(same: Sequence[RunResult]) -> dict[str, list[RunResult]]:
+    """The runs of each row that runs of one identity make, by what tells it from the others.
+
+    That is one row, whatever files its tickets came from, unless two of these have runs of the same
+    regime and seed: then it is a row for each file.
+    """
+    if len({(run.mode, run.seed) for run in same}) == len(same):
+        return {"": list(same)}
+    rows: dict[str, list[RunResult]] = {}
+    for run in same:
+        sha256 = run.ticket_sha256
+        rows.setdefault(f"ticket {sha256[:SHOWN] if sha256 else 'unknown'}", []).append(run)
+    return rows
+
+
+def _of_tickets(groups: Iterable[GroupVerdict]) -> list[str]:
+    """Say where several ticket files stand for one state; of random masks that is as it may be."""
+    lines = []
+    for group in groups:
+        apart: dict[str, list[str]] = {}
+        for row in group.rows:
+            if row.ticket == RANDOM:
+                continue
+            if row.which:
+                apart.setdefault(row.title, []).append(row.which)
+            elif len(row.hashes) > 1:
+                several = ", ".join(sha256[:SHOWN] for sha256 in row.hashes)
+                lines.append(
+                    f"{group.group}: {row.name} is made of {len(row.hashes)} ticket files "
+                    f"({several}), whose runs count as those of one ticket"
+                )
+        lines += [
+            f"{group.group}: {title} stands for different ticket files with runs of the same seed, "
+            f"judged apart and not contrasted: {', '.join(sorted(several))}"
+            for title, several in apart.items()
+        ]
+    return lines
 
 
 def _of_runs(runs: Iterable[RunResult]) -> list[str]:
@@ -106,10 +158,11 @@ def _judge_group(group: Group, runs: list[RunResult], margin: float) -> GroupVer
     for run in runs:
         tickets.setdefault(_identity(run), []).append(run)
     rows = []
-    for same in tickets.values():
+    for which, same in (row for found in tickets.values() for row in _told_apart(found).items()):
         stats = {m.name: _stat(m, same) for m in (*MEASURES, *BESIDE)}
         first = same[0]
-        rows.append(TicketRow(group, first.ticket, first.state, first.density, tuple(same), stats))
+        of = (group, first.ticket, first.state, first.density)
+        rows.append(TicketRow(*of, tuple(same), stats, which=which))
     dense = next((row for row in rows if row.ticket == DENSE), None)
     tolerance: dict[str, float | None] = {}
     for measure in MEASURES:
@@ -118,7 +171,7 @@ def _judge_group(group: Group, runs: list[RunResult], margin: float) -> GroupVer
     order = (DENSE, *TICKETS)
     rest = sorted(
         (_with_wins(row, dense, tolerance) for row in rows if row is not dense),
-        key=lambda row: (order.index(row.ticket), -row.density),
+        key=lambda row: (order.index(row.ticket), -row.density, row.which),
     )
     error = None
     if dense is None:

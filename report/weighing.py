@@ -158,13 +158,14 @@ def weigh(
         dense=group.dense and weighed(group.dense),
         rows=tuple(map(weighed, group.rows)),
         margins=margins,
+        evidence_margin=evidence_margin,
     )
 
 
 def contrasts(groups: Sequence[GroupVerdict], tested: AllTested) -> tuple[Contrast, ...]:
     """Compare what IMP's tickets of each two pre-trainings lack, where they share the test split.
 
-    Only those states that both have are compared.
+    Only those states that both have are compared, and of which each has one ticket.
     """
     return tuple(
         contrast
@@ -175,7 +176,7 @@ def contrasts(groups: Sequence[GroupVerdict], tested: AllTested) -> tuple[Contra
 
 
 def _contrasts_of(a: GroupVerdict, b: GroupVerdict, tested: AllTested) -> Iterator[Contrast]:
-    rows_a, rows_b = ({row.state: row for row in group.found} for group in (a, b))
+    rows_a, rows_b = ({row.state: row for row in group.found if not row.which} for group in (a, b))
     for state, measure in itertools.product(rows_a, MEASURES):
         if state is None or state not in rows_b:
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from report.evidence import Difference, Evidence
-from report.judged import MEASURES, GroupVerdict, TicketRow, Verdict
+from report.judged import MEASURES, GroupVerdict, TicketRow
 
 SIGNS: dict[Evidence, str] = {"matches": "+", "worse": "-", "undecided": "?"}
 ANSWERS = {True: "yes", False: "no", None: "undecided"}
@@ -77,10 +77,10 @@ def kinds(found: Iterable[Difference | None]) -> str:
     return "; ".join(dict.fromkeys(names)) or "none"
 
 
-def evidence_rule(group: GroupVerdict, verdict: Verdict) -> str:
+def evidence_rule(group: GroupVerdict) -> str:
     """Say in words what a ticket may lack, and how surely, by the evidence."""
-    if verdict.evidence_margin is not None:
-        margin = f"{verdict.evidence_margin:g} (fixed, not estimated)"
+    if group.evidence_margin is not None:
+        margin = f"{group.evidence_margin:g} (fixed, not estimated)"
     elif any(group.margins.get(measure.name) is not None for measure in MEASURES):
         margin = "the rule\u2019s tolerance, which is itself estimated (or give --evidence_margin)"
     else:

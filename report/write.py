@@ -13,7 +13,7 @@ from errors import InputError
 from files import names
 from files.atomic import replacing, write_json
 from files.results import RunResult
-from files.study_record import planned_margin, read_study_records
+from files.study_record import read_study_records
 from report.groups import group_runs
 from report.judged import Verdict
 from report.page import page
@@ -66,14 +66,12 @@ def judge_runs(
 ) -> Judged:
     """Read the runs below a folder and judge them; what could not be read is among the warnings.
 
-    Without an `evidence_margin` it is the one that the folder's study has fixed, if it has. Raises
+    Without an `evidence_margin` it is the one that a group's study has fixed, if it has. Raises
     InputError when there is no usable run, or when several studies have fixed different margins.
     """
     results, problems = read_runs(runs_dir)
     tested, unusable = read_tested(results)
     records, damaged = read_study_records(runs_dir)
-    if evidence_margin is None:
-        evidence_margin = planned_margin(records)
     verdict = judge(results, margin, tested, evidence_margin, records)
     warnings = (*problems, *damaged, *unusable, *verdict.warnings)
     return Judged(results, dataclasses.replace(verdict, warnings=warnings))

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from errors import InputError, RunFailed, exit_with
+from errors import InputError, RunFailed, run_main
 from files import names
 from files.features import lacks_told
 from files.study_record import record_plan
@@ -173,6 +173,9 @@ def print_list(states: Mapping[str, str], forecasts: Mapping[str, Forecast]) -> 
             f"{sum(told.gpu_hours or 0 for told in known):.2g} hours of a data-centre GPU "
             "(an estimate from FLOPs; runs cut off are counted whole)"
         )
+    unknown = sum(told.trains_at_unknown_cost for told in forecasts.values())
+    if unknown:
+        print(f"and {unknown} runs of unknown cost, whose images are not there")
     sys.stdout.flush()
 
 
@@ -235,12 +238,4 @@ def one_run(study: Study, args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        status = main()
-        sys.stdout.flush()
-        sys.exit(status)
-    except InputError as error:
-        exit_with(error)
-    except BrokenPipeError:  # as in `--list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+    run_main(lambda: sys.exit(main()))

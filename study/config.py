@@ -149,7 +149,15 @@ class Grid:
             tuple(self.datasets),
             tuple(self.fractions),
             evidence_margin,
+            tuple(self.regimes()),
         )
+
+    def regimes(self) -> Iterator[tuple[str, str]]:
+        """The pairs of a data set and a mode that are run."""
+        for dataset in self.datasets:
+            for mode in self.modes:
+                if f"{dataset} {mode}" not in self.without:
+                    yield dataset, mode
 
     def untrained(self, kind: str, imp: Run) -> Run:
         """Tickets by one-shot magnitude or by chance, from the weights that IMP rewinds to."""
@@ -161,16 +169,13 @@ class Grid:
         )
 
     def runs(self, tag: str) -> Iterator[Run]:
-        for dataset in self.datasets:
-            for mode in self.modes:
-                if f"{dataset} {mode}" in self.without:
-                    continue
-                for fraction in self.fractions:
-                    for state in self.states:
-                        # Without a prune, every kind of ticket is the same dense network.
-                        for kind in self.tickets if state else ["imp"]:
-                            for seed in self.seeds:
-                                yield self.run(tag, dataset, mode, fraction, state, kind, seed)
+        for dataset, mode in self.regimes():
+            for fraction in self.fractions:
+                for state in self.states:
+                    # Without a prune, every kind of ticket is the same dense network.
+                    for kind in self.tickets if state else ["imp"]:
+                        for seed in self.seeds:
+                            yield self.run(tag, dataset, mode, fraction, state, kind, seed)
 
     def run(
         self, tag: str, dataset: str, mode: str, fraction: float, state: int, kind: str, seed: int

@@ -36,6 +36,11 @@ class Forecast:
     seconds: float | None  # of the whole run here, where it was timed
     missing: tuple[str, ...]  # inputs that are not there and that no run of the study writes
 
+    @property
+    def trains_at_unknown_cost(self) -> bool:
+        """Whether the images are not there that it would train on."""
+        return self.epochs is not None and self.flop is None
+
 
 def make_forecasts(
     study: Study,
@@ -138,7 +143,7 @@ def study_seconds(runs: Collection[Forecast], jobs: int) -> float | None:
 
     The queue may wait for tickets, which is not counted.
     """
-    if any(told.seconds is None and told.flop is not None for told in runs):
+    if any(told.seconds is None and told.epochs is not None for told in runs):
         return None
     each = [told.seconds or 0.0 for told in runs]
     return max(sum(each) / jobs, max(each, default=0.0))

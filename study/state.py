@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 from engine.schedules import States
@@ -35,7 +36,7 @@ def has_other_flags(run: Run) -> bool:
     """Whether what is in the run's folder was made with other flags than the study now names."""
     try:
         before = shlex.split(_recorded(run.folder)["command"])[2:]
-        return _comparable(before, run.name) != _comparable(run.command("python")[2:], run.name)
+        return not _alike(before, run.command("python")[2:], run.name)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -44,18 +45,42 @@ def _recorded(folder: Path) -> Any:
     return json.loads((folder / names.ARGS).read_text())
 
 
-def _comparable(arguments: list[str], name: str) -> list[tuple[str, list[str]]]:
-    """Flags in any order (the last of two counts), without the number of threads, and with the
-    study's folder called {out}, so that it may move."""
-    out = arguments[arguments.index("--save_dir") + 1].removesuffix(name)
+def _alike(before: Sequence[str], now: Sequence[str], name: str) -> bool:
+    """Whether two calls of a main say the same, in any order, with any number of threads.
+
+    The study's folder may have moved: a path below the one is that path below the other.
+    """
+    one, other = _flags(before), _flags(now)
+    here, there = (_study_folder(flags.pop("--save_dir"), name) for flags in (one, other))
+    return one.keys() == other.keys() and all(
+        len(one[flag]) == len(other[flag])
+        and all(
+            a == b or _below(a, here) == _below(b, there) is not None
+            for a, b in zip(one[flag], other[flag], strict=True)
+        )
+        for flag in one
+    )
+
+
+def _flags(arguments: Sequence[str]) -> dict[str, list[str]]:
+    """The values of every flag, of whose two the last counts; those of "" are positions."""
     flags: dict[str, list[str]] = {}
     flag = ""
-    for argument in (argument.replace(out, "{out}/") for argument in arguments):
+    for argument in arguments:
         if re.match(r"--?[A-Za-z]", argument):
             flag, _, value = argument.partition("=")
             flags[flag] = [value] if value else []
         else:
             flags.setdefault(flag, []).append(argument)
-    for own in ("--threads", "--save_dir"):
-        flags.pop(own, None)
-    return sorted(flags.items())
+    flags.pop("--threads", None)
+    return flags
+
+
+def _study_folder(save_dir: Sequence[str], name: str) -> PurePath:
+    """The folder that a study's run `name` lies in, which may be "." or one of a longer name."""
+    (folder,) = map(PurePath, save_dir)
+    return folder.parents[len(PurePath(name).parts) - 1]
+
+
+def _below(path: str, folder: PurePath) -> PurePath | None:
+    return PurePath(path).relative_to(folder) if PurePath(path).is_relative_to(folder) else None

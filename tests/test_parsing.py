@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -676,6 +677,58 @@ def test_a_bug_of_ours_keeps_its_traceback():
 
     with pytest.raises(ZeroDivisionError):
         errors.run_main(main)
+
+
+def run_unread(folder, *words):
+    """Run Python with a standard output whose reader has gone, as `| head` goes."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stdout:
+        return subprocess.run(
+            [sys.executable, *words], cwd=folder, stdout=stdout, stderr=subprocess.PIPE,
+            text=True, timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("main_imp_pretrain.py", ["DATA", "--dry_run"]),
+        ("main_imp_pretrain.py", ["--help"]),
+        ("main_downstream.py", ["--dataset", "digits", "--dry-run"]),
+        ("benchmarks/bench.py", ["--list"]),
+    ],
+)
+def test_what_is_only_printed_may_be_cut_short_by_its_reader(script, words, tmp_path):
+    done = run_unread(tmp_path, str(ROOT / script), *words)
+    assert done.stderr == ""
+    assert done.returncode in ([0, 141] if words == ["--help"] else [141])  # argparse may not tell
+
+
+RUNNING = """
+import os, errors, sys
+def main():
+    {}
+errors.run_main(main)
+"""
+
+
+@pytest.mark.parametrize("printing", ["print('epoch 1', flush=True)", "print('epoch 1')"])
+def test_a_run_whose_output_nobody_reads_does_not_end_in_silence(printing, tmp_path):
+    done = run_unread(tmp_path, "-c", RUNNING.format(printing))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: standard output: the pipe was closed")
+    assert done.stderr.count("\n") == 1
+
+
+def test_another_pipe_that_breaks_is_a_bug_with_its_traceback(tmp_path):
+    breaking = "r, w = os.pipe(); os.close(r); os.write(w, b'gradients')"
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNING.format(breaking), "--dry_run"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -285,6 +285,51 @@ def test_a_split_that_is_not_there_is_made_of_another(data, tmp_path, capsys):
     assert "on 12 validation images, a final test on 12" in text
 
 
+@pytest.mark.parametrize("how", ["number", "file"])
+def test_only_the_images_of_the_chosen_classes_are_counted(data, how, tmp_path, capsys):
+    (tmp_path / "names.txt").write_text("# two\ngreen\nred\n")
+    words = ["--classes", "2" if how == "number" else str(tmp_path / "names.txt"), "-b", "1"]
+    assert "  24 steps per epoch of 1 images\n" in plan_imp(capsys, data, *words)
+    text = plan_transfer(capsys, data, *words, "--epochs", "3")
+    assert "  3 epochs of 24 steps of 1\n" in text
+    assert " on 8 validation images, a final test on 8\n" in text
+    for dataset, steps in (("cifar10", 9000), ("cifar100", 900), ("digits", 258)):
+        more = ["--epochs", "3", "--dataset", dataset]
+        assert f"3 epochs of {steps} steps of 1\n" in plan_transfer(capsys, data, *words, *more)
+    text = plan_imp(capsys, tmp_path / "none", *words)
+    assert f"  {1_281_167 * 2 // 1000} steps per epoch" in text
+
+
+def test_images_in_folders_of_a_class_and_in_an_annotated_val_are_counted(data, tmp_path, capsys):
+    """As tiny-imagenet unpacks."""
+    for name in ("red", "green", "blue"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / name / f"{name}_boxes.txt").touch()
+        (tmp_path / "train" / name / "images").symlink_to(data / "train" / name)
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "images").symlink_to(data / "val")
+    text = plan_transfer(capsys, tmp_path, "-b", "1", "--epochs", "3", "--classes", "2")
+    assert "  3 epochs of 24 steps of 1\n" in text
+    assert " on 8 validation images, a final test on 8\n" in text
+
+
+@pytest.mark.parametrize("there", ["no folder", "no class", "no image"])
+def test_without_an_image_the_cost_is_unknown(there, tmp_path, capsys):
+    data = tmp_path / "data"
+    if there != "no folder":
+        (data / "train").mkdir(parents=True)
+    if there == "no image":
+        (data / "train" / "red").mkdir()
+        (data / "train" / "red" / "notes.txt").touch()
+    flags = transfer_flags(data, "--epochs", "3", "--time_it")
+    text = plan(main_downstream.main, flags, capsys)
+    assert "  3 epochs; no images there, so steps and cost are unknown\n" in text
+    assert "estimate" not in text
+    found = plan_as_json(main_downstream.main, flags, capsys)
+    unknown = ("cost", "timed", "steps_per_epoch", "validation_images", "test_images")
+    assert [found[name] for name in unknown] == [None] * 5
+
+
 def test_missing_inputs_are_marked_and_others_are_not(data, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("init.pth.tar").touch()

@@ -223,16 +223,111 @@ def test_without_a_margin_the_rules_tolerance_is_taken(tmp_path):
         judge([run()], 0.5, {}, -1)
 
 
-def test_the_margin_is_the_one_that_the_studys_file_has_fixed(tmp_path):
+def margins(root):
+    """The margin of each group's evidence by its data set, and the warnings about margins."""
+    verdict = verdict_of(root, margin=None)
+    told = [line for line in verdict.warnings if "evidence_margin" in line]
+    return {group.group.dataset: group.evidence_margin for group in verdict.groups}, told
+
+
+def test_the_margin_is_the_one_that_the_studys_file_has_fixed_beforehand(tmp_path):
+    plan(tmp_path, [1], (1, 2, 3), evidence_margin=1.0)
+    plan(tmp_path, [1], (1, 2, 3), evidence_margin=2.5)  # still before the first result
+    study(tmp_path, {0: (), 1: (1780,)})
+    assert margins(tmp_path) == ({"cifar10": 2.5}, [])
+    group = only(verdict_of(tmp_path, margin=None))
+    assert group.margins == {"st_sa": 2.5, "at_sa": 2.5, "at_ra": 2.5}
+    assert group.rows[0].evidence["st_sa"] == "matches"
+    assert only(verdict_of(tmp_path, margin=0.5)).rows[0].evidence["st_sa"] == "worse"
+    assert verdict_of(tmp_path, margin=0.5).evidence_margin == 0.5
+    plan(tmp_path, [2], (1, 2, 3), pretrainings=("std",), config="other.toml", evidence_margin=1.0)
+    assert margins(tmp_path) == ({"cifar10": 2.5}, [])  # a study of other groups
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (None, 2.5, "evidence_margin was set to 2.5 after the first results, so it is not fixed"),
+        (1.0, 2.5, "evidence_margin was changed to 2.5 after the first results; 1 counts"),
+        (1.0, None, "evidence_margin was taken out after the first results; 1 counts"),
+    ],
+)
+def test_a_margin_that_was_changed_after_a_look_does_not_count_and_is_told_of(
+    tmp_path, before, after, told
+):
+    plan(tmp_path, [1], (1, 2, 3), evidence_margin=before)
+    study(tmp_path, {0: (), 1: (1780,)})
+    plan(tmp_path, [1], (1, 2, 3), evidence_margin=after)
+    found, (line,) = margins(tmp_path)
+    assert found == {"cifar10": before}
+    assert line.startswith(f"{tmp_path}/study.json: adv, cifar10, 100 % of the data: {told}")
+    plan(tmp_path, [1], (1, 2, 3), evidence_margin=3.0)  # and once more
+    found, (line,) = margins(tmp_path)
+    assert found == {"cifar10": before}
+    assert " to 3 after the first results" in line
+    verdict = verdict_of(tmp_path)  # --evidence_margin settles it
+    assert (verdict.evidence_margin, verdict.warnings) == (0.5, ())
+    plan(tmp_path, [1], (1, 2, 3), evidence_margin=before)
+    assert margins(tmp_path) == ({"cifar10": before}, [])
+
+
+def test_a_margin_of_results_that_were_there_before_the_study_is_not_fixed(tmp_path):
     study(tmp_path, {0: (), 1: ()})
     plan(tmp_path, [1], (1, 2, 3), evidence_margin=2.5)
-    assert verdict_of(tmp_path, margin=None).evidence_margin == 2.5
-    assert verdict_of(tmp_path, margin=1.0).evidence_margin == 1.0
-    plan(tmp_path, [2], (1, 2, 3), config="other.toml")
-    assert verdict_of(tmp_path, margin=None).evidence_margin == 2.5
-    plan(tmp_path, [2], (1, 2, 3), config="third.toml", evidence_margin=1.0)
-    with pytest.raises(InputError, match=r"different margins \(1, 2.5\): give --evidence_margin"):
+    found, (line,) = margins(tmp_path)
+    assert found == {"cifar10": None}
+    assert "the rule's tolerance counts" in line
+
+
+def test_a_group_that_is_planned_later_has_the_margin_of_its_own_first_plan(tmp_path):
+    plan(tmp_path, [1], (1, 2, 3), evidence_margin=1.0)
+    study(tmp_path, {0: (), 1: ()})
+    plan(tmp_path, [1], (1, 2, 3), datasets=("cifar10", "svhn"), evidence_margin=2.0)
+    study(tmp_path / "svhn", {0: (), 1: ()}, dataset="svhn")
+    found, (line,) = margins(tmp_path)
+    assert found == {"cifar10": 1.0, "svhn": 2.0}
+    assert "changed to 2 after the first results; 1 counts" in line
+    data = verdict_of(tmp_path, margin=None).to_json()
+    assert [row["evidence_margin"] for row in data["rows"]] == [1.0, 2.0]
+    assert data["evidence_margin"] is None
+    assert main([str(tmp_path)]) == 0
+    html = (tmp_path / "report" / "report.html").read_text()
+    assert "by a margin, which differs and is told below," in html
+    assert "Margin in points: 2 (fixed, not estimated). The number of seeds" in html
+
+
+def test_the_same_plan_under_another_path_is_no_change(tmp_path):
+    """The run folder was moved to a clone on another machine."""
+    plan(tmp_path, [1], (1, 2, 3), config="here/my.toml", evidence_margin=1.0)
+    study(tmp_path, {0: (), 1: ()})
+    plan(tmp_path, [1], (1, 2, 3), config="there/my.toml", evidence_margin=1.0)
+    assert margins(tmp_path) == ({"cifar10": 1.0}, [])
+    assert only(verdict_of(tmp_path)).look == "fixed"
+
+
+def test_a_record_of_an_earlier_version_has_the_margin_of_its_first_plan(tmp_path):
+    plan(tmp_path, [1], (1, 2, 3), evidence_margin=1.0)
+    plan(tmp_path, [1], (1, 2, 3), evidence_margin=2.0)
+    file = tmp_path / "study.json"
+    data = json.loads(file.read_text())
+    for known in data["plans"]:
+        del known["begun"], known["regimes"]
+    file.write_text(json.dumps(data))
+    study(tmp_path, {0: (), 1: ()})
+    found, (line,) = margins(tmp_path)
+    assert found == {"cifar10": 1.0}
+    assert "changed to 2" in line
+
+
+def test_studies_of_different_folders_that_fix_different_margins_are_an_error(tmp_path):
+    for number, margin in enumerate((1.0, 2.5), start=1):
+        folder, tag = tmp_path / str(number), f"adv{number}"
+        plan(folder, [1], (1, 2, 3), pretrainings=(tag,), evidence_margin=margin)
+        study(folder, {0: (), 1: ()}, pretraining=tag, init_sha256=str(number) * 64)
+    folders = rf"different margins \({tmp_path}/1: 1; {tmp_path}/2: 2.5\): give --evidence_margin"
+    with pytest.raises(InputError, match=folders):
         verdict_of(tmp_path, margin=None)
+    assert verdict_of(tmp_path).evidence_margin == 0.5
 
 
 # --- what was planned, and what is missing --------------------------------------------------------
@@ -361,6 +456,47 @@ def test_plan_lists_the_cheapest_first_with_the_studys_commands(tmp_path, capsys
     assert "transfer imp state 1 and the dense network under AT with --seed 2, 3" in (
         capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize(
+    ("regimes", "left_out"), [((("cifar10", "std"), ("svhn", "adv")), "AT"), ((), "ST and AT")]
+)
+def test_plan_prints_no_command_of_a_regime_that_the_study_leaves_out(
+    tmp_path, capsys, regimes, left_out
+):
+    (tmp_path / "my.toml").write_text("")
+    plan(tmp_path, [1], [1, 2], regimes=regimes)
+    study(tmp_path, {0: (), 1: ()}, seeds=(1,))
+    assert main([str(tmp_path), "--plan"]) == 0
+    told = capsys.readouterr().out
+    assert "/adv/f1/" not in told
+    assert ("/cifar10/std/f1/" in told) == (left_out == "AT")
+    for regime in left_out.split(" and "):
+        line = (
+            f"# {tmp_path / 'my.toml'} leaves out {regime}; without it the ticket stays undecided"
+        )
+        assert line in told
+    assert ("[transfer] seeds = " in told) == (left_out == "AT")  # seed 3
+    assert "--seed" not in told
+
+
+def test_tickets_without_a_dense_run_are_not_said_to_be_decided(tmp_path, capsys):
+    study(tmp_path, {0: (), 1: ()})
+    study(tmp_path / "svhn", {1: (), 2: ()}, dataset="svhn")
+    assert main([str(tmp_path), "--plan", "--evidence_margin", "1"]) == 1
+    told = capsys.readouterr()
+    first = "adv, svhn, 100 % of the data: 2 tickets not judged; transfer the dense network first"
+    assert told.out.startswith(first)
+    assert told.out.endswith("\nNo other ticket is undecided.\n")
+    assert told.err.startswith("error: adv, svhn, 100 % of the data: no dense run")
+    assert main([str(tmp_path), "--evidence_margin", "1"]) == 1
+    html = (tmp_path / "report" / "report.html").read_text()
+    assert first in html
+    assert "<p>No other ticket is undecided.</p>" in html
+    shutil.rmtree(tmp_path / "svhn")
+    capsys.readouterr()
+    assert main([str(tmp_path), "--plan", "--evidence_margin", "1"]) == 0
+    assert capsys.readouterr() == ("No ticket is undecided.\n", "")
 
 
 def test_seeds_that_one_side_has_come_before_new_ones_and_fewer_runs_before_more():

@@ -200,6 +200,74 @@ def test_a_copied_run_does_not_count_as_a_seed():
     assert "zz/copy" in verdict.warnings[0]
 
 
+def hashed(kind, *letters_and_seeds, **changes):
+    """The runs of tickets of state 1, "A1" being those of ticket file A with seed 1."""
+    runs = []
+    for letter, seed in letters_and_seeds:
+        sha256 = None if letter == "?" else letter.lower() * 64
+        own = {"ticket": kind, "ticket_sha256": sha256, "seed": int(seed), **changes}
+        runs += [run(90, mode=mode, path=f"{kind}/{letter}{seed}/{mode}", **own)
+                 for mode in ("std", "adv")]  # fmt: skip
+    return runs
+
+
+def rows_of(verdict):
+    """[(name, number of seeds)] of the rows."""
+    return [(row.name, row.stats["st_sa"].n) for row in only(verdict).rows]
+
+
+@pytest.mark.parametrize("kind", ["imp", "omp", "reinit", "random"])
+def test_two_tickets_of_one_state_are_no_copies_of_each_other(kind):
+    runs = DENSE + hashed(kind, "A1", "A2", "B1")
+    for order in (runs, runs[::-1]):
+        verdict = judge(order)
+        assert rows_of(verdict) == [
+            (f"{kind} state 1 (ticket aaaaaaaa)", 2),
+            (f"{kind} state 1 (ticket bbbbbbbb)", 1),
+        ]
+        told = [line for line in verdict.warnings if "ticket files" in line]
+        assert len(told) == (kind != "random")
+        assert not any("left out" in line for line in verdict.warnings)
+    if told:
+        assert told[0].endswith(
+            f"{kind} state 1 stands for different ticket files with runs of the same seed, judged "
+            "apart and not contrasted: ticket aaaaaaaa, ticket bbbbbbbb"
+        )
+    hashes = [row["tickets_sha256"] for row in verdict.to_json()["rows"]]
+    assert hashes == [["a" * 64], ["b" * 64]]
+
+
+@pytest.mark.parametrize(("kind", "lines"), [("imp", 1), ("omp", 1), ("reinit", 1), ("random", 0)])
+def test_a_row_of_several_tickets_is_a_warning_unless_they_are_drawn_at_random(kind, lines):
+    verdict = judge(DENSE + hashed(kind, "A1", "B2", "C3"))
+    assert rows_of(verdict) == [(f"{kind} state 1", 3)]
+    assert len(verdict.warnings) == lines
+    if lines:
+        assert (
+            f"{kind} state 1 is made of 3 ticket files (aaaaaaaa, bbbbbbbb, ccc"
+            in (verdict.warnings[0])
+        )
+    assert judge(DENSE + hashed(kind, "A1", "A2", "A3")).warnings == ()
+
+
+def test_copies_are_left_out_whatever_is_known_of_their_ticket():
+    copies = [*hashed("imp", "A1", "?2"), run(50, mode="std", ticket_sha256="a" * 64, path="z1")]
+    copies.append(run(50, mode="std", seed=2, ticket_sha256="b" * 64, path="z2"))
+    dense = run(10, mode="std", state=0, ticket_sha256="d" * 64, path="z3")  # of another file
+    verdict = judge([*DENSE, *copies, dense])
+    assert [line.split("/")[0] for line in verdict.warnings] == ["z1", "z2", "z3"]
+    assert rows_of(verdict) == [("imp state 1", 2)]
+    assert only(verdict).dense.stats["st_sa"].mean == 90
+
+
+def test_several_tickets_of_a_state_are_not_contrasted():
+    changes = {"pretraining": "std"}
+    runs = [*DENSE, *hashed("imp", "A1", "B1"), *ticket(0, 90, 80, 40, **changes)]
+    runs += ticket(1, 90, 80, 40, **changes)
+    assert judge(runs).contrasts == ()
+    assert len(judge(runs[:4] + runs[6:]).contrasts) == 3
+
+
 def test_mixed_architectures_and_a_runs_own_warnings_are_told():
     other = ticket(1, 90, 80, 40, arch="resnet50", masking_checks=FAILED_CHECK)
     text = "\n".join(judge(DENSE + other).warnings)
@@ -231,7 +299,10 @@ def test_verdict_json_has_the_stated_rows():
         },
     ]  # fmt: skip
     assert [dict(list(row.items())[:11]) for row in data["rows"]] == stated
-    assert list(data["rows"][0])[11:] == ["difference", "evidence", "double_win_evidence", "look"]
+    assert list(data["rows"][0])[11:] == [
+        "difference", "evidence", "double_win_evidence", "look", "evidence_margin",
+        "tickets_sha256",
+    ]  # fmt: skip
     assert data["sparsest"] == [{**group, "state": 2, "sparsity": 0.36, **hashes}]
     assert data["margin"] == 0.5
     assert judge(DENSE + ticket(1, 0, 0, 0)).to_json()["sparsest"] == []

@@ -164,6 +164,14 @@ def test_dry_run_lists_runs_in_order_with_costs_and_commands_and_runs_nothing(pr
     assert not project.out.exists()
 
 
+def test_runs_whose_cost_is_unknown_are_counted_apart(project):
+    project.append('[transfer.flags]\nadv = "--no_images"')
+    text = project.run("--dry_run").stdout
+    assert "what is left costs 1.2e+13 FLOP, 1.5 hours" in text
+    assert "and 4 runs of unknown cost, whose images are not there" in text
+    assert listed(text) == [("to do", name) for name in ALL]
+
+
 def test_a_study_does_every_run_once_then_reports_and_a_second_start_only_reports(project):
     first = project.run("-J", "3")
     assert sorted(project.names()) == sorted(ALL)
@@ -180,7 +188,8 @@ def test_what_is_planned_is_recorded_before_the_first_run(project):
     project.run("--dry_run")
     assert read_study_record(project.out) is None
     project.run("--only", "^imp/std$")
-    plan = Plan(str(project.config), (2,), (1,), ("std", "adv"), ("cifar10",), (1.0,), 1.5)
+    regimes = (("cifar10", "std"), ("cifar10", "adv"))
+    plan = Plan(str(project.config), (2,), (1,), ("std", "adv"), ("cifar10",), (1.0,), 1.5, regimes)
     assert read_study_record(project.out).plans == (plan,)
 
 
@@ -234,6 +243,9 @@ adv = "--epochs 3"
 svhn = "--epochs 4"
 "cifar10 adv" = '--epochs "5"'
 """)
+    project.run("--only", "imp/std")
+    (recorded,) = read_study_record(project.out).plans
+    assert recorded.regimes == (("cifar10", "std"), ("cifar10", "adv"), ("svhn", "adv"))
     epochs = {}
     for line in project.run("--list", "--only", "transfer/std/.*state0").stdout.splitlines():
         words = shlex.split(line)
@@ -437,6 +449,20 @@ def test_a_run_made_with_the_same_flags_in_another_order_is_as_planned(project):
     assert "note: imp/adv was made with other flags" in project.run("--dry_run").stdout
 
 
+@pytest.mark.parametrize("moved", [".", "..", "elsewhere"])
+def test_a_study_whose_folder_is_named_otherwise_is_as_planned(project, moved):
+    """`--out .` names the folder by nothing at all, so that every path may lie in it."""
+    name = transfer("adv", "adv", 2)
+    project.run("--only", f"^{name}$|imp/adv", "--out", ".")
+    here = {".": ".", "..": f"../{project.folder.name}", "elsewhere": str(project.folder)}[moved]
+    assert "note:" not in project.run("--dry_run", "--out", here).stdout
+    project.append('[transfer.flags]\nadv = "--data_number 0.5"')
+    text = project.run("--dry_run", "--out", here).stdout
+    notes = [line for line in text.splitlines() if line.startswith("note:")]
+    again = f"to make it again, delete {Path(here, name)}"
+    assert notes == [f"note: {name} was made with other flags; {again}"]
+
+
 def test_a_folder_that_cannot_be_written_fails_its_run_only(project):
     project.out.mkdir()
     (project.out / "transfer").mkdir()
@@ -527,10 +553,12 @@ def test_time_it_tells_how_long_all_of_it_takes(project):
 
 
 def test_runs_that_do_not_train_take_no_time():
-    def told(flop, seconds):
-        return Forecast(1, None, flop, 1.0, flop, 0.0, seconds, ())
+    def told(flop, seconds, epochs=1):
+        return Forecast(epochs, None, flop, 1.0, flop, 0.0, seconds, ())
 
-    assert study_seconds([told(1.0, 30.0), told(1.0, 50.0), told(None, None)], 2) == 50
+    one_shot, unknown = told(None, None, epochs=None), told(None, None)
+    assert study_seconds([told(1.0, 30.0), told(1.0, 50.0), one_shot], 2) == 50
+    assert study_seconds([told(1.0, 30.0), unknown], 2) is None
     assert study_seconds([told(1.0, 30.0)] * 5, 2) == 75
     assert study_seconds([told(1.0, 30.0), told(1.0, None)], 1) is None
 

@@ -4,7 +4,8 @@ Every start appends a line to CALLS; `--seconds S` is the time of an epoch, `--f
 where the ticket of that state is asked for, `--ask_to_stop` ends like a run that got a signal,
 `--deaf` does not heed one, `--killed` ends by SIGTERM as if it came early, `--step_killed` sends it
 to torchrun and its shell too; `--slow_plan` takes its time to answer --dry_run, `--small` and
-`--gigabytes N` are the network in that answer; --time_it says two hours, or three with one thread.
+`--gigabytes N` are the network in that answer, which has no cost with `--no_images`; --time_it says
+two hours, or three with one thread.
 """
 
 import argparse
@@ -36,7 +37,8 @@ def read_flags():
     add("--gigabytes", type=float, default=0.0)
     add("--resume", action="store_true")
     signals = ("ask_to_stop", "deaf", "killed", "step_killed")
-    for name in ("reinit", "dry_run", "json", "slow_plan", "small", "time_it", *signals):
+    told = ("json", "slow_plan", "small", "time_it", "no_images")
+    for name in ("reinit", "dry_run", *told, *signals):
         add(f"--{name}", action="store_true")
     return parser.parse_args()
 
@@ -90,12 +92,13 @@ def plan(args, last_ticket):
     assert args.json, "the study reads JSON"
     path, name = (args.init, "--init") if last_ticket is None else (args.data, "DATA")
     memory = {"network_bytes": 1e6, "activation_bytes": 1e6 * args.gigabytes * 1e3}
+    cost = {"flop": 2e12, "gpu_hours": 0.25, "passes": 4e3 if args.small else 4, **memory}
     return {
         "epochs": args.epochs,
         "last_ticket": last_ticket,
         "inputs": [{"name": name, "path": path, "missing": True}],
         "timed": {"whole_hours": 3 if args.threads == 1 else 2} if args.time_it else None,
-        "cost": {"flop": 2e12, "gpu_hours": 0.25, "passes": 4e3 if args.small else 4, **memory},
+        "cost": None if args.no_images else cost,
     }
 
 

@@ -1,0 +1,86 @@
+"""How many images a data set has, for estimates: nothing is opened, downloaded or checked."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from input_pipeline.disk import LeftOut, entries, images_below, is_folder, is_system
+from input_pipeline.folders import SPLIT_NAMES, is_unlabelled, split_folders
+from input_pipeline.names import choose_classes, class_name, count_listed
+
+
+class Counts(NamedTuple):
+    """Images of a data set's splits."""
+
+    train: int
+    val: int
+    test: int
+
+
+# Of the sets that are always the same: the images, and the classes.
+KNOWN = {
+    "cifar10": (Counts(45_000, 5_000, 10_000), 10),
+    "cifar100": (Counts(45_000, 5_000, 10_000), 100),
+    "svhn": (Counts(68_257, 5_000, 26_032), 10),
+    "digits": (Counts(1_290, 144, 363), 10),
+}
+IMAGENET = Counts(1_281_167, 50_000, 0), 1000
+
+
+def count_images(dataset: str, root: str, wanted: str | None) -> Counts | None:
+    """Count the images of the wanted classes; None where there are none to be seen.
+
+    Of CIFAR and the like they are taken to be equally many in each class, and so of an ImageNet
+    that is not there.
+    """
+    if dataset in KNOWN:
+        return _share(*KNOWN[dataset], wanted)
+    found = _in_folders(Path(root), wanted, dataset)
+    return found or (_share(*IMAGENET, wanted) if dataset == "imagenet" else None)
+
+
+def _share(counts: Counts, classes: int, wanted: str | None) -> Counts:
+    chosen = min(count_listed(wanted) or classes, classes)
+    return Counts(*(count * chosen // classes for count in counts))
+
+
+def _in_folders(root: Path, wanted: str | None, dataset: str) -> Counts | None:
+    """Count what ROOT/SPLIT/CLASS/* holds; a split that is not there is made of another."""
+    folders = split_folders(root, tuple(SPLIT_NAMES))[0] if root.is_dir() else {}
+    classes = _class_folders(folders["train"]) if "train" in folders else {}
+    if not classes:
+        return None
+    there = wanted is None or wanted.isdecimal() or os.path.isfile(wanted)
+    keep = choose_classes(tuple(classes), wanted if there else None)[0]
+    counts = {
+        split: _of_split(folder, keep, len(classes))
+        for split, folder in folders.items()
+        if split != "test" or (dataset == "folder" and not is_unlabelled(folder, set(classes)))
+    }
+    if counts["train"] == 0:
+        return None
+    if not counts.get("val") and dataset == "folder":
+        counts["val"] = counts["train"] // 10
+        counts["train"] -= counts["val"]
+    val = counts.get("val", 0)
+    return Counts(counts["train"], val, counts.get("test") or val)
+
+
+def _of_split(folder: Path, keep: tuple[str, ...], classes: int) -> int:
+    """Count the kept classes; of images whose classes stand in a list, their share of all."""
+    here = _class_folders(folder)
+    if set(here) & set(keep):
+        return sum(_images(here[name]) for name in keep if name in here)
+    return _images(str(folder)) * len(keep) // classes
+
+
+def _class_folders(folder: Path) -> dict[str, str]:
+    return {
+        class_name(entry.name): entry.path
+        for entry in entries(folder)
+        if not is_system(entry.name) and is_folder(entry)
+    }
+
+
+def _images(folder: str) -> int:
+    return sum(1 for _ in images_below(folder, LeftOut(Path(folder))))

@@ -34,7 +34,7 @@ from evaluation.split_test import (
 from files import checkpoints as files
 from files.atomic import write_json
 from files.class_names import CLASSES, class_names_in
-from files.names import EVALUATION, EVALUATION_OUTCOMES
+from files.names import EVALUATION, EVALUATION_OUTCOMES, EVALUATION_PROGRESS
 from files.transfer_run import role_of
 from input_pipeline.loader import Loader
 from models import load_network, stem_of
@@ -106,7 +106,7 @@ def evaluate_checkpoint(
     if is_main():
         write_json(save_dir / EVALUATION, {**about, **found, **provenance()})
     if request.autoattack:
-        forget_progress(save_dir)
+        forget_progress(save_dir, EVALUATION_PROGRESS)
     measured = [f"{n.upper()} {found[n]:.2f} %" for n in ("sa", "ra") if found[n] is not None]
     say(f"test {', '.join(measured)}, {found['images']} images; in {save_dir / EVALUATION}")
 

@@ -18,6 +18,7 @@ from evaluation.masking import masking_checks
 from evaluation.request import Request
 from files.checkpoints import load_checkpoint
 from files.class_names import class_names_in
+from files.names import AUTOATTACK_PROGRESS, EVALUATION_PROGRESS
 from files.outcomes import AUTOATTACK, CLEAN, PGD, RESTARTS, Key, Outcomes, save_outcomes
 from files.results import Accuracy
 from input_pipeline.loader import Loader
@@ -86,7 +87,10 @@ class SplitTest:
         found: dict[str, Any] = {"restarts": request.restarts} if request.restarts > 1 else {}
         network = evaluator.network(model)
         if request.autoattack:
-            result = run_autoattack(evaluator, network, loader, self.folder, request.images)
+            progress = EVALUATION_PROGRESS if request.evaluate else AUTOATTACK_PROGRESS
+            result = run_autoattack(
+                evaluator, network, loader, self.folder, request.images, progress
+            )
             record = result.record
             note = f" ({record['note']})" if record["note"] else ""
             say(f"AutoAttack ({role}), {record['images']} images{note}: RA {record['ra']:.2f} %")

@@ -30,7 +30,7 @@ from evaluation.request import Request
 from evaluation.split_test import SplitTest
 from files.atomic import write_json
 from files.checkpoints import save_checkpoint, transfer_keys
-from files.names import AUTOATTACK_PROGRESS
+from files.names import AUTOATTACK_PROGRESS, EVALUATION_PROGRESS
 from files.outcomes import read_outcomes
 from models import build_model
 
@@ -388,10 +388,22 @@ def test_an_evaluation_cut_off_in_autoattack_is_taken_up(data, checkpoint, tmp_p
         die(patch, write_json, 3)
         with pytest.raises(Interrupted):
             evaluate(checkpoint, tmp_path / "cut", *flags, data=data)
-    assert names(tmp_path / "cut") == {AUTOATTACK_PROGRESS}
-    assert read_json(tmp_path / "cut" / AUTOATTACK_PROGRESS)["done"] == 2
+    assert names(tmp_path / "cut") == {EVALUATION_PROGRESS}
+    assert read_json(tmp_path / "cut" / EVALUATION_PROGRESS)["done"] == 2
     assert evaluate(checkpoint, tmp_path / "cut", *flags, data=data) == whole
     assert names(tmp_path / "cut") == {"eval.json", "eval.outcomes.safetensors"}
+
+
+def test_an_evaluation_leaves_the_progress_of_the_runs_own_autoattack_alone(
+    data, run, tmp_path, monkeypatch
+):
+    shorten_autoattack(monkeypatch)
+    folder = shutil.copytree(run, tmp_path / "run")
+    (folder / AUTOATTACK_PROGRESS).write_text("the run's own")
+    flags = ["--eval_attack", "autoattack", "--eval_images", 4]
+    evaluate(folder / "model_RA_best.pth.tar", folder, *flags, data=data)
+    assert (folder / AUTOATTACK_PROGRESS).read_text() == "the run's own"
+    assert not (folder / EVALUATION_PROGRESS).exists()
 
 
 def test_a_source_of_other_classes_is_refused_in_one_line(data, checkpoint, tmp_path, capsys):

@@ -287,6 +287,7 @@ def source_evaluator(
         seed=args.seed,
         batch_size=source_eval_batch(args),
         workers=args.workers,
+        threads=args.threads,
         print_freq=args.print_freq,
         watch=watch,
     )
@@ -303,6 +304,7 @@ def target_evaluator(
         seed=args.seed,
         batch_size=args.eval_batch_size,
         workers=args.workers,
+        threads=args.threads,
         print_freq=args.print_freq,
         watch=watch,
     )

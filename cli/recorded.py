@@ -1,6 +1,7 @@
 """What is taken from the run that trained a network: how images are framed and attacked, the mode.
 
-Images that are framed in another way than in training give other accuracies, without a word.
+Images that are framed in another way than in training give other accuracies, without a word, and an
+attack from another seed another RA.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 from engine.run_folder import read_args
 from files import names
 
-TAKEN = ("input_size", "augment", "test_eps", "test_step", "test_gamma", "test_randinit")
+TAKEN = ("input_size", "augment", "test_eps", "test_step", "test_gamma", "test_randinit", "seed")
 
 
 def take_recorded(args: argparse.Namespace) -> None:

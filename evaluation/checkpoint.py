@@ -128,6 +128,7 @@ def _on_test_split(
         eval_batch_size=evaluator.batch_size,
         workers=evaluator.workers,
         processes=evaluator.runtime.processes_here,
+        threads=evaluator.threads,
         seed=evaluator.seed,
         pin_memory=evaluator.execution.device.type == "cuda",
     )
@@ -163,7 +164,13 @@ def _on_adversarial(
     path = request.eval_set[1]
     names = tested.class_names or [str(n) for n in range(count_classes(tested.model))]
     loader = adversarial_loader(
-        path, spec, names, batch_size=evaluator.batch_size, workers=evaluator.workers
+        path,
+        spec,
+        names,
+        batch_size=evaluator.batch_size,
+        workers=evaluator.workers,
+        processes=evaluator.runtime.processes_here,
+        threads=evaluator.threads,
     )
     tested.compare(loader)
     ra = evaluator.accuracy(
@@ -188,7 +195,13 @@ def _on_cifar10_c(
         row = []
         for severity in SEVERITIES:
             loader = cifar10_c_loader(
-                spec, name, severity, batch_size=evaluator.batch_size, workers=evaluator.workers
+                spec,
+                name,
+                severity,
+                batch_size=evaluator.batch_size,
+                workers=evaluator.workers,
+                processes=evaluator.runtime.processes_here,
+                threads=evaluator.threads,
             )
             label = f"{name}, severity {severity}"
             row.append(evaluator.accuracy(network, loader, label, images=request.images))

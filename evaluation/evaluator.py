@@ -43,7 +43,7 @@ class Evaluator:
     """How networks are measured: device, precision, attack, loader settings.
 
     test_attack: the attack by which RA is measured; a run that measures SA alone has none.
-    batch_size, workers: settings of the loaders that a test makes for itself.
+    batch_size, workers, threads: settings of the loaders that a test makes for itself.
     watch: given a progress bar, returns what is called after every batch in the bar's place; since
     it may talk to the other processes, each of them calls it equally often.
     """
@@ -54,6 +54,7 @@ class Evaluator:
     seed: int = 1
     batch_size: int = 128
     workers: int | None = 0
+    threads: int | None = None
     print_freq: int | None = None
     watch: Watch | None = None
 

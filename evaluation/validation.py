@@ -62,11 +62,13 @@ def validate_file(
         batch_size=2,  # of the training images, which nobody asks for
         eval_batch_size=evaluator.batch_size,
         workers=evaluator.workers,
+        processes=evaluator.runtime.processes_here,
+        threads=evaluator.threads,
         seed=evaluator.seed,
         pin_memory=evaluator.execution.device.type == "cuda",
     )
     warn_of_notes(warnings, loader)
-    check_classes(model, loader, str(path))
+    check_classes(model, loader, str(path), "by DATA and --classes")
     compare_classes(class_names_in(load_checkpoint(path)), loader, str(path), warnings)
     metrics = validate(evaluator, evaluator.execution.place(model), loader, "validation")
     warn_of_skipped(warnings, loader)

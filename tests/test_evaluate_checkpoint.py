@@ -32,6 +32,7 @@ from files.atomic import write_json
 from files.checkpoints import save_checkpoint, transfer_keys
 from files.names import AUTOATTACK_PROGRESS, EVALUATION_PROGRESS
 from files.outcomes import read_outcomes
+from input_pipeline.loader import Loader
 from models import build_model
 
 ATTACK = ["--test_eps", "4/255", "--test_step", "3"]
@@ -114,19 +115,56 @@ def test_images_are_framed_and_attacked_as_in_the_run_unless_flags_say_otherwise
     results = read_json(run / "results.json")
     assert {"sa": found["sa"], "ra": found["ra"]} == results["ra_best"]
     line = f"as {run / 'args.json'} has recorded: input_size 16, augment rrc, test_eps 0.01569, "
-    assert line + "test_step 3, test_gamma 0.007843, test_randinit True" in said
+    assert line + "test_step 3, test_gamma 0.007843, test_randinit True, seed 1" in said
 
     other = shutil.copytree(run, tmp_path / "other")
     recorded = read_json(other / "args.json")
-    write_json(other / "args.json", {**recorded, "augment": "none"})
+    write_json(other / "args.json", {**recorded, "augment": "none", "seed": 7})
     found, said = tested(other / checkpoint.name, "--input_size", "20")
-    assert (found["input_size"], found["augment"]) == (20, "none")
+    assert (found["input_size"], found["augment"], found["seed"]) == (20, "none", 7)
     assert "recorded: augment none, test_eps" in said
 
     shutil.copy(checkpoint, tmp_path / "alone.pth.tar")
     found, said = tested(tmp_path / "alone.pth.tar", "--input_size", "20", *ATTACK)
     assert (found["input_size"], found["augment"]) == (20, "rrc")
     assert "recorded" not in said
+
+
+def test_a_run_of_another_seed_is_repeated_unless_a_seed_is_given(
+    data, run, checkpoint, tmp_path
+):
+    shutil.copy(checkpoint, tmp_path)
+    recorded = read_json(run / "args.json")
+    write_json(tmp_path / "args.json", {**recorded, "seed": 7})
+    seeds = [
+        evaluate(tmp_path / checkpoint.name, tmp_path / "out", *flags, data=data)["seed"]
+        for flags in ((), ("--seed", "2"))
+    ]
+    assert seeds == [7, 2]
+
+
+@pytest.mark.parametrize("kind", ["test", "cifar10_c", "adv"])
+def test_loaders_of_an_evaluation_have_no_more_processes_than_threads(
+    data, checkpoint, cifar10_c, tmp_path, monkeypatch, kind
+):
+    threads, epoch = set(), Loader.epoch
+
+    def spy(self, *args, **how):
+        threads.add(self.threads)
+        return epoch(self, *args, **how)
+
+    flags: dict[str, Any] = {"data": data}
+    words = ["--threads", 2]
+    if kind == "adv":
+        evaluate(checkpoint, tmp_path / "out", "--save_adv", tmp_path / "adv.pt", data=data)
+        words += ["--eval_set", f"adv:{tmp_path / 'adv.pt'}"]
+    elif kind == "cifar10_c":
+        checkpoint = says_0_when_dark(tmp_path / "dark.pth.tar")
+        words += ["--eval_set", f"cifar10_c:{cifar10_c}"]
+        flags = {"dataset": "cifar10_3", "size": 32}
+    monkeypatch.setattr(Loader, "epoch", spy)
+    evaluate(checkpoint, tmp_path / "out", *words, **flags)
+    assert threads == {2}
 
 
 def test_only_the_first_images_are_tested(data, checkpoint, tmp_path):

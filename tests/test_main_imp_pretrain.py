@@ -39,6 +39,7 @@ from engine.steps import Metrics
 from files.atomic import sha256_of, write_json
 from files.checkpoints import save_checkpoint
 from files.tickets import load_ticket, ticket_header
+from input_pipeline.loader import Loader
 from models import build_model, load_pretrained
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -455,6 +456,29 @@ def test_evaluate_takes_a_states_best_network(data, run, tmp_path):
     run_imp(data, tmp_path / "out", *SCHEDULE, "--evaluate", "--resume", str(best))
     assert names(tmp_path / "out") == {"eval.json"}
     assert read_json(tmp_path / "out" / "eval.json")["acc1"] == load(best)["best_acc1"]
+
+
+def test_evaluate_names_the_flags_that_this_main_has(data, run, tmp_path, capsys):
+    best = run.folder / "1-model_best.pth.tar"
+    argv = flags_of(data, tmp_path, "--evaluate", "--resume", str(best), "--classes", "2")
+    line = one_error_line(argv, main_imp_pretrain.main, capsys)
+    assert line.endswith("a network of 3 classes, the evaluation set has 2; choose by DATA and "
+                         "--classes")  # fmt: skip
+
+
+def test_loaders_of_evaluate_have_no_more_processes_than_threads(
+    data, run, tmp_path, monkeypatch
+):
+    threads, epoch = set(), Loader.epoch
+
+    def spy(self, *args, **how):
+        threads.add(self.threads)
+        return epoch(self, *args, **how)
+
+    monkeypatch.setattr(Loader, "epoch", spy)
+    best = run.folder / "1-model_best.pth.tar"
+    run_imp(data, tmp_path, *SCHEDULE, "--evaluate", "--resume", str(best), "--threads", "2")
+    assert threads == {2}
 
 
 def test_evaluate_without_a_checkpoint_is_refused(data, tmp_path, capsys):

@@ -19,13 +19,14 @@ def take_recorded(args: argparse.Namespace) -> None:
     """Give flags that are left out the values that the checkpoint's run has recorded, in place.
 
     A sentence in `args.recorded` says which, and from where; it is None where the checkpoint does
-    not lie in the folder of a run.
+    not lie in the folder of a run. `args.arch_given` keeps what -a said before a recipe fills it
+    in: the network of a file is the recipe's only by chance.
 
     Raises InputError where the run's `args.json` is damaged.
     """
     newest = args.resume in (None, "auto")
     folder = Path(args.save_dir) if newest else Path(args.resume).parent
-    args.recorded = None
+    args.recorded, args.arch_given = None, args.arch
     before = read_args(folder)
     left_out = [name for name, value in vars(args).items() if value is None]
     taken = [name for name in TAKEN if name in left_out and name in before]

@@ -63,6 +63,7 @@ def evaluate_checkpoint(
     request: Request,
     spec: DataSpec,
     save_dir: Path,
+    arch: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> None:
@@ -70,6 +71,7 @@ def evaluate_checkpoint(
 
     Args:
         spec: how images are framed, and the data set whose test split is used, if it is.
+        arch: the network, where it is not left to the file to tell.
         mean, std: used in place of the file's own; the data set's where it has none.
 
     Raises:
@@ -79,7 +81,7 @@ def evaluate_checkpoint(
     if request.save_adv and evaluator.runtime.world_size > 1:
         raise InputError("--save_adv works in one process only")
     warnings, usual = Warnings(), mean_std(spec.dataset)
-    model = load_network(str(path), mean=mean, std=std, otherwise=usual, tell=warnings.add)
+    model = load_network(str(path), arch, mean, std, otherwise=usual, tell=warnings.add)
     class_names = class_names_in(files.load_checkpoint(path))
     tested = Tested(path, evaluator.execution.place(model), class_names, warnings)
     say(pruning.remain_line(model))

@@ -46,7 +46,7 @@ def validate_file(
     """Rebuild the network in a file, under its masks, measure it and write eval.json.
 
     Args:
-        arch: the network, where the file does not tell.
+        arch: the network, where it is not left to the file to tell.
         key: the file's entry with the weights, if not the usual one.
         mean, std: used in place of the file's own; the data set's where it has none.
 

@@ -167,6 +167,15 @@ def test_loaders_of_an_evaluation_have_no_more_processes_than_threads(
     assert threads == {2}
 
 
+def test_a_bare_state_dict_is_the_network_that_the_flag_names(data, checkpoint, tmp_path, capsys):
+    bare = tmp_path / "bare.pth.tar"
+    save_checkpoint(bare, load(checkpoint)["state_dict"])
+    assert evaluate(bare, tmp_path, data=data)["images"] == 12  # not the recipe's ResNet-50
+    evaluate(bare, tmp_path, "-a", "resnet20s", data=data)
+    flags = ["--evaluate", "--resume", bare, "-a", "resnet18", "--input_size", 16]
+    assert "does not fit resnet18" in refused(capsys, *flags)
+
+
 def test_only_the_first_images_are_tested(data, checkpoint, tmp_path):
     found = evaluate(checkpoint, tmp_path, "--eval_images", 4, data=data)
     assert found["images"] == 4

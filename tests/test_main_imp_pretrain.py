@@ -481,6 +481,16 @@ def test_loaders_of_evaluate_have_no_more_processes_than_threads(
     assert threads == {2}
 
 
+def test_evaluate_takes_the_network_that_the_flag_names(data, run, tmp_path, capsys):
+    bare = run.folder / "init.pth.tar"
+    argv = flags_of(data, tmp_path, "--evaluate", "--resume", str(bare))
+    at = argv.index("-a")
+    main_imp_pretrain.main(argv[:at] + argv[at + 2 :])  # not the recipe's ResNet-50
+    argv[at + 1] = "resnet18"
+    line = one_error_line(argv, main_imp_pretrain.main, capsys)
+    assert "init.pth.tar: read as plain, does not fit resnet18" in line
+
+
 def test_evaluate_without_a_checkpoint_is_refused(data, tmp_path, capsys):
     argv = flags_of(data, tmp_path / "none", "--evaluate")
     assert "no checkpoint" in one_error_line(argv, main_imp_pretrain.main, capsys)

@@ -23,7 +23,7 @@ from engine.distributed import (
 )
 from engine.launching import Launch
 from engine.log import Warnings, say
-from engine.run_folder import RunFolder, recorded_batch, recorded_processes
+from engine.run_folder import RunFolder, read_args, recorded_batch, recorded_processes
 from engine.schedules import Schedule, States
 from engine.steps import Execution, make_sgd
 from engine.training import StopSignals, Training
@@ -173,6 +173,7 @@ def target_loaders(
     args: argparse.Namespace, runtime: Runtime, warnings: Warnings
 ) -> tuple[Loader, Loader, Loader]:
     """Training, validation and test images of a transfer."""
+    _compare_eval_batch(args, warnings)
     train, val, test = _loaders(args, runtime, warnings, args.eval_batch_size)
     assert test is not None  # only an ImageNet layout has none
     say(
@@ -211,6 +212,17 @@ def _global_batch(args: argparse.Namespace, runtime: Runtime, warnings: Warnings
         f"{kept / runtime.world_size:g} for each of now {runtime.world_size} processes"
     )
     return kept
+
+
+def _compare_eval_batch(args: argparse.Namespace, warnings: Warnings) -> None:
+    """Warn where a run goes on with evaluation batches on which the figures of attacks depend."""
+    before = read_args(Path(args.save_dir)).get("eval_batch_size") if goes_on(args) else None
+    asked = request(args)
+    if before not in (None, args.eval_batch_size) and (asked.attacked or asked.further):
+        warnings.add(
+            f"--eval_batch_size {args.eval_batch_size}: the run began with {before}; attacks draw "
+            "their random starts batch by batch, so RA may differ a little from a run left alone"
+        )
 
 
 # --- training -------------------------------------------------------------------------------------

@@ -102,6 +102,7 @@ def evaluate_checkpoint(
         "dataset": spec.dataset,
         "input_size": spec.input_size,
         "augment": spec.augment,
+        "eval_batch_size": evaluator.batch_size,
         "seed": evaluator.seed,
         "warnings": tested.warnings.lines,
     }

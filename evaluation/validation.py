@@ -76,6 +76,7 @@ def validate_file(
         "checkpoint": str(path),
         "input_size": spec.input_size,
         "augment": spec.augment,
+        "eval_batch_size": evaluator.batch_size,
         "acc1": metrics.top1,
         "acc5": metrics.top5,
         "warnings": warnings.lines,

@@ -38,8 +38,8 @@ from models import build_model
 ATTACK = ["--test_eps", "4/255", "--test_step", "3"]
 TRAIN = ["--mode", "adv", "--epochs", "3", "--lr", "0.05", "--eval_from", "2", "--train_step", "1"]
 ALWAYS = {
-    "checkpoint", "eval_set", "dataset", "input_size", "augment", "seed", "sa", "ra", "images",
-    "warnings",
+    "checkpoint", "eval_set", "dataset", "input_size", "augment", "seed", "eval_batch_size", "sa",
+    "ra", "images", "warnings",
 }  # fmt: skip
 
 
@@ -186,7 +186,7 @@ def test_only_the_first_images_are_tested(data, checkpoint, tmp_path):
     save_checkpoint(red, state)
     assert evaluate(red, tmp_path, "--eval_images", 4, data=data)["sa"] == 0
     found = evaluate(red, tmp_path, "--eval_images", 8, "--eval_batch_size", 3, data=data)
-    assert (found["images"], found["sa"]) == (8, 0)
+    assert (found["images"], found["sa"], found["eval_batch_size"]) == (8, 0, 3)
     assert evaluate(red, tmp_path, data=data)["sa"] == pytest.approx(100 / 3)
 
 
@@ -262,6 +262,19 @@ def test_a_stem_that_does_not_fit_the_images_is_warned_of(data, checkpoint, tmp_
     assert capsys.readouterr().err == ""
     evaluate(checkpoint, tmp_path, data=data, size=64)
     assert "cifar stem on images of 64 pixels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("size", "told"), [("128", False), ("5", True)])
+def test_a_run_that_goes_on_with_other_evaluation_batches_says_so_in_its_results(
+    data, run, tmp_path, monkeypatch, size, told
+):
+    skip_pictures(monkeypatch)
+    folder = shutil.copytree(run, tmp_path / "run")
+    (folder / "results.json").unlink()
+    run_transfer(data, folder, *TRAIN, *ATTACK, "--resume", "--eval_batch_size", size)
+    lines = [line for line in read_json(folder / "results.json")["warnings"] if "eval_batch" in line]
+    assert len(lines) == told
+    assert all("--eval_batch_size 5: the run began with 128" in line for line in lines)
 
 
 # --- saved adversarial sets ---------------------------------------------------------------------

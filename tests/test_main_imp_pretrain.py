@@ -442,7 +442,8 @@ def test_evaluate_writes_eval_json_with_the_accuracy_of_the_run(data, run, tmp_p
         run_imp(data, folder, *SCHEDULE, "--evaluate", *resume)
         written = read_json(folder / "eval.json")
         told = {"checkpoint", "input_size", "augment", "acc1", "acc5", "warnings"}
-        assert set(written) == told
+        assert set(written) == told | {"eval_batch_size"}
+        assert written["eval_batch_size"] == 12
         assert written["checkpoint"] == str(folder / (name or "2-checkpoint.pth.tar"))
         assert written["acc1"] == of_epoch[epoch - 1]
         assert written["acc5"] == 100
@@ -485,9 +486,9 @@ def test_evaluate_takes_the_network_that_the_flag_names(data, run, tmp_path, cap
     bare = run.folder / "init.pth.tar"
     argv = flags_of(data, tmp_path, "--evaluate", "--resume", str(bare))
     at = argv.index("-a")
-    main_imp_pretrain.main(argv[:at] + argv[at + 2 :])  # not the recipe's ResNet-50
-    argv[at + 1] = "resnet18"
-    line = one_error_line(argv, main_imp_pretrain.main, capsys)
+    argv = argv[:at] + argv[at + 4 :]  # without --width too
+    main_imp_pretrain.main(argv)  # not the recipe's ResNet-50
+    line = one_error_line([*argv, "-a", "resnet18"], main_imp_pretrain.main, capsys)
     assert "init.pth.tar: read as plain, does not fit resnet18" in line
 
 

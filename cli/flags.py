@@ -125,7 +125,6 @@ def _add_search_flags(parser: Parser) -> None:
     add(
         "--pretrain_lr",
         type=positive,
-        default=0.1,
         help="learning rate of --pretrain_epochs, by a cosine to 0 (0.1)",
     )
     add(

@@ -386,14 +386,14 @@ FILES = [
     (lambda p: imp(p, "--init", p.file("x.pt")), ["x.pt is an empty file"]),
     (lambda p: imp(p, "--init", str(p.good / "width8.pth.tar")),
      ["width8.pth.tar", "looks like --width 8"]),
-    (lambda p: imp(p, "--init", str(p.good / "width4.pth.tar"), "-a", "resnet18"),
+    (lambda p: [w for w in imp(p, "-a", "resnet18") if w not in ("--width", "4")],
      ["width4.pth.tar", "does not fit resnet18", "-a resnet20s"]),
     (lambda p: imp(p, "--init", str(p.good / "width4.safetensors")),
      ["masks only", "--tickets_file"]),
     (lambda p: transfer(p, "--tickets_file", str(p.good / "width8.safetensors")),
      ["weight_mask", "another architecture"]),
-    (lambda p: transfer(p, "--tickets_file", str(p.good / "width4.safetensors"), "--reinit",
-                        "-a", "resnet18"),
+    (lambda p: [w for w in transfer(p, "--tickets_file", str(p.good / "width4.safetensors"),
+                                    "--reinit", "-a", "resnet18") if w not in ("--width", "4")],
      ["fits no convolution", "another architecture"]),
     (lambda p: transfer(p, "--tickets_file", str(p.good / "width4.pth.tar")), ["holds no masks"]),
     (lambda p: transfer(p, "--tickets_file", "gone"), ["gone", "no such file"]),
@@ -478,6 +478,34 @@ def test_more_processes_than_possible(place, capsys):
     argv = two_processes(place, "tcp://127.0.0.1:23456", "100000")
     line = refused(main_imp_pretrain.main, argv, place, capsys)
     assert "--nproc 100000: at most 4 per core" in line
+
+
+# --- flags without effect -------------------------------------------------------------------------
+
+
+def without_init(make: Callable[..., Arguments], place: Place, *flags: str) -> Arguments:
+    return [*make(place), "--init", "", *flags]
+
+
+UNUSED = [
+    (lambda p: imp(p, "--time_it"), ["--time_it goes with --dry_run"]),
+    (lambda p: imp(p, "--ticket", "omp", "--evaluate"), ["--ticket omp", "leave one out"]),
+    (lambda p: imp(p, "--ticket", "random", "--evaluate"), ["--ticket random", "--evaluate"]),
+    (lambda p: without_init(imp, p, "--reset_fc"), ["--reset_fc goes with --init"]),
+    (lambda p: without_init(imp, p, "--init_key", "ema"), ["--init_key ema: goes with --init"]),
+    (lambda p: without_init(transfer, p, "--init_key", "x"), ["--init_key x: goes with --init"]),
+    (lambda p: imp(p, "-a", "resnet18"), ["--width 4: goes with -a resnet20s, not resnet18"]),
+    (lambda p: transfer(p, "-a", "resnet18"), ["--width 4: goes with -a resnet20s"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "told"), UNUSED)
+def test_a_flag_that_would_have_no_effect(case, told, place, capsys):
+    argv = case(place)
+    line = refused(main_of(argv), argv, place, capsys)
+    for words in told:
+        assert words in line
+    assert not place.save.exists()
 
 
 # --- as processes ---------------------------------------------------------------------------------

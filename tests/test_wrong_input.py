@@ -374,6 +374,16 @@ def other_init(place: Place) -> Arguments:
     return [*argv, "--resume", "--init", str(place.root / "other.pth.tar")]
 
 
+def masking_source(place: Place, name: str) -> Arguments:
+    """The arguments of a run whose source for the masking check does not fit."""
+    model = build_model("resnet20s", 10, *mean_std("imagenet"), "cifar", 4).state_dict()
+    save_checkpoint(place.root / "ten.pth.tar", model)
+    trunk = {key: value for key, value in model.items() if not key.startswith("fc.")}
+    save_checkpoint(place.root / "trunk.pth.tar", trunk)
+    path = (place.good if name.startswith("width") else place.root) / name
+    return transfer(place, "--mode", "std", "--check_masking", "--masking_source", str(path))
+
+
 def under_a_file(place: Place) -> Arguments:
     return imp(place, "--save_dir", place.file("file") + "/run")
 
@@ -408,6 +418,9 @@ FILES = [
     (lambda p: imp(p, "--export_released", "7"), ["7-checkpoint.pth.tar", "no such file"]),
     (lambda p: ["--ticket", "omp", "--save_dir", str(p.save)], ["--ticket omp", "--init"]),
     (lambda p: transfer(p, "--check_masking", "--masking_source", "gone"), ["gone", "no such"]),
+    (lambda p: masking_source(p, "ten.pth.tar"), ["ten.pth.tar: a network of 10 classes", "has 3"]),
+    (lambda p: masking_source(p, "trunk.pth.tar"), ["trunk.pth.tar", "no fc.weight"]),
+    (lambda p: masking_source(p, "width4.safetensors"), ["width4.safetensors", "masks"]),
     (lambda p: transfer(p, "--eval_set", "cifar10_c"), ["--eval_set", "--evaluate"]),
     (lambda p: unfinished(p, "--width", "8"), ["--width 4, not 8", "another folder"]),
     (lambda p: unfinished(p, "--mode", "adv"), ["--mode std, not adv", "another folder"]),

@@ -298,10 +298,22 @@ def source_evaluator(
         execution(args, runtime.device),
         seed=args.seed,
         batch_size=source_eval_batch(args),
+        advice=_source_advice(args),
         workers=args.workers,
         threads=args.threads,
         print_freq=args.print_freq,
         watch=watch,
+    )
+
+
+def _source_advice(args: argparse.Namespace) -> str:
+    """What to try where the validation of a search runs out of memory, which has no flag for it."""
+    fewer = f"-b {max(1, source_eval_batch(args) // 2)}"
+    if args.evaluate:
+        return f"in validation, try {fewer}"
+    return (
+        f"in validation, take a device with more memory, or {fewer} and another --save_dir: -b is "
+        "the images of a step too"
     )
 
 
@@ -315,6 +327,8 @@ def target_evaluator(
         PGDConfig(args.test_eps, args.test_step, args.test_gamma, args.test_randinit),
         seed=args.seed,
         batch_size=args.eval_batch_size,
+        advice=f"in evaluation, try --eval_batch_size {max(1, args.eval_batch_size // 2)}; it may "
+        "differ when a run goes on by --resume",
         workers=args.workers,
         threads=args.threads,
         print_freq=args.print_freq,

@@ -133,7 +133,7 @@ def _check_init(args: argparse.Namespace) -> None:
     if args.init is not None or getattr(args, "continue_from", None) or args.resume is not None:
         return
     if args.init_key is not None:
-        raise InputError(f"--init_key {args.init_key}: goes with --init, one of whose entries it is")
+        raise InputError(f"--init_key {args.init_key}: goes with --init, whose entry it names")
     if getattr(args, "reset_fc", False):
         raise InputError("--reset_fc goes with --init, whose classifier it replaces")
 

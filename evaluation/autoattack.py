@@ -23,6 +23,7 @@ from attack_utils import AutoAttackSuite, Perturb, checked, choose_attacks, make
 from engine.distributed import is_main, sum_over_ranks
 from engine.log import Progress, say, warn
 from engine.steps import Meter
+from errors import memory_advice
 from evaluation.evaluator import Evaluator, count_batches, count_images, gather_in_order, percent
 from files.atomic import write_json
 from files.features import discard
@@ -85,7 +86,8 @@ def run_autoattack(
         say(f"AutoAttack: resumed, {progress.done} of {steps} batches done")
     batches = evaluator.batches(loader, images, progress.done)
     rounds = math.ceil((steps - progress.done) / world)
-    with Progress(rounds, "AutoAttack", evaluator.print_freq) as bar:
+    memory = memory_advice(loader.batch_size, evaluator.advice)
+    with memory, Progress(rounds, "AutoAttack", evaluator.print_freq) as bar:
         report = evaluator.report(bar, rounds)
         for _ in range(rounds):  # every process takes part in each, with or without a batch
             loss, codes = _attack(evaluator, network, perturb, next(batches, None), total)

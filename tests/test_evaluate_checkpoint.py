@@ -12,6 +12,7 @@ import torch
 from helpers.evaluation_cases import evaluator, loader, shorten_autoattack, trained
 from helpers.main_cases import (
     HERE,
+    TINY,
     Interrupted,
     die,
     load,
@@ -130,9 +131,7 @@ def test_images_are_framed_and_attacked_as_in_the_run_unless_flags_say_otherwise
     assert "recorded" not in said
 
 
-def test_a_run_of_another_seed_is_repeated_unless_a_seed_is_given(
-    data, run, checkpoint, tmp_path
-):
+def test_a_run_of_another_seed_is_repeated_unless_a_seed_is_given(data, run, checkpoint, tmp_path):
     shutil.copy(checkpoint, tmp_path)
     recorded = read_json(run / "args.json")
     write_json(tmp_path / "args.json", {**recorded, "seed": 7})
@@ -272,9 +271,26 @@ def test_a_run_that_goes_on_with_other_evaluation_batches_says_so_in_its_results
     folder = shutil.copytree(run, tmp_path / "run")
     (folder / "results.json").unlink()
     run_transfer(data, folder, *TRAIN, *ATTACK, "--resume", "--eval_batch_size", size)
-    lines = [line for line in read_json(folder / "results.json")["warnings"] if "eval_batch" in line]
+    lines = [
+        line for line in read_json(folder / "results.json")["warnings"] if "eval_batch" in line
+    ]
     assert len(lines) == told
     assert all("--eval_batch_size 5: the run began with 128" in line for line in lines)
+
+
+def test_running_out_of_memory_in_evaluation_names_its_own_flag(
+    data, run, checkpoint, tmp_path, capsys, monkeypatch
+):
+    def run_out(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("evaluation.evaluator.evaluate", run_out)
+    folder = shutil.copytree(run, tmp_path / "run")
+    (folder / "results.json").unlink()
+    told = "out of memory with 128 images per pass: in evaluation, try --eval_batch_size 64"
+    where = ["--dataset", "folder", "--data", data, "--save_dir", folder, *TINY, *ATTACK]
+    for flags in ([*TRAIN, "--resume"], ["--evaluate", "--resume", checkpoint]):
+        assert told in refused(capsys, *where, *flags)
 
 
 # --- saved adversarial sets ---------------------------------------------------------------------

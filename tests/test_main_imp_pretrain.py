@@ -467,9 +467,7 @@ def test_evaluate_names_the_flags_that_this_main_has(data, run, tmp_path, capsys
                          "--classes")  # fmt: skip
 
 
-def test_loaders_of_evaluate_have_no_more_processes_than_threads(
-    data, run, tmp_path, monkeypatch
-):
+def test_loaders_of_evaluate_have_no_more_processes_than_threads(data, run, tmp_path, monkeypatch):
     threads, epoch = set(), Loader.epoch
 
     def spy(self, *args, **how):
@@ -490,6 +488,23 @@ def test_evaluate_takes_the_network_that_the_flag_names(data, run, tmp_path, cap
     main_imp_pretrain.main(argv)  # not the recipe's ResNet-50
     line = one_error_line([*argv, "-a", "resnet18"], main_imp_pretrain.main, capsys)
     assert "init.pth.tar: read as plain, does not fit resnet18" in line
+
+
+def test_running_out_of_memory_in_validation_names_what_helps(
+    data, run, tmp_path, capsys, monkeypatch
+):
+    def run_out(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("evaluation.evaluator.evaluate", run_out)
+    best = run.folder / "1-model_best.pth.tar"
+    of_run = flags_of(data, tmp_path / "run", *SCHEDULE, "--mode", "std")
+    of_file = flags_of(data, tmp_path / "run", "--evaluate", "--resume", str(best))
+    told = "out of memory with 12 images per pass: in validation, "
+    line = one_error_line(of_file, main_imp_pretrain.main, capsys)
+    assert line.endswith(f"{told}try -b 6")
+    line = one_error_line(of_run, main_imp_pretrain.main, capsys)
+    assert f"{told}take a device with more memory, or -b 6 and another --save_dir" in line
 
 
 def test_evaluate_without_a_checkpoint_is_refused(data, tmp_path, capsys):

@@ -368,7 +368,9 @@ def test_a_dry_run_of_a_searchs_evaluation_names_its_file_and_no_states(
     data, capsys, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    first = f"evaluation of a network on DATA/val\n  DATA/train {data}/train\n  DATA/val {data}/val\n"
+    first = (
+        f"evaluation of a network on DATA/val\n  DATA/train {data}/train\n  DATA/val {data}/val\n"
+    )
     last = "writes into runs/imp:\n  eval.json\n"
     of_init = plan_imp(capsys, data, "--evaluate", "--init", "gone.pt")
     assert of_init == f"{first}  --init gone.pt   <- MISSING\n{last}"

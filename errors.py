@@ -112,14 +112,21 @@ def _nobody_reads_on() -> bool:
 
 
 @contextlib.contextmanager
-def memory_advice(images: int) -> Iterator[None]:
-    """Turn running out of memory with `images` per pass into a line with a value to try."""
+def memory_advice(images: int, advice: str | None = None) -> Iterator[None]:
+    """Turn running out of memory with `images` per pass into a line with a value to try.
+
+    `advice` says what; that for training where it is left out.
+    """
     try:
         yield
     except RuntimeError as error:
         # by name: this module is for rooms that do without PyTorch, too
         if type(error).__name__ != "OutOfMemoryError" and "allocate memory" not in str(error):
             raise
+        in_training = (
+            f"try --micro_batch {max(1, images // 2)}, and another --save_dir if there is a "
+            "checkpoint: a run keeps its own"
+        )
         raise InputError(
-            f"out of memory with {images} images per pass: try --micro_batch {max(1, images // 2)}"
+            f"out of memory with {images} images per pass: {advice or in_training}"
         ) from error

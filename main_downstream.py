@@ -302,6 +302,7 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
             build.request(args),
             build.data_spec(args),
             folder.path,
+            args.arch_given,
             args.mean,
             args.std,
         )

@@ -287,7 +287,7 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
             build.source_evaluator(args, runtime),
             build.data_spec(args),
             folder.path,
-            arch=args.arch if args.arch.startswith("timm:") else None,
+            arch=args.arch_given,
             key=key,
             mean=args.mean,
             std=args.std,

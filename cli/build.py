@@ -23,7 +23,7 @@ from engine.distributed import (
 )
 from engine.launching import Launch
 from engine.log import Warnings, say
-from engine.run_folder import RunFolder, recorded_batch, recorded_processes
+from engine.run_folder import RunFolder, read_args, recorded_batch, recorded_processes
 from engine.schedules import Schedule, States
 from engine.steps import Execution, make_sgd
 from engine.training import StopSignals, Training
@@ -174,6 +174,7 @@ def target_loaders(
     args: argparse.Namespace, runtime: Runtime, warnings: Warnings
 ) -> tuple[Loader, Loader, Loader]:
     """Training, validation and test images of a transfer."""
+    _compare_eval_batch(args, warnings)
     train, val, test = _loaders(args, runtime, warnings, args.eval_batch_size)
     assert test is not None  # only an ImageNet layout has none
     say(
@@ -212,6 +213,17 @@ def _global_batch(args: argparse.Namespace, runtime: Runtime, warnings: Warnings
         f"{kept / runtime.world_size:g} for each of now {runtime.world_size} processes"
     )
     return kept
+
+
+def _compare_eval_batch(args: argparse.Namespace, warnings: Warnings) -> None:
+    """Warn where a run goes on with evaluation batches on which the figures of attacks depend."""
+    before = read_args(Path(args.save_dir)).get("eval_batch_size") if goes_on(args) else None
+    asked = request(args)
+    if before not in (None, args.eval_batch_size) and (asked.attacked or asked.further):
+        warnings.add(
+            f"--eval_batch_size {args.eval_batch_size}: the run began with {before}; attacks draw "
+            "their random starts batch by batch, so RA may differ a little from a run left alone"
+        )
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -287,9 +299,22 @@ def source_evaluator(
         execution(args, runtime.device),
         seed=args.seed,
         batch_size=source_eval_batch(args),
+        advice=_source_advice(args),
         workers=args.workers,
+        threads=args.threads,
         print_freq=args.print_freq,
         watch=watch,
+    )
+
+
+def _source_advice(args: argparse.Namespace) -> str:
+    """What to try where the validation of a search runs out of memory, which has no flag for it."""
+    fewer = f"-b {max(1, source_eval_batch(args) // 2)}"
+    if args.evaluate:
+        return f"in validation, try {fewer}"
+    return (
+        f"in validation, take a device with more memory, or {fewer} and another --save_dir: -b is "
+        "the images of a step too"
     )
 
 
@@ -303,7 +328,10 @@ def target_evaluator(
         PGDConfig(args.test_eps, args.test_step, args.test_gamma, args.test_randinit),
         seed=args.seed,
         batch_size=args.eval_batch_size,
+        advice=f"in evaluation, try --eval_batch_size {max(1, args.eval_batch_size // 2)}; it may "
+        "differ when a run goes on by --resume",
         workers=args.workers,
+        threads=args.threads,
         print_freq=args.print_freq,
         watch=watch,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 
@@ -35,6 +35,22 @@ def check_milestones(args: argparse.Namespace, given: Sequence[int] | None) -> l
     if late:
         beyond = f"{','.join(map(str, late))} is never reached: with --{name} {epochs} the last "
         return [f"{flag}: {beyond}epoch is {epochs - 1}, counted from 0"]
+    return []
+
+
+def check_unused(args: argparse.Namespace, given: Collection[str]) -> list[str]:
+    """What to warn of where a flag that a recipe could fill in was given and has no effect.
+
+    Args:
+        given: the names of those that were given.
+
+    Raises:
+        InputError: --width for a network that has no such thing.
+    """
+    if "width" in given and args.arch != "resnet20s":
+        raise InputError(f"--width {args.width}: goes with -a resnet20s, not {args.arch}")
+    if "pretrain_lr" in given and not args.pretrain_epochs:
+        return [f"--pretrain_lr {args.pretrain_lr:g}: not used without --pretrain_epochs N"]
     return []
 
 
@@ -87,6 +103,13 @@ def check_together(args: argparse.Namespace) -> None:
     _check_name(args.save_dir)
     if args.json and not args.dry_run:
         raise InputError("--json goes with --dry_run, whose plan it prints")
+    if args.time_it and not args.dry_run:
+        raise InputError("--time_it goes with --dry_run, whose plan it adds hours to")
+    exporting = args.export_released is not None and args.export_released is not False
+    if args.dry_run and exporting:
+        raise InputError("--export_released writes a file at once: leave out --dry_run")
+    _check_what_is_tested(args)
+    _check_init(args)
     if args.amp == "fp16" and (args.device == "cpu" or not torch.cuda.is_available()):
         raise InputError("--amp fp16 needs CUDA; on the CPU there is --amp bf16")
     if args.cuda_graphs and not args.compile:
@@ -95,6 +118,24 @@ def check_together(args: argparse.Namespace) -> None:
         raise InputError("--cuda_graphs needs CUDA; leave it out")
     if (args.mean is None) != (args.std is None):
         raise InputError("--mean and --std go together: give both or neither")
+
+
+def _check_what_is_tested(args: argparse.Namespace) -> None:
+    ticket = getattr(args, "ticket", "imp")
+    if args.evaluate and ticket != "imp":
+        raise InputError(
+            f"--ticket {ticket} only writes tickets, --evaluate tests a network: leave one out"
+        )
+
+
+def _check_init(args: argparse.Namespace) -> None:
+    """Refuse flags about --init without it, where neither a ticket nor a run to resume has it."""
+    if args.init is not None or getattr(args, "continue_from", None) or args.resume is not None:
+        return
+    if args.init_key is not None:
+        raise InputError(f"--init_key {args.init_key}: goes with --init, whose entry it names")
+    if getattr(args, "reset_fc", False):
+        raise InputError("--reset_fc goes with --init, whose classifier it replaces")
 
 
 def _check_name(save_dir: str) -> None:

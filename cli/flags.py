@@ -84,7 +84,7 @@ def build_imp_parser(archs: Sequence[str]) -> Parser:
         "--evaluate",
         action="store_true",
         help="only validate --resume PATH (or the newest checkpoint, or --init where there is "
-        "none) and write eval.json; the network is inferred from the file",
+        "none) and write eval.json; the network is -a if given, else inferred from the file",
     )
     add_runtime_flags(parser)
     add = add_output_flags(parser, "runs/imp")
@@ -125,7 +125,6 @@ def _add_search_flags(parser: Parser) -> None:
     add(
         "--pretrain_lr",
         type=positive,
-        default=0.1,
         help="learning rate of --pretrain_epochs, by a cosine to 0 (0.1)",
     )
     add(
@@ -211,7 +210,7 @@ def _add_transfer_evaluation(parser: Parser) -> None:
         "--evaluate",
         action="store_true",
         help="only test --resume PATH (or the newest checkpoint) and write eval.json; the network "
-        "is inferred from the file",
+        "is -a if given, else inferred from the file",
     )
     add(
         "--eval_set",

@@ -33,7 +33,9 @@ def training_passes(steps: int) -> int:
 
 
 def plan_imp(args: argparse.Namespace) -> RunPlan:
-    """The plan of a ticket search: IMP, OMP or random."""
+    """The plan of a ticket search (IMP, OMP or random), or of validating a network of one."""
+    if args.evaluate:
+        return _plan_validation(args)
     states = build.states(args)
     if args.ticket != "imp":
         return _plan_one_shot(args, states)
@@ -51,8 +53,7 @@ def plan_imp(args: argparse.Namespace) -> RunPlan:
         settings=f"IMP, {args.mode}: {args.arch} at {args.input_size} pixels, seed {args.seed}",
         inputs=_inputs(
             {
-                "DATA/train": str(Path(args.data) / "train"),
-                "DATA/val": str(Path(args.data) / "val"),
+                **_image_folders(args),
                 **_given(args, "init", "resume", "continue_from"),
                 "--classes": _class_file(args),
             }
@@ -67,6 +68,30 @@ def plan_imp(args: argparse.Namespace) -> RunPlan:
         cost=_cost(args, passes, 1000, copies),
         timed=_timed(args, epochs * images, passes, classes=1000),
     )
+
+
+def _plan_validation(args: argparse.Namespace) -> RunPlan:
+    named = args.resume if args.resume not in (None, "auto") else None
+    newest = build.search_folder(args).newest(Path(args.save_dir))
+    first = str(Path(args.save_dir) / names.imp_checkpoint(1))  # for the line that it is missing
+    checkpoint = named or newest or (None if args.init else first)
+    return RunPlan(
+        task="evaluation",
+        settings="evaluation of a network on DATA/val",
+        inputs=_inputs(
+            {
+                **_image_folders(args),
+                **({"--resume": str(checkpoint)} if checkpoint else _given(args, "init")),
+                "--classes": _class_file(args),
+            }
+        ),
+        save_dir=args.save_dir,
+        writes=_files(names.EVALUATION),
+    )
+
+
+def _image_folders(args: argparse.Namespace) -> dict[str, str]:
+    return {f"DATA/{part}": str(Path(args.data) / part) for part in ("train", "val")}
 
 
 def _planned_states(states: States, rate: float, first: int) -> tuple[PlannedState, ...]:

@@ -9,12 +9,18 @@ import argparse
 import os
 from typing import Any
 
-from cli.checks import check_milestones, check_precision, check_start, check_together
+from cli.checks import (
+    check_milestones,
+    check_precision,
+    check_start,
+    check_together,
+    check_unused,
+)
 from cli.nodes import settle_nodes
 
 _IMP = {
     "arch": "resnet50", "input_size": 224, "augment": "rrc", "hflip": True,
-    "epochs": 570, "prune_epoch": 30, "rate": 0.2, "batch_size": 2048,
+    "epochs": 570, "prune_epoch": 30, "rate": 0.2, "batch_size": 2048, "pretrain_lr": 0.1,
     "lr": 5e-4, "lr_schedule": "constant", "decreasing_lr": (), "weight_decay": 1e-4,
     "train_eps": 8 / 255, "train_step": 3, "train_gamma": 16 / (3 * 255),
 }  # fmt: skip
@@ -23,7 +29,10 @@ _TRANSFER = {
     "weight_decay": 5e-4, "train_eps": 8 / 255, "train_step": 10, "train_gamma": 2 / 255,
     "test_eps": 8 / 255, "test_step": 20, "test_gamma": 2 / 255,
 }  # fmt: skip
-_COMMON = {"momentum": 0.9, "warmup": 0, "train_randinit": True, "test_randinit": True, "seed": 1}
+_COMMON = {
+    "momentum": 0.9, "warmup": 0, "train_randinit": True, "test_randinit": True, "seed": 1,
+    "width": 16,
+}  # fmt: skip
 _NATIVE = {"input_size": 32, "augment": "crop", "stem": "cifar"}
 
 RECIPES: dict[tuple[str, str, str], dict[str, Any]] = {
@@ -62,6 +71,7 @@ def apply_recipe(args: argparse.Namespace, task: str) -> list[str]:
     values = recipe(task, args.mode, getattr(args, "dataset", "*"))
     if "multistep" not in (args.lr_schedule, values["lr_schedule"]):
         values["decreasing_lr"] = ()  # SVHN's milestones are for --lr_schedule multistep alone
+    given = {name for name in values if getattr(args, name, None) is not None}
     milestones = args.decreasing_lr
     for name, value in values.items():
         if getattr(args, name, None) is None:
@@ -70,5 +80,5 @@ def apply_recipe(args: argparse.Namespace, task: str) -> list[str]:
         args.stem = "cifar" if args.input_size < 64 else "imagenet"
     settle_nodes(args, os.environ)
     check_together(args)
-    notes = check_milestones(args, milestones) + check_precision(args)
+    notes = check_unused(args, given) + check_milestones(args, milestones) + check_precision(args)
     return notes + check_start(args) if task == "imp" else notes

@@ -1,6 +1,7 @@
 """What is taken from the run that trained a network: how images are framed and attacked, the mode.
 
-Images that are framed in another way than in training give other accuracies, without a word.
+Images that are framed in another way than in training give other accuracies, without a word, and an
+attack from another seed another RA.
 """
 
 from __future__ import annotations
@@ -11,20 +12,21 @@ from pathlib import Path
 from engine.run_folder import read_args
 from files import names
 
-TAKEN = ("input_size", "augment", "test_eps", "test_step", "test_gamma", "test_randinit")
+TAKEN = ("input_size", "augment", "test_eps", "test_step", "test_gamma", "test_randinit", "seed")
 
 
 def take_recorded(args: argparse.Namespace) -> None:
     """Give flags that are left out the values that the checkpoint's run has recorded, in place.
 
     A sentence in `args.recorded` says which, and from where; it is None where the checkpoint does
-    not lie in the folder of a run.
+    not lie in the folder of a run. `args.arch_given` keeps what -a said before a recipe fills it
+    in: the network of a file is the recipe's only by chance.
 
     Raises InputError where the run's `args.json` is damaged.
     """
     newest = args.resume in (None, "auto")
     folder = Path(args.save_dir) if newest else Path(args.resume).parent
-    args.recorded = None
+    args.recorded, args.arch_given = None, args.arch
     before = read_args(folder)
     left_out = [name for name, value in vars(args).items() if value is None]
     taken = [name for name in TAKEN if name in left_out and name in before]

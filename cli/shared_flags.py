@@ -68,7 +68,7 @@ def add_model_flags(parser: Parser, archs: Sequence[str]):
         metavar="ARCH",
         help=f"one of {', '.join(archs)}, or timm:NAME with the package timm (recipe)",
     )
-    add("--width", type=positive_int, default=16, help="channels of resnet20s' first stage (16)")
+    add("--width", type=positive_int, help="channels of resnet20s' first stage (16)")
     add(
         "--stem",
         choices=("imagenet", "cifar"),

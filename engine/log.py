@@ -22,11 +22,11 @@ import torch
 from tqdm import tqdm
 
 from engine.distributed import is_main
+from files import names
 from files.atomic import replacing
 from files.features import flush
 
 PACKAGES = ("torch", "torchvision", "numpy", "advertorch", "scikit-learn", "safetensors")
-METRICS_FILE = "metrics.jsonl"
 PLAIN_INTERVAL = 10.0  # seconds between progress lines when nobody watches a terminal
 
 
@@ -130,7 +130,7 @@ class RunLog:
 
     def __init__(self, save_dir: Path, epochs_done: int = 0) -> None:
         self.save_dir, self.first = save_dir, epochs_done
-        before = _cut_metrics(save_dir / METRICS_FILE, epochs_done) if is_main() else 0.0
+        before = _cut_metrics(save_dir / names.METRICS, epochs_done) if is_main() else 0.0
         self.opened = self.last = time.monotonic()
         self.start = self.opened - before
 
@@ -139,8 +139,8 @@ class RunLog:
         if is_main():
             from torch.utils.tensorboard import SummaryWriter
 
-            self.file = open(self.save_dir / METRICS_FILE, "a")  # noqa: SIM115
-            self.board = SummaryWriter(str(self.save_dir / "tb"), purge_step=self.first)
+            self.file = open(self.save_dir / names.METRICS, "a")  # noqa: SIM115
+            self.board = SummaryWriter(str(self.save_dir / names.BOARD), purge_step=self.first)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -172,7 +172,7 @@ class RunLog:
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()
         # The checkpoint that counts this epoch comes after it.
-        flush(self.file.fileno(), self.save_dir / METRICS_FILE)
+        flush(self.file.fileno(), self.save_dir / names.METRICS)
         for name, value in measured.items():
             self.board.add_scalar(name, value, epoch)
         self.board.flush()

@@ -23,8 +23,10 @@ from attack_utils import AutoAttackSuite, Perturb, checked, choose_attacks, make
 from engine.distributed import is_main, sum_over_ranks
 from engine.log import Progress, say, warn
 from engine.steps import Meter
+from errors import memory_advice
 from evaluation.evaluator import Evaluator, count_batches, count_images, gather_in_order, percent
 from files.atomic import write_json
+from files.features import discard
 from files.names import AUTOATTACK_PROGRESS
 from input_pipeline.loader import Loader
 
@@ -66,30 +68,33 @@ def run_autoattack(
     loader: Loader,
     folder: Path,
     images: int | None = None,
+    name: str = AUTOATTACK_PROGRESS,
 ) -> AutoAttackResult:
     """SA, and RA by AutoAttack standard, on the first images of a split.
 
-    Progress is kept in a file in `folder` after every batch, and taken up by the next call for the
-    same network, images and attack; `forget_progress` removes it.
+    Progress is kept in the file `name` in `folder` after every batch, and taken up by the next call
+    for the same network, images and attack; `forget_progress` removes it.
     """
     suite, total = choose_attacks(loader.num_classes), count_images(loader, images)
     eps, world = evaluator.attack.eps, evaluator.runtime.world_size
     perturb = checked(make_autoattack(network, eps, suite, evaluator.seed), eps)
     steps = count_batches(loader, images)
     task = _task(evaluator, network, loader, suite, total)
-    progress = _take_up(evaluator, folder / AUTOATTACK_PROGRESS, task)
+    path = folder / name
+    progress = _take_up(evaluator, path, task)
     if progress.done:
         say(f"AutoAttack: resumed, {progress.done} of {steps} batches done")
     batches = evaluator.batches(loader, images, progress.done)
     rounds = math.ceil((steps - progress.done) / world)
-    with Progress(rounds, "AutoAttack", evaluator.print_freq) as bar:
+    memory = memory_advice(loader.batch_size, evaluator.advice)
+    with memory, Progress(rounds, "AutoAttack", evaluator.print_freq) as bar:
         report = evaluator.report(bar, rounds)
         for _ in range(rounds):  # every process takes part in each, with or without a batch
             loss, codes = _attack(evaluator, network, perturb, next(batches, None), total)
             progress.loss += loss
             progress.codes += codes
             progress.done = min(progress.done + world, steps)
-            _write(folder / AUTOATTACK_PROGRESS, task, progress)
+            _write(path, task, progress)
             report(int((codes > 0).sum()), Meter(evaluator.execution.device, progress.sums()))
     return _result(progress.codes, eps, suite)
 
@@ -135,10 +140,10 @@ def _attack(
 # --- progress -------------------------------------------------------------------------------------
 
 
-def forget_progress(folder: Path) -> None:
+def forget_progress(folder: Path, name: str = AUTOATTACK_PROGRESS) -> None:
     """Remove AutoAttack's progress: its result is in a file of its own now."""
     if is_main():
-        (folder / AUTOATTACK_PROGRESS).unlink(missing_ok=True)
+        discard(folder / name)
 
 
 def _task(

@@ -34,7 +34,7 @@ from evaluation.split_test import (
 from files import checkpoints as files
 from files.atomic import write_json
 from files.class_names import CLASSES, class_names_in
-from files.names import EVALUATION, EVALUATION_OUTCOMES
+from files.names import EVALUATION, EVALUATION_OUTCOMES, EVALUATION_PROGRESS
 from files.transfer_run import role_of
 from input_pipeline.loader import Loader
 from models import load_network, stem_of
@@ -63,6 +63,7 @@ def evaluate_checkpoint(
     request: Request,
     spec: DataSpec,
     save_dir: Path,
+    arch: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> None:
@@ -70,6 +71,7 @@ def evaluate_checkpoint(
 
     Args:
         spec: how images are framed, and the data set whose test split is used, if it is.
+        arch: the network, where it is not left to the file to tell.
         mean, std: used in place of the file's own; the data set's where it has none.
 
     Raises:
@@ -79,7 +81,7 @@ def evaluate_checkpoint(
     if request.save_adv and evaluator.runtime.world_size > 1:
         raise InputError("--save_adv works in one process only")
     warnings, usual = Warnings(), mean_std(spec.dataset)
-    model = load_network(str(path), mean=mean, std=std, otherwise=usual, tell=warnings.add)
+    model = load_network(str(path), arch, mean, std, otherwise=usual, tell=warnings.add)
     class_names = class_names_in(files.load_checkpoint(path))
     tested = Tested(path, evaluator.execution.place(model), class_names, warnings)
     say(pruning.remain_line(model))
@@ -100,13 +102,14 @@ def evaluate_checkpoint(
         "dataset": spec.dataset,
         "input_size": spec.input_size,
         "augment": spec.augment,
+        "eval_batch_size": evaluator.batch_size,
         "seed": evaluator.seed,
         "warnings": tested.warnings.lines,
     }
     if is_main():
         write_json(save_dir / EVALUATION, {**about, **found, **provenance()})
     if request.autoattack:
-        forget_progress(save_dir)
+        forget_progress(save_dir, EVALUATION_PROGRESS)
     measured = [f"{n.upper()} {found[n]:.2f} %" for n in ("sa", "ra") if found[n] is not None]
     say(f"test {', '.join(measured)}, {found['images']} images; in {save_dir / EVALUATION}")
 
@@ -128,6 +131,7 @@ def _on_test_split(
         eval_batch_size=evaluator.batch_size,
         workers=evaluator.workers,
         processes=evaluator.runtime.processes_here,
+        threads=evaluator.threads,
         seed=evaluator.seed,
         pin_memory=evaluator.execution.device.type == "cuda",
     )
@@ -163,7 +167,13 @@ def _on_adversarial(
     path = request.eval_set[1]
     names = tested.class_names or [str(n) for n in range(count_classes(tested.model))]
     loader = adversarial_loader(
-        path, spec, names, batch_size=evaluator.batch_size, workers=evaluator.workers
+        path,
+        spec,
+        names,
+        batch_size=evaluator.batch_size,
+        workers=evaluator.workers,
+        processes=evaluator.runtime.processes_here,
+        threads=evaluator.threads,
     )
     tested.compare(loader)
     ra = evaluator.accuracy(
@@ -188,7 +198,13 @@ def _on_cifar10_c(
         row = []
         for severity in SEVERITIES:
             loader = cifar10_c_loader(
-                spec, name, severity, batch_size=evaluator.batch_size, workers=evaluator.workers
+                spec,
+                name,
+                severity,
+                batch_size=evaluator.batch_size,
+                workers=evaluator.workers,
+                processes=evaluator.runtime.processes_here,
+                threads=evaluator.threads,
             )
             label = f"{name}, severity {severity}"
             row.append(evaluator.accuracy(network, loader, label, images=request.images))

@@ -17,6 +17,7 @@ from attack_utils import Perturb, PGDConfig, checked, make_pgd, with_restarts
 from engine.distributed import Runtime, sum_over_ranks
 from engine.log import Progress
 from engine.steps import Execution, Meter, Metrics, evaluate, hits
+from errors import memory_advice
 from input_pipeline.loader import Loader
 from models import compile_passes, fold_for_evaluation
 
@@ -43,7 +44,8 @@ class Evaluator:
     """How networks are measured: device, precision, attack, loader settings.
 
     test_attack: the attack by which RA is measured; a run that measures SA alone has none.
-    batch_size, workers: settings of the loaders that a test makes for itself.
+    batch_size, workers, threads: settings of the loaders that a test makes for itself.
+    advice: what to try where memory runs out.
     watch: given a progress bar, returns what is called after every batch in the bar's place; since
     it may talk to the other processes, each of them calls it equally often.
     """
@@ -54,7 +56,9 @@ class Evaluator:
     seed: int = 1
     batch_size: int = 128
     workers: int | None = 0
+    threads: int | None = None
     print_freq: int | None = None
+    advice: str = "take fewer at a time"
     watch: Watch | None = None
 
     @property
@@ -145,7 +149,8 @@ class Evaluator:
     ) -> Metrics:
         """Evaluate on this process's batches; `places` takes the first image's place of each."""
         rounds = count_batches(loader, images) // self.runtime.world_size
-        with Progress(len(self.steps(loader, images)), label, self.print_freq) as bar:
+        memory = memory_advice(loader.batch_size, self.advice)
+        with memory, Progress(len(self.steps(loader, images)), label, self.print_freq) as bar:
             report = self.report(bar, rounds)
 
             def batches() -> Iterator[tuple[Tensor, Tensor]]:

@@ -70,7 +70,14 @@ def corruptions(root: str) -> Corruptions:
 
 
 def cifar10_c_loader(
-    spec: DataSpec, corruption: str, severity: int, *, batch_size: int, workers: int | None = 0
+    spec: DataSpec,
+    corruption: str,
+    severity: int,
+    *,
+    batch_size: int,
+    workers: int | None = 0,
+    processes: int = 1,
+    threads: int | None = None,
 ) -> Loader:
     """Return CIFAR-10-C under spec.root at one severity (1 to 5), framed like spec's evaluation."""
     if severity not in SEVERITIES:
@@ -84,7 +91,13 @@ def cifar10_c_loader(
     pixels = torch.from_numpy(np.array(images[rows])).permute(0, 3, 1, 2)
     split = Split(pixels, labels[rows].astype(np.int64))
     return Loader(
-        split, eval_transform(spec), CIFAR10_CLASSES, batch_size=batch_size, workers=workers
+        split,
+        eval_transform(spec),
+        CIFAR10_CLASSES,
+        batch_size=batch_size,
+        workers=workers,
+        processes=processes,
+        threads=threads,
     )
 
 
@@ -129,7 +142,14 @@ def _in_range(labels: np.ndarray, count: int) -> bool:
 
 
 def adversarial_loader(
-    path: str, spec: DataSpec, classes: Sequence[str], *, batch_size: int, workers: int | None = 0
+    path: str,
+    spec: DataSpec,
+    classes: Sequence[str],
+    *,
+    batch_size: int,
+    workers: int | None = 0,
+    processes: int = 1,
+    threads: int | None = None,
 ) -> Loader:
     """Return a saved adversarial set, a file {"data": images (N, 3, H, W), "label": (N,)}.
 
@@ -165,4 +185,12 @@ def adversarial_loader(
         raise InputError(f"{path}: images of type {data.dtype}; uint8 or floats in [0, 1] expected")
     split = Split(data, labels.numpy().astype(np.int64))
     classes = class_names_in(content) or classes
-    return Loader(split, transform, classes, batch_size=batch_size, workers=workers)
+    return Loader(
+        split,
+        transform,
+        classes,
+        batch_size=batch_size,
+        workers=workers,
+        processes=processes,
+        threads=threads,
+    )

@@ -18,6 +18,7 @@ from evaluation.masking import masking_checks
 from evaluation.request import Request
 from files.checkpoints import load_checkpoint
 from files.class_names import class_names_in
+from files.names import AUTOATTACK_PROGRESS, EVALUATION_PROGRESS
 from files.outcomes import AUTOATTACK, CLEAN, PGD, RESTARTS, Key, Outcomes, save_outcomes
 from files.results import Accuracy
 from input_pipeline.loader import Loader
@@ -86,7 +87,10 @@ class SplitTest:
         found: dict[str, Any] = {"restarts": request.restarts} if request.restarts > 1 else {}
         network = evaluator.network(model)
         if request.autoattack:
-            result = run_autoattack(evaluator, network, loader, self.folder, request.images)
+            progress = EVALUATION_PROGRESS if request.evaluate else AUTOATTACK_PROGRESS
+            result = run_autoattack(
+                evaluator, network, loader, self.folder, request.images, progress
+            )
             record = result.record
             note = f" ({record['note']})" if record["note"] else ""
             say(f"AutoAttack ({role}), {record['images']} images{note}: RA {record['ra']:.2f} %")
@@ -94,12 +98,8 @@ class SplitTest:
             self.bits[role, AUTOATTACK] = result.robust
             self.attacks[AUTOATTACK] = f"{', '.join(record['attacks'])}, eps {record['eps']:.6g}"
         if request.check_masking:
-            source = None
-            if request.masking_source:
-                mean, std = (model.get_buffer(f"normalize.{n}").tolist() for n in ("mean", "std"))
-                other = load_network(request.masking_source, otherwise=(mean, std), tell=warn)
-                source = evaluator.network(other)
-                check_classes(source, loader, request.masking_source)
+            path = request.masking_source
+            source = evaluator.network(load_source(path, model)) if path else None
             checks = masking_checks(evaluator, network, loader, source, request.images)
             found["masking_checks"] = checks
         return found
@@ -132,21 +132,43 @@ def _kept(attack: Perturb, crafted: list[tuple[Tensor, Tensor]]) -> Perturb:
     return perturb
 
 
-def check_classes(network: nn.Module, loader: Loader, what: str) -> None:
-    """Raise InputError, naming `what`, if a network has other classes than the images."""
+def check_classes(
+    network: nn.Module, loader: Loader, what: str, how: str = "by --dataset and --classes"
+) -> None:
+    """Raise InputError, naming `what`, if a network has other classes than the images.
+
+    `how` says by which flags the images are chosen.
+    """
     classes = count_classes(network)
     if classes != loader.num_classes:
         raise InputError(
             f"{what}: a network of {classes} classes, the evaluation set has "
-            f"{loader.num_classes}; choose by --dataset and --classes"
+            f"{loader.num_classes}; choose {how}"
         )
 
 
 def check_source_classes(request: Request, loader: Loader, warnings: Warnings) -> None:
-    """Compare the classes of --masking_source, which is only read at the end, with the images'."""
-    if request.masking_source:
-        names = class_names_in(load_checkpoint(request.masking_source))
-        compare_classes(names, loader, f"--masking_source {request.masking_source}", warnings)
+    """Compare the classes of --masking_source, which is only used at the end, with the images'.
+
+    Raises InputError for a file without a whole network, or with one of other classes.
+    """
+    path = request.masking_source
+    if path:
+        check_classes(load_source(path), loader, f"--masking_source {path}")
+        names = class_names_in(load_checkpoint(path))
+        compare_classes(names, loader, f"--masking_source {path}", warnings)
+
+
+def load_source(path: str, model: nn.Module | None = None) -> nn.Module:
+    """The network of --masking_source; where the file has no mean and std, `model`'s are used.
+
+    Without a `model` it is only to be looked at.
+    """
+    advice = "name a checkpoint of a run, which tells"
+    if model is None:
+        return load_network(path, otherwise=((0.0,) * 3, (1.0,) * 3), advice=advice)
+    mean, std = (model.get_buffer(f"normalize.{n}").tolist() for n in ("mean", "std"))
+    return load_network(path, otherwise=(mean, std), tell=warn, advice=advice)
 
 
 def count_classes(network: nn.Module) -> int:

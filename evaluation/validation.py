@@ -46,7 +46,7 @@ def validate_file(
     """Rebuild the network in a file, under its masks, measure it and write eval.json.
 
     Args:
-        arch: the network, where the file does not tell.
+        arch: the network, where it is not left to the file to tell.
         key: the file's entry with the weights, if not the usual one.
         mean, std: used in place of the file's own; the data set's where it has none.
 
@@ -62,11 +62,13 @@ def validate_file(
         batch_size=2,  # of the training images, which nobody asks for
         eval_batch_size=evaluator.batch_size,
         workers=evaluator.workers,
+        processes=evaluator.runtime.processes_here,
+        threads=evaluator.threads,
         seed=evaluator.seed,
         pin_memory=evaluator.execution.device.type == "cuda",
     )
     warn_of_notes(warnings, loader)
-    check_classes(model, loader, str(path))
+    check_classes(model, loader, str(path), "by DATA and --classes")
     compare_classes(class_names_in(load_checkpoint(path)), loader, str(path), warnings)
     metrics = validate(evaluator, evaluator.execution.place(model), loader, "validation")
     warn_of_skipped(warnings, loader)
@@ -74,6 +76,7 @@ def validate_file(
         "checkpoint": str(path),
         "input_size": spec.input_size,
         "augment": spec.augment,
+        "eval_batch_size": evaluator.batch_size,
         "acc1": metrics.top1,
         "acc5": metrics.top5,
         "warnings": warnings.lines,

@@ -14,6 +14,7 @@ PREEMPTED_STATUS = 75  # its exit status: EX_TEMPFAIL of sysexits.h, try again l
 EVALUATION = "eval.json"  # of --evaluate
 EVALUATION_OUTCOMES = "eval.outcomes.safetensors"
 AUTOATTACK_PROGRESS = "autoattack_progress.json"
+EVALUATION_PROGRESS = "eval.autoattack_progress.json"  # --evaluate leaves the run's own alone
 
 # Of a ticket search, beside the names below that have a state in them.
 INIT = "init.pth.tar"

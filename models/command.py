@@ -1,13 +1,9 @@
-"""What the package's two commands share: errors of one line and exit status 2."""
+"""What the package's two commands share: bad usage is one line, too."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable
 from typing import NoReturn
-
-from errors import InputError
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -15,13 +11,3 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (--help shows the usage)\n")
-
-
-def run_command(main: Callable[[], None]) -> NoReturn:
-    """Run `main`; wrong input is one line on stderr and exit status 2."""
-    try:
-        main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    sys.exit(0)

@@ -15,10 +15,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from errors import InputError
+from errors import InputError, run_main
 from files.atomic import replacing
 from files.sealed import content_hash
-from models.command import OneLineParser, run_command
+from models.command import OneLineParser
 from models.pretrained import load_network
 from models.zoo import ARCHS, build_model, classifier, stem_and_width, stem_of
 
@@ -189,4 +189,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_main(main)

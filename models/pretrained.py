@@ -78,14 +78,16 @@ def load_network(
     key: str | None = None,
     otherwise: tuple[Sequence[float], Sequence[float]] | None = None,
     tell: Callable[[str], None] = lambda line: None,
+    advice: str = "add --arch NAME",
 ) -> nn.Module:
     """Build the network that a checkpoint holds, masks baked in, in evaluation mode.
 
     Args:
-        mean, std: used in place of the file's own.
+        arch, mean, std: used in place of the file's own.
         key: the file's entry with the weights, if not the usual one.
         otherwise: mean and std for a file without any, such as the released code's standard ones;
             `tell` gets a line about it.
+        advice: what helps where the architecture cannot be inferred.
 
     Raises InputError if architecture or normalisation can neither be inferred from the file nor are
     given, or if anything does not fit.
@@ -95,7 +97,7 @@ def load_network(
     known = source.arch if source.arch is not None and is_arch(source.arch) else None
     arch = arch or known or (guess.arch if guess is not None else None)
     if arch is None:
-        raise InputError(f"{checkpoint}: its architecture cannot be inferred; add --arch NAME")
+        raise InputError(f"{checkpoint}: its architecture cannot be inferred; {advice}")
     head = f"{torchvision_name(classifier_of_arch(arch) + '.')}weight"
     needed = [head] if arch.startswith("timm:") else ["conv1.weight", head]
     absent = [name for name in needed if name not in source.weights]

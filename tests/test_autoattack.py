@@ -21,6 +21,7 @@ from helpers.evaluation_cases import (
 from helpers.main_cases import Interrupted
 
 from attack_utils import choose_attacks
+from errors import InputError
 from evaluation import autoattack
 from evaluation.autoattack import forget_progress, run_autoattack
 from files.names import AUTOATTACK_PROGRESS
@@ -183,6 +184,8 @@ def test_progress_of_another_test_is_not_taken_up(model, monkeypatch, tmp_path):
     forget_progress(tmp_path)
     assert list(tmp_path.iterdir()) == []
     forget_progress(tmp_path)
+    (tmp_path / AUTOATTACK_PROGRESS).mkdir()  # what cannot be removed ends no run
+    forget_progress(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -218,6 +221,16 @@ def test_progress_that_cannot_be_taken_up_is_named_and_the_attack_starts_anew(
 
 def without_outcomes(found):
     return {name: value for name, value in found.items() if name not in ("outcomes", "loss")}
+
+
+def test_running_out_of_memory_is_a_line_with_what_helps(model, monkeypatch, tmp_path):
+    def run_out(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(autoattack, "_attack", run_out)
+    tested = evaluator(advice="try that")
+    with pytest.raises(InputError, match="out of memory with 16 images per pass: try that"):
+        run_autoattack(tested, tested.network(model), loader(32), tmp_path)
 
 
 def test_progress_is_a_small_file(model, monkeypatch, tmp_path):

@@ -12,6 +12,7 @@ import torch
 from helpers.evaluation_cases import evaluator, loader, shorten_autoattack, trained
 from helpers.main_cases import (
     HERE,
+    TINY,
     Interrupted,
     die,
     load,
@@ -30,15 +31,16 @@ from evaluation.request import Request
 from evaluation.split_test import SplitTest
 from files.atomic import write_json
 from files.checkpoints import save_checkpoint, transfer_keys
-from files.names import AUTOATTACK_PROGRESS
+from files.names import AUTOATTACK_PROGRESS, EVALUATION_PROGRESS
 from files.outcomes import read_outcomes
+from input_pipeline.loader import Loader
 from models import build_model
 
 ATTACK = ["--test_eps", "4/255", "--test_step", "3"]
 TRAIN = ["--mode", "adv", "--epochs", "3", "--lr", "0.05", "--eval_from", "2", "--train_step", "1"]
 ALWAYS = {
-    "checkpoint", "eval_set", "dataset", "input_size", "augment", "seed", "sa", "ra", "images",
-    "warnings",
+    "checkpoint", "eval_set", "dataset", "input_size", "augment", "seed", "eval_batch_size", "sa",
+    "ra", "images", "warnings",
 }  # fmt: skip
 
 
@@ -114,19 +116,63 @@ def test_images_are_framed_and_attacked_as_in_the_run_unless_flags_say_otherwise
     results = read_json(run / "results.json")
     assert {"sa": found["sa"], "ra": found["ra"]} == results["ra_best"]
     line = f"as {run / 'args.json'} has recorded: input_size 16, augment rrc, test_eps 0.01569, "
-    assert line + "test_step 3, test_gamma 0.007843, test_randinit True" in said
+    assert line + "test_step 3, test_gamma 0.007843, test_randinit True, seed 1" in said
 
     other = shutil.copytree(run, tmp_path / "other")
     recorded = read_json(other / "args.json")
-    write_json(other / "args.json", {**recorded, "augment": "none"})
+    write_json(other / "args.json", {**recorded, "augment": "none", "seed": 7})
     found, said = tested(other / checkpoint.name, "--input_size", "20")
-    assert (found["input_size"], found["augment"]) == (20, "none")
+    assert (found["input_size"], found["augment"], found["seed"]) == (20, "none", 7)
     assert "recorded: augment none, test_eps" in said
 
     shutil.copy(checkpoint, tmp_path / "alone.pth.tar")
     found, said = tested(tmp_path / "alone.pth.tar", "--input_size", "20", *ATTACK)
     assert (found["input_size"], found["augment"]) == (20, "rrc")
     assert "recorded" not in said
+
+
+def test_a_run_of_another_seed_is_repeated_unless_a_seed_is_given(data, run, checkpoint, tmp_path):
+    shutil.copy(checkpoint, tmp_path)
+    recorded = read_json(run / "args.json")
+    write_json(tmp_path / "args.json", {**recorded, "seed": 7})
+    seeds = [
+        evaluate(tmp_path / checkpoint.name, tmp_path / "out", *flags, data=data)["seed"]
+        for flags in ((), ("--seed", "2"))
+    ]
+    assert seeds == [7, 2]
+
+
+@pytest.mark.parametrize("kind", ["test", "cifar10_c", "adv"])
+def test_loaders_of_an_evaluation_have_no_more_processes_than_threads(
+    data, checkpoint, cifar10_c, tmp_path, monkeypatch, kind
+):
+    threads, epoch = set(), Loader.epoch
+
+    def spy(self, *args, **how):
+        threads.add(self.threads)
+        return epoch(self, *args, **how)
+
+    flags: dict[str, Any] = {"data": data}
+    words = ["--threads", 2]
+    if kind == "adv":
+        evaluate(checkpoint, tmp_path / "out", "--save_adv", tmp_path / "adv.pt", data=data)
+        words += ["--eval_set", f"adv:{tmp_path / 'adv.pt'}"]
+    elif kind == "cifar10_c":
+        checkpoint = says_0_when_dark(tmp_path / "dark.pth.tar")
+        words += ["--eval_set", f"cifar10_c:{cifar10_c}"]
+        flags = {"dataset": "cifar10_3", "size": 32}
+    monkeypatch.setattr(Loader, "epoch", spy)
+    evaluate(checkpoint, tmp_path / "out", *words, **flags)
+    assert threads == {2}
+
+
+def test_a_bare_state_dict_is_the_network_that_the_flag_names(data, checkpoint, tmp_path, capsys):
+    bare = tmp_path / "bare.pth.tar"
+    save_checkpoint(bare, load(checkpoint)["state_dict"])
+    assert evaluate(bare, tmp_path, data=data)["images"] == 12  # not the recipe's ResNet-50
+    evaluate(bare, tmp_path, "-a", "resnet20s", data=data)
+    flags = ["--evaluate", "--resume", bare, "-a", "resnet18", "--input_size", 16]
+    assert "does not fit resnet18" in refused(capsys, *flags)
 
 
 def test_only_the_first_images_are_tested(data, checkpoint, tmp_path):
@@ -139,7 +185,7 @@ def test_only_the_first_images_are_tested(data, checkpoint, tmp_path):
     save_checkpoint(red, state)
     assert evaluate(red, tmp_path, "--eval_images", 4, data=data)["sa"] == 0
     found = evaluate(red, tmp_path, "--eval_images", 8, "--eval_batch_size", 3, data=data)
-    assert (found["images"], found["sa"]) == (8, 0)
+    assert (found["images"], found["sa"], found["eval_batch_size"]) == (8, 0, 3)
     assert evaluate(red, tmp_path, data=data)["sa"] == pytest.approx(100 / 3)
 
 
@@ -215,6 +261,36 @@ def test_a_stem_that_does_not_fit_the_images_is_warned_of(data, checkpoint, tmp_
     assert capsys.readouterr().err == ""
     evaluate(checkpoint, tmp_path, data=data, size=64)
     assert "cifar stem on images of 64 pixels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("size", "told"), [("128", False), ("5", True)])
+def test_a_run_that_goes_on_with_other_evaluation_batches_says_so_in_its_results(
+    data, run, tmp_path, monkeypatch, size, told
+):
+    skip_pictures(monkeypatch)
+    folder = shutil.copytree(run, tmp_path / "run")
+    (folder / "results.json").unlink()
+    run_transfer(data, folder, *TRAIN, *ATTACK, "--resume", "--eval_batch_size", size)
+    lines = [
+        line for line in read_json(folder / "results.json")["warnings"] if "eval_batch" in line
+    ]
+    assert len(lines) == told
+    assert all("--eval_batch_size 5: the run began with 128" in line for line in lines)
+
+
+def test_running_out_of_memory_in_evaluation_names_its_own_flag(
+    data, run, checkpoint, tmp_path, capsys, monkeypatch
+):
+    def run_out(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("evaluation.evaluator.evaluate", run_out)
+    folder = shutil.copytree(run, tmp_path / "run")
+    (folder / "results.json").unlink()
+    told = "out of memory with 128 images per pass: in evaluation, try --eval_batch_size 64"
+    where = ["--dataset", "folder", "--data", data, "--save_dir", folder, *TINY, *ATTACK]
+    for flags in ([*TRAIN, "--resume"], ["--evaluate", "--resume", checkpoint]):
+        assert told in refused(capsys, *where, *flags)
 
 
 # --- saved adversarial sets ---------------------------------------------------------------------
@@ -388,10 +464,22 @@ def test_an_evaluation_cut_off_in_autoattack_is_taken_up(data, checkpoint, tmp_p
         die(patch, write_json, 3)
         with pytest.raises(Interrupted):
             evaluate(checkpoint, tmp_path / "cut", *flags, data=data)
-    assert names(tmp_path / "cut") == {AUTOATTACK_PROGRESS}
-    assert read_json(tmp_path / "cut" / AUTOATTACK_PROGRESS)["done"] == 2
+    assert names(tmp_path / "cut") == {EVALUATION_PROGRESS}
+    assert read_json(tmp_path / "cut" / EVALUATION_PROGRESS)["done"] == 2
     assert evaluate(checkpoint, tmp_path / "cut", *flags, data=data) == whole
     assert names(tmp_path / "cut") == {"eval.json", "eval.outcomes.safetensors"}
+
+
+def test_an_evaluation_leaves_the_progress_of_the_runs_own_autoattack_alone(
+    data, run, tmp_path, monkeypatch
+):
+    shorten_autoattack(monkeypatch)
+    folder = shutil.copytree(run, tmp_path / "run")
+    (folder / AUTOATTACK_PROGRESS).write_text("the run's own")
+    flags = ["--eval_attack", "autoattack", "--eval_images", 4]
+    evaluate(folder / "model_RA_best.pth.tar", folder, *flags, data=data)
+    assert (folder / AUTOATTACK_PROGRESS).read_text() == "the run's own"
+    assert not (folder / EVALUATION_PROGRESS).exists()
 
 
 def test_a_source_of_other_classes_is_refused_in_one_line(data, checkpoint, tmp_path, capsys):

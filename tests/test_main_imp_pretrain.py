@@ -39,6 +39,7 @@ from engine.steps import Metrics
 from files.atomic import sha256_of, write_json
 from files.checkpoints import save_checkpoint
 from files.tickets import load_ticket, ticket_header
+from input_pipeline.loader import Loader
 from models import build_model, load_pretrained
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -441,7 +442,8 @@ def test_evaluate_writes_eval_json_with_the_accuracy_of_the_run(data, run, tmp_p
         run_imp(data, folder, *SCHEDULE, "--evaluate", *resume)
         written = read_json(folder / "eval.json")
         told = {"checkpoint", "input_size", "augment", "acc1", "acc5", "warnings"}
-        assert set(written) == told
+        assert set(written) == told | {"eval_batch_size"}
+        assert written["eval_batch_size"] == 12
         assert written["checkpoint"] == str(folder / (name or "2-checkpoint.pth.tar"))
         assert written["acc1"] == of_epoch[epoch - 1]
         assert written["acc5"] == 100
@@ -455,6 +457,54 @@ def test_evaluate_takes_a_states_best_network(data, run, tmp_path):
     run_imp(data, tmp_path / "out", *SCHEDULE, "--evaluate", "--resume", str(best))
     assert names(tmp_path / "out") == {"eval.json"}
     assert read_json(tmp_path / "out" / "eval.json")["acc1"] == load(best)["best_acc1"]
+
+
+def test_evaluate_names_the_flags_that_this_main_has(data, run, tmp_path, capsys):
+    best = run.folder / "1-model_best.pth.tar"
+    argv = flags_of(data, tmp_path, "--evaluate", "--resume", str(best), "--classes", "2")
+    line = one_error_line(argv, main_imp_pretrain.main, capsys)
+    assert line.endswith("a network of 3 classes, the evaluation set has 2; choose by DATA and "
+                         "--classes")  # fmt: skip
+
+
+def test_loaders_of_evaluate_have_no_more_processes_than_threads(data, run, tmp_path, monkeypatch):
+    threads, epoch = set(), Loader.epoch
+
+    def spy(self, *args, **how):
+        threads.add(self.threads)
+        return epoch(self, *args, **how)
+
+    monkeypatch.setattr(Loader, "epoch", spy)
+    best = run.folder / "1-model_best.pth.tar"
+    run_imp(data, tmp_path, *SCHEDULE, "--evaluate", "--resume", str(best), "--threads", "2")
+    assert threads == {2}
+
+
+def test_evaluate_takes_the_network_that_the_flag_names(data, run, tmp_path, capsys):
+    bare = run.folder / "init.pth.tar"
+    argv = flags_of(data, tmp_path, "--evaluate", "--resume", str(bare))
+    at = argv.index("-a")
+    argv = argv[:at] + argv[at + 4 :]  # without --width too
+    main_imp_pretrain.main(argv)  # not the recipe's ResNet-50
+    line = one_error_line([*argv, "-a", "resnet18"], main_imp_pretrain.main, capsys)
+    assert "init.pth.tar: read as plain, does not fit resnet18" in line
+
+
+def test_running_out_of_memory_in_validation_names_what_helps(
+    data, run, tmp_path, capsys, monkeypatch
+):
+    def run_out(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("evaluation.evaluator.evaluate", run_out)
+    best = run.folder / "1-model_best.pth.tar"
+    of_run = flags_of(data, tmp_path / "run", *SCHEDULE, "--mode", "std")
+    of_file = flags_of(data, tmp_path / "run", "--evaluate", "--resume", str(best))
+    told = "out of memory with 12 images per pass: in validation, "
+    line = one_error_line(of_file, main_imp_pretrain.main, capsys)
+    assert line.endswith(f"{told}try -b 6")
+    line = one_error_line(of_run, main_imp_pretrain.main, capsys)
+    assert f"{told}take a device with more memory, or -b 6 and another --save_dir" in line
 
 
 def test_evaluate_without_a_checkpoint_is_refused(data, tmp_path, capsys):

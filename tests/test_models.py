@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 import models
-from errors import InputError
+from errors import InputError, run_main
 from files.checkpoints import load_checkpoint, save_checkpoint, transfer_keys
 from models import (
     STEMS,
@@ -30,7 +30,6 @@ from models import (
     fold_for_evaluation,
     load_pretrained,
 )
-from models.command import run_command
 from models.resnet import VARIANTS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -49,7 +48,12 @@ def prune_half(model):
 
 
 def command(name, *arguments):
-    done = subprocess.run(
+    done = as_process(name, *arguments)
+    assert done.returncode == 0, done.stderr
+
+
+def as_process(name, *arguments):
+    return subprocess.run(
         [sys.executable, "-m", f"models.{name}", *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
@@ -57,7 +61,6 @@ def command(name, *arguments):
         check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture
@@ -67,7 +70,7 @@ def refusal(monkeypatch, capsys):
     def run(module, *arguments):
         monkeypatch.setattr(sys, "argv", ["prog", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            run_command(module.main)
+            run_main(module.main)
         assert ended.value.code == 2
         line = capsys.readouterr().err
         assert line.startswith("error: ")
@@ -297,6 +300,17 @@ def test_convert_makes_a_file_that_opens_without_running_code(tmp_path, refusal)
     converted = load_checkpoint(target)
     assert all(torch.equal(converted[name], value) for name, value in state.items())
     load_pretrained(build_model("resnet20s", 5, MEAN, STD, **SMALL), target)
+
+
+@pytest.mark.parametrize("name", ["convert", "export"])
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path, name):
+    path, _ = pickled_file(tmp_path) if name == "convert" else transfer_checkpoint(tmp_path)
+    target = path / f"out.{'pth.tar' if name == 'convert' else 'safetensors'}"  # below a file
+    flags = ["--trust_pickle"] if name == "convert" else []
+    done = as_process(name, path, target, *flags)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {target}: cannot be written (")
+    assert done.stderr.count("\n") == 1
 
 
 def test_convert_takes_one_entry_of_a_file(tmp_path):

@@ -46,12 +46,13 @@ def transfer(*words):
 
 # --- recipes: those of the released scripts and the paper, written out --------------------------
 
-ALL = {"momentum": 0.9, "warmup": 0, "train_randinit": True, "seed": 1}
+ALL = {"momentum": 0.9, "warmup": 0, "train_randinit": True, "seed": 1, "width": 16}
 IMAGES = {"input_size": 224, "augment": "rrc", "hflip": True, "stem": "imagenet"}
 IMP = {
     **ALL, **IMAGES, "arch": "resnet50", "lr": 5e-4, "lr_schedule": "constant",
     "weight_decay": 1e-4, "batch_size": 2048, "epochs": 570, "prune_epoch": 30, "rate": 0.2,
-    "pretrain_epochs": 0, "train_eps": 8 / 255, "train_step": 3, "train_gamma": 16 / (3 * 255),
+    "pretrain_epochs": 0, "pretrain_lr": 0.1,
+    "train_eps": 8 / 255, "train_step": 3, "train_gamma": 16 / (3 * 255),
 }  # fmt: skip
 ATTACKS = {
     "train_eps": 8 / 255, "train_step": 10, "train_gamma": 2 / 255,
@@ -190,10 +191,19 @@ def notes_of(task, *words):
             "--lr_schedule multistep uses them",
         ),
         ("transfer", ["--dataset", "svhn"], None),
+        (
+            "imp",
+            ["--pretrain_lr", "0.2"],
+            "--pretrain_lr 0.2: not used without --pretrain_epochs N",
+        ),
+        ("imp", ["--pretrain_lr", "0.2", "--pretrain_epochs", "1"], None),
+        # whose --init stands beside the ticket, or is in the checkpoint
+        ("imp", ["--reset_fc", "--init_key", "x", "--continue_from", "1-ticket.safetensors"], None),
+        ("imp", ["--reset_fc", "--init_key", "x", "--resume"], None),
         ("imp", ["--start_epoch", "30", "--resume"], "--start_epoch 30: not used, the run goes on"),
     ],
 )
-def test_milestones_and_epochs_without_effect_are_warned_of(task, words, told):
+def test_flags_without_effect_are_warned_of(task, words, told):
     _, notes = notes_of(task, *words)
     assert len(notes) == (told is not None)
     assert all(told in note for note in notes)
@@ -737,7 +747,7 @@ def test_another_pipe_that_breaks_is_a_bug_with_its_traceback(tmp_path):
 def test_running_out_of_memory_names_a_value_to_try(message):
     error = torch.OutOfMemoryError if "CUDA" in message else RuntimeError
     with (
-        pytest.raises(InputError, match=r"128 images per pass: try --micro_batch 64"),
+        pytest.raises(InputError, match=r"128 .*: try --micro_batch 64, and another --save_dir"),
         errors.memory_advice(128),
     ):
         raise error(message)

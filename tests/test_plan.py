@@ -274,6 +274,27 @@ def test_json_without_a_dry_run_is_refused(data, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--time_it"], "--time_it goes with --dry_run"),
+        (["--dry_run", "--export_released"], "--export_released writes a file at once"),
+    ],
+)
+def test_flags_about_a_plan_that_would_do_something_else_are_refused(
+    data, tmp_path, monkeypatch, flags, told
+):
+    monkeypatch.chdir(tmp_path)
+    state = ["0"] if "--export_released" in flags else []  # of a search, state 0
+    for main, more in (
+        (main_imp_pretrain.main, [str(data), *TINY, *HERE, *flags, *state]),
+        (main_downstream.main, transfer_flags(data, *flags)),
+    ):
+        with pytest.raises(InputError, match=told):
+            main(more)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_split_that_is_not_there_is_made_of_another(data, tmp_path, capsys):
     (tmp_path / "train").symlink_to(data / "train")
     (tmp_path / "test").symlink_to(data / "test")
@@ -386,6 +407,26 @@ def test_a_dry_run_of_an_evaluation_names_its_file(data, capsys, tmp_path):
     text = plan_transfer(capsys, data, "--evaluate", "--resume", str(tmp_path / "gone.pth.tar"))
     assert re.search(r"--resume .*gone.pth.tar +<- MISSING", text)
     assert "  eval.json" in text
+
+
+def test_a_dry_run_of_a_searchs_evaluation_names_its_file_and_no_states(
+    data, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    first = (
+        f"evaluation of a network on DATA/val\n  DATA/train {data}/train\n  DATA/val {data}/val\n"
+    )
+    last = "writes into runs/imp:\n  eval.json\n"
+    of_init = plan_imp(capsys, data, "--evaluate", "--init", "gone.pt")
+    assert of_init == f"{first}  --init gone.pt   <- MISSING\n{last}"
+    of_path = plan_imp(capsys, data, "--evaluate", "--resume", "gone.pth.tar")
+    assert of_path == f"{first}  --resume gone.pth.tar   <- MISSING\n{last}"
+    for state, mark in ((1, "   <- MISSING"), (2, "")):
+        file = Path(f"runs/imp/{state}-checkpoint.pth.tar")
+        assert plan_imp(capsys, data, "--evaluate") == f"{first}  --resume {file}{mark}\n{last}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        (file.parent / "2-checkpoint.pth.tar").touch()
+    assert "--resume runs/imp/2-" in plan_imp(capsys, data, "--evaluate", "--init", "gone.pt")
 
 
 def test_dry_runs_write_nothing(data, capsys, tmp_path, monkeypatch):

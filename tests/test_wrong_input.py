@@ -374,6 +374,16 @@ def other_init(place: Place) -> Arguments:
     return [*argv, "--resume", "--init", str(place.root / "other.pth.tar")]
 
 
+def masking_source(place: Place, name: str) -> Arguments:
+    """The arguments of a run whose source for the masking check does not fit."""
+    model = build_model("resnet20s", 10, *mean_std("imagenet"), "cifar", 4).state_dict()
+    save_checkpoint(place.root / "ten.pth.tar", model)
+    trunk = {key: value for key, value in model.items() if not key.startswith("fc.")}
+    save_checkpoint(place.root / "trunk.pth.tar", trunk)
+    path = (place.good if name.startswith("width") else place.root) / name
+    return transfer(place, "--mode", "std", "--check_masking", "--masking_source", str(path))
+
+
 def under_a_file(place: Place) -> Arguments:
     return imp(place, "--save_dir", place.file("file") + "/run")
 
@@ -386,14 +396,14 @@ FILES = [
     (lambda p: imp(p, "--init", p.file("x.pt")), ["x.pt is an empty file"]),
     (lambda p: imp(p, "--init", str(p.good / "width8.pth.tar")),
      ["width8.pth.tar", "looks like --width 8"]),
-    (lambda p: imp(p, "--init", str(p.good / "width4.pth.tar"), "-a", "resnet18"),
+    (lambda p: [w for w in imp(p, "-a", "resnet18") if w not in ("--width", "4")],
      ["width4.pth.tar", "does not fit resnet18", "-a resnet20s"]),
     (lambda p: imp(p, "--init", str(p.good / "width4.safetensors")),
      ["masks only", "--tickets_file"]),
     (lambda p: transfer(p, "--tickets_file", str(p.good / "width8.safetensors")),
      ["weight_mask", "another architecture"]),
-    (lambda p: transfer(p, "--tickets_file", str(p.good / "width4.safetensors"), "--reinit",
-                        "-a", "resnet18"),
+    (lambda p: [w for w in transfer(p, "--tickets_file", str(p.good / "width4.safetensors"),
+                                    "--reinit", "-a", "resnet18") if w not in ("--width", "4")],
      ["fits no convolution", "another architecture"]),
     (lambda p: transfer(p, "--tickets_file", str(p.good / "width4.pth.tar")), ["holds no masks"]),
     (lambda p: transfer(p, "--tickets_file", "gone"), ["gone", "no such file"]),
@@ -408,6 +418,9 @@ FILES = [
     (lambda p: imp(p, "--export_released", "7"), ["7-checkpoint.pth.tar", "no such file"]),
     (lambda p: ["--ticket", "omp", "--save_dir", str(p.save)], ["--ticket omp", "--init"]),
     (lambda p: transfer(p, "--check_masking", "--masking_source", "gone"), ["gone", "no such"]),
+    (lambda p: masking_source(p, "ten.pth.tar"), ["ten.pth.tar: a network of 10 classes", "has 3"]),
+    (lambda p: masking_source(p, "trunk.pth.tar"), ["trunk.pth.tar", "no fc.weight"]),
+    (lambda p: masking_source(p, "width4.safetensors"), ["width4.safetensors", "masks"]),
     (lambda p: transfer(p, "--eval_set", "cifar10_c"), ["--eval_set", "--evaluate"]),
     (lambda p: unfinished(p, "--width", "8"), ["--width 4, not 8", "another folder"]),
     (lambda p: unfinished(p, "--mode", "adv"), ["--mode std, not adv", "another folder"]),
@@ -478,6 +491,34 @@ def test_more_processes_than_possible(place, capsys):
     argv = two_processes(place, "tcp://127.0.0.1:23456", "100000")
     line = refused(main_imp_pretrain.main, argv, place, capsys)
     assert "--nproc 100000: at most 4 per core" in line
+
+
+# --- flags without effect -------------------------------------------------------------------------
+
+
+def without_init(make: Callable[..., Arguments], place: Place, *flags: str) -> Arguments:
+    return [*make(place), "--init", "", *flags]
+
+
+UNUSED = [
+    (lambda p: imp(p, "--time_it"), ["--time_it goes with --dry_run"]),
+    (lambda p: imp(p, "--ticket", "omp", "--evaluate"), ["--ticket omp", "leave one out"]),
+    (lambda p: imp(p, "--ticket", "random", "--evaluate"), ["--ticket random", "--evaluate"]),
+    (lambda p: without_init(imp, p, "--reset_fc"), ["--reset_fc goes with --init"]),
+    (lambda p: without_init(imp, p, "--init_key", "ema"), ["--init_key ema: goes with --init"]),
+    (lambda p: without_init(transfer, p, "--init_key", "x"), ["--init_key x: goes with --init"]),
+    (lambda p: imp(p, "-a", "resnet18"), ["--width 4: goes with -a resnet20s, not resnet18"]),
+    (lambda p: transfer(p, "-a", "resnet18"), ["--width 4: goes with -a resnet20s"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "told"), UNUSED)
+def test_a_flag_that_would_have_no_effect(case, told, place, capsys):
+    argv = case(place)
+    line = refused(main_of(argv), argv, place, capsys)
+    for words in told:
+        assert words in line
+    assert not place.save.exists()
 
 
 # --- as processes ---------------------------------------------------------------------------------

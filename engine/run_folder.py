@@ -123,7 +123,7 @@ class RunFolder:
             write_json(self.path / names.ARGS, recorded)
         self._forget_the_stop()
         for torn in self.path.glob(".*.tmp"):  # of a run that was killed while it wrote
-            if not torn.name.startswith(f".{names.EVALUATION}"):
+            if not torn.name.startswith(f".{names.OF_EVALUATION}"):
                 discard(torn)
 
     def _forget_the_stop(self) -> None:

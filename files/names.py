@@ -11,10 +11,11 @@ BOARD = "tb"  # TensorBoard's folder
 LOCK = ".lock"
 PREEMPTED = "PREEMPTED"  # a signal asked the run to stop, and it has saved
 PREEMPTED_STATUS = 75  # its exit status: EX_TEMPFAIL of sysexits.h, try again later
-EVALUATION = "eval.json"  # of --evaluate
+OF_EVALUATION = "eval."  # begins what --evaluate writes, which may work beside a run
+EVALUATION = "eval.json"
 EVALUATION_OUTCOMES = "eval.outcomes.safetensors"
 AUTOATTACK_PROGRESS = "autoattack_progress.json"
-EVALUATION_PROGRESS = "eval.autoattack_progress.json"  # --evaluate leaves the run's own alone
+EVALUATION_PROGRESS = "eval.autoattack_progress.json"
 
 # Of a ticket search, beside the names below that have a state in them.
 INIT = "init.pth.tar"

@@ -15,6 +15,7 @@ from helpers.report_cases import write_grid
 
 import main_downstream
 import main_imp_pretrain
+from cli import checks
 from cli.flags import build_imp_parser, build_transfer_parser
 from cli.recipes import apply_recipe
 from files.checkpoints import save_checkpoint
@@ -205,6 +206,7 @@ COMMANDS = commands(README.read_text()) if README.exists() else []
 
 @pytest.mark.parametrize("line", COMMANDS, ids=[line[:60] for line in COMMANDS])
 def test_a_command_of_the_readme_runs(line, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(checks, "_cpu_has_bf16", lambda: True)  # a CPU without it is told of
     monkeypatch.chdir(tmp_path)
     try_command(line, tmp_path, capsys)
 

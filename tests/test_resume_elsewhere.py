@@ -199,3 +199,18 @@ def test_other_gpus_in_sight_are_told_of(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     restore_random_state(state, told.append)
     assert told == ["saved with 4 GPUs in sight, not 1: random starts go on differently"]
+
+
+# --- what is left lying -------------------------------------------------------------------------
+
+
+def test_torn_files_of_a_killed_run_are_removed_but_not_those_of_an_evaluation_at_work(
+    data, search, tmp_path
+):
+    cut_off(run_transfer, data, tmp_path / "run", sparse(search), 2)
+    ours = [".eval.json.a.tmp", ".eval.outcomes.safetensors.b.tmp"]
+    ours += [".eval.autoattack_progress.json.c.tmp"]
+    for name in (".checkpoint.pth.tar.d.tmp", *ours):
+        (tmp_path / "run" / name).touch()
+    run_transfer(data, tmp_path / "run", *sparse(search), "--resume")
+    assert sorted(path.name for path in (tmp_path / "run").glob(".*.tmp")) == sorted(ours)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Install what is missing, then lint, type-check and test. Further arguments go to pytest.
+# Install what is missing, then lint, type-check and test, a process on each core. Further arguments
+# go to pytest.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 source "$root/script/env.sh"
@@ -10,4 +11,4 @@ cd "$root"
 "$PYTHON" -m mypy
 mapfile -t scripts < <(git ls-files '*.sh' '*.sbatch' .ci/run 2>/dev/null || find script -name '*.sh')
 "$(dirname "$("$PYTHON" -c 'import sys; print(sys.executable)')")/shellcheck" -x "${scripts[@]}"
-"$PYTHON" -m pytest "$@"
+"$PYTHON" -m pytest -n auto --dist loadfile "$@"

@@ -28,7 +28,8 @@ ROOMS = {ROOT, *(init.parent for init in ROOT.glob("*/__init__.py"))}
 
 CLASSES = ("red", "green", "blue")
 PER_CLASS = {"train": 12, "val": 4, "test": 4}
-TINY = ["-a", "resnet20s", "--width", "4", "--input_size", "16", "-b", "12"]
+NETWORK = ["-a", "resnet20s", "--width", "4"]
+TINY = [*NETWORK, "--input_size", "16", "-b", "12"]
 HERE = ["-j", "0", "--device", "cpu", "--threads", "1"]
 
 draw_curves = log.plot_curves
@@ -53,12 +54,16 @@ def write_images(root: Path, side: int = 16, scale: int = 1, seed: int = 0) -> P
 
 
 def run_imp(data: Path, save_dir: Path, *flags: str) -> None:
-    main_imp_pretrain.main([str(data), *TINY, *HERE, "--save_dir", str(save_dir), *flags])
+    main_imp_pretrain.main([str(data), *_tiny(flags), *HERE, "--save_dir", str(save_dir), *flags])
 
 
 def run_transfer(data: Path, save_dir: Path, *flags: str) -> None:
     where = ["--dataset", "folder", "--data", str(data), "--save_dir", str(save_dir)]
-    main_downstream.main([*where, *TINY, *HERE, *flags])
+    main_downstream.main([*where, *_tiny(flags), *HERE, *flags])
+
+
+def _tiny(flags: Sequence[str]) -> list[str]:
+    return TINY[len(NETWORK) :] if "-a" in flags else TINY
 
 
 def skip_pictures(patch: pytest.MonkeyPatch) -> None:

@@ -220,7 +220,9 @@ class Training:
         self.meter = Meter(self.execution.device, own["sums"], self.step)
         if self.scaler and resume["scaler"]:
             self.scaler.load_state_dict(resume["scaler"])
-        restore_random_state(own["random"], warn)
+        before, now = restore_random_state(own["random"])
+        if before != now and self.execution.device.type == "cuda":  # on the CPU they do not matter
+            warn(f"saved with {before} GPUs in sight, not {now}: random starts go on differently")
 
 
 # --- random states --------------------------------------------------------------------------------
@@ -231,11 +233,13 @@ def random_state() -> dict[str, Any]:
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
 
 
-def restore_random_state(state: Mapping[str, Any], warn: Callable[[str], None]) -> None:
-    """Put the generators back to `random_state()`; CUDA's only where the devices are as many."""
+def restore_random_state(state: Mapping[str, Any]) -> tuple[int, int]:
+    """Put the generators back to `random_state()`; CUDA's only where the devices are as many.
+
+    Returns how many CUDA devices there were, and are.
+    """
     torch.set_rng_state(state["cpu"])
     before, now = len(state["cuda"]), torch.cuda.device_count()
     if before == now:
         torch.cuda.set_rng_state_all(state["cuda"])
-    else:
-        warn(f"saved with {before} GPUs in sight, not {now}: random starts go on differently")
+    return before, now

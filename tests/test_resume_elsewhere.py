@@ -22,7 +22,10 @@ from helpers.main_cases import (
 
 import main_downstream
 import main_imp_pretrain
-from engine.training import random_state, restore_random_state
+from engine import training as training_module
+from engine.distributed import Runtime
+from engine.steps import Execution
+from engine.training import Training
 
 SEARCH = ["--mode", "std", "--epochs", "3", "--prune_epoch", "1", "--pretrain_epochs", "1"]
 SHORT = ["--mode", "std", "--epochs", "3", "--lr", "0.01", "--decreasing_lr", "2"]
@@ -193,12 +196,24 @@ def test_what_the_first_init_needed_is_no_matter_of_the_initial_weights(
 # --- what cannot go on to the bit -----------------------------------------------------------------
 
 
-def test_other_gpus_in_sight_are_told_of(monkeypatch):
-    state = {**random_state(), "cuda": [torch.get_rng_state()] * 4}
-    told = []
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    restore_random_state(state, told.append)
-    assert told == ["saved with 4 GPUs in sight, not 1: random starts go on differently"]
+@pytest.mark.parametrize(("device", "told"), [("cuda", 1), ("cpu", 0)])
+def test_other_gpus_in_sight_are_told_of_by_a_run_on_one(data, tmp_path, monkeypatch, device, told):
+    run_transfer(data, tmp_path / "run", *SHORT)
+    checkpoint = load(tmp_path / "run" / "checkpoint.pth.tar")
+    (own,) = checkpoint["resume"]["ranks"]
+    own["random"]["cuda"] = [torch.get_rng_state()] * (torch.cuda.device_count() + 3)
+    model = torch.nn.Linear(2, 2)
+    training = Training.__new__(Training)  # only what restoring looks at: no GPU is needed
+    training.model, training.scaler = model, None
+    training.optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    training.runtime = Runtime(torch.device("cpu"))
+    training.execution = Execution(torch.device(device))
+    monkeypatch.setattr(training_module, "Meter", lambda *_: None)
+    checkpoint |= {"optimizer": training.optimizer.state_dict()}
+    lines: list[str] = []
+    training.restore(checkpoint, lines.append)
+    assert len(lines) == told
+    assert all("3 GPUs in sight, not 0" in line for line in lines) or torch.cuda.is_available()
 
 
 # --- what is left lying -------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 # Test two transferred networks of the study again, on the images in DIR (README.md says how to make
 # them):  bash results/miniature/check.sh DIR
 # On the machine that recorded them the outcomes are equal bit by bit. Elsewhere at least 99.9 % of
-# the clean ones are, and RA is within 0.5 points. About 15 minutes on one core.
+# the clean ones are, and RA is within 0.5 points. About 25 minutes on one core each.
 set -euo pipefail
 [ $# -eq 1 ] || { echo "usage: bash results/miniature/check.sh DIR" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)

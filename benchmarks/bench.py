@@ -87,19 +87,9 @@ ROWS = (
         None,
         None,
     ),
-    Row(
-        "peer-torchattacks-user",
-        "s, their network in fp32, ours as it is fastest",
-        None,
-        None,
-    ),
+    Row("peer-torchattacks-user", "s, their network in fp32, ours as it is fastest", None, None),
     Row("peer-foolbox-loop", "s, PGD-10, ResNet-18, 32², batch 64, one fp32 network", None, None),
-    Row(
-        "peer-foolbox-user",
-        "s, their network in fp32, ours as it is fastest",
-        None,
-        None,
-    ),
+    Row("peer-foolbox-user", "s, their network in fp32, ours as it is fastest", None, None),
 )
 
 # --- groups of rows that share a baseline -------------------------------------------------------

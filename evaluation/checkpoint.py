@@ -129,9 +129,7 @@ def _on_test_split(
         spec,
         batch_size=2,  # of the training images, which nobody asks for
         eval_batch_size=evaluator.batch_size,
-        workers=evaluator.workers,
-        processes=evaluator.runtime.processes_here,
-        threads=evaluator.threads,
+        **evaluator.loading(),
         seed=evaluator.seed,
         pin_memory=evaluator.execution.device.type == "cuda",
     )
@@ -171,9 +169,7 @@ def _on_adversarial(
         spec,
         names,
         batch_size=evaluator.batch_size,
-        workers=evaluator.workers,
-        processes=evaluator.runtime.processes_here,
-        threads=evaluator.threads,
+        **evaluator.loading(),
     )
     tested.compare(loader)
     ra = evaluator.accuracy(
@@ -202,9 +198,7 @@ def _on_cifar10_c(
                 name,
                 severity,
                 batch_size=evaluator.batch_size,
-                workers=evaluator.workers,
-                processes=evaluator.runtime.processes_here,
-                threads=evaluator.threads,
+                **evaluator.loading(),
             )
             label = f"{name}, severity {severity}"
             row.append(evaluator.accuracy(network, loader, label, images=request.images))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +67,11 @@ class Evaluator:
         """The test attack, which only a run that measures RA has."""
         assert self.test_attack is not None, "this evaluator measures SA alone"
         return self.test_attack
+
+    def loading(self) -> dict[str, Any]:
+        """How many processes work a loader that a test makes for itself: its keyword arguments."""
+        processes = self.runtime.processes_here
+        return {"workers": self.workers, "processes": processes, "threads": self.threads}
 
     def network(self, model: nn.Module) -> nn.Module:
         """The network that passes run on: a copy in eval mode, masks and BatchNorm baked in."""

@@ -61,9 +61,7 @@ def validate_file(
         spec,
         batch_size=2,  # of the training images, which nobody asks for
         eval_batch_size=evaluator.batch_size,
-        workers=evaluator.workers,
-        processes=evaluator.runtime.processes_here,
-        threads=evaluator.threads,
+        **evaluator.loading(),
         seed=evaluator.seed,
         pin_memory=evaluator.execution.device.type == "cuda",
     )

@@ -23,7 +23,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from peers import PEERS, peer
-from roofline import CASES, rooflines
+from roofline import RECIPES, rooflines
 from timing import DEVICE, Measured, machine_rate
 from workloads import (
     BF16,
@@ -83,12 +83,12 @@ ROWS = (
     Row("memory-growth-20-rounds", "MB, peak of 40 prune-rewind rounds over 20", 1.01, 1.01, True),
     Row(
         "peer-torchattacks-loop",
-        "s, PGD-10, ResNet-18, 32², batch 64, one fp32 network",
+        "s, PGD-10, ResNet-18, 32², batch 32, one fp32 network",
         None,
         None,
     ),
     Row("peer-torchattacks-user", "s, their network in fp32, ours as it is fastest", None, None),
-    Row("peer-foolbox-loop", "s, PGD-10, ResNet-18, 32², batch 64, one fp32 network", None, None),
+    Row("peer-foolbox-loop", "s, PGD-10, ResNet-18, 32², batch 32, one fp32 network", None, None),
     Row("peer-foolbox-user", "s, their network in fp32, ours as it is fastest", None, None),
 )
 
@@ -112,7 +112,7 @@ GROUPS: dict[Callable[[Results], list[Measured]], tuple[str, ...]] = {
     prune_rewind: ("prune-rewind-resnet50",),
     files: ("bytes-per-state-resnet50", "bytes-ticket-resnet50"),
     rooflines: tuple(
-        f"roofline-{work}-{recipe.arch}" for recipe in CASES for work in ("train", "eval")
+        f"roofline-{work}-{recipe.arch}" for recipe in RECIPES for work in ("train", "eval")
     ),
     memory: ("memory-train-resnet50-bf16",),
     growth: ("memory-growth-20-rounds",),
@@ -139,6 +139,7 @@ def verdict(row: Row, ratio: float) -> str:
 
 
 def measure(wanted: Sequence[str]) -> Results:
+    start = time.perf_counter()
     print("the machine's rate", flush=True)
     found: Results = {name: machine_rate(kind) for name, kind in RATES.items()}
     print(f"    {told(found)}", flush=True)
@@ -148,9 +149,7 @@ def measure(wanted: Sequence[str]) -> Results:
         names = [name for name in all_names if not is_skipped(name, found)]
         if not set(names) & set(wanted):
             continue
-        print(", ".join(names), flush=True)
-        if group is rooflines:  # read again: where others work too, the first may be far too low
-            found |= {name: max(found[name], machine_rate(kind)) for name, kind in RATES.items()}
+        print(f"{(time.perf_counter() - start) / 60:.1f} min: {', '.join(names)}", flush=True)
         package = NEEDS.get(names[0])
         if package and importlib.util.find_spec(package) is None:
             print(f"    skipped: {package} is not installed", flush=True)

@@ -27,7 +27,7 @@ from workloads import (
 
 from attack_utils import make_pgd
 
-RESNET18 = Recipe("resnet18", 32, 64, 10, PGD10)
+RESNET18 = Recipe("resnet18", 32, 32, 10, PGD10)
 
 
 def shared_network() -> nn.Module:

@@ -7,14 +7,26 @@ over its operations, each as PyTorch runs it, none fused with the next.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
-from timing import DEVICE, Make, Measured, Work, own_process, seconds
+from timing import (
+    DEVICE,
+    Make,
+    Measured,
+    Work,
+    machine_rate,
+    own_process,
+    prepare,
+    seconds,
+    take_turn,
+    take_turns,
+)
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -30,11 +42,11 @@ from workloads import (
     our_training,
 )
 
-from engine.distributed import keep_freed_memory
+from engine.steps import Execution
 
-LARGEST = 29  # a copy of 2^29 bytes, far more than the caches hold
-CASES = (RESNET50, Recipe("resnet18", 32, 64, 10, PGD3), Recipe("resnet20s", 32, 128, 10, PGD3))
-TURNS, ENOUGH = 3, 5.0  # so often at least, and until they took so many seconds
+SMALLEST, LARGEST = 12, 29  # copies of 2^n bytes; the largest are far more than the caches hold
+RECIPES = (RESNET50, Recipe("resnet18", 32, 64, 10, PGD3), Recipe("resnet20s", 32, 128, 10, PGD3))
+TURNS, ENOUGH = 4, 1.5  # in each turn once, and again until it took so many seconds
 OVERWRITING = ("copy_", "fill_", "zero_", "uniform_")  # do not read what they are done to
 
 
@@ -120,12 +132,11 @@ def least_seconds(
     )
 
 
-def bandwidth(moved: float) -> float:
-    """Bytes/s of a copy that reads and writes about `moved` bytes: caches make small ones fast."""
-    return _bandwidth(min(max(int(moved), 2**12).bit_length(), LARGEST))
+def copy_bandwidths() -> dict[int, float]:
+    """Bytes/s of a copy that reads and writes 2^n bytes, by n: caches make small ones fast."""
+    return {power: _bandwidth(power) for power in range(SMALLEST, LARGEST + 1)}
 
 
-@lru_cache
 def _bandwidth(power: int) -> float:
     source = torch.ones(2 ** (power - 1), dtype=torch.uint8, device=DEVICE)
     target, times = torch.empty_like(source), min(200, 2 ** (LARGEST - power) or 1)
@@ -134,45 +145,63 @@ def _bandwidth(power: int) -> float:
         for _ in range(times):
             target.copy_(source)
 
-    return times * 2**power / min(seconds(copies) for _ in range(5))
+    return times * 2**power / min(seconds(copies) for _ in range(3))
+
+
+def power(moved: float) -> int:
+    """Which of `copy_bandwidths` tells how fast so many bytes move."""
+    return min(max(int(moved), 2**SMALLEST).bit_length(), LARGEST)
 
 
 # --- rows of the benchmark ------------------------------------------------------------------------
 
 
-def _timed_and_counted(make: Make) -> tuple[list[float], list[Operation]]:
-    keep_freed_memory()
-    work, times = make(), list[float]()
-    work()
-    while len(times) < TURNS or sum(times) < ENOUGH:
-        times.append(seconds(work))
-    return times, count(work)
+def cases(execution: Execution) -> list[tuple[str, Make]]:
+    """PGD-3 training and PGD-3 evaluation of each of RECIPES, and their names."""
+    made = []
+    for recipe in RECIPES:
+        evaluated = recipe._replace(batch=EVALUATED) if recipe is RESNET50 else recipe
+        made += [
+            (f"{recipe.arch}, training", partial(our_training, recipe, execution)),
+            (f"{recipe.arch}, evaluation", partial(our_evaluation, evaluated, execution)),
+        ]
+    return made
 
 
 def rooflines(rows: Results) -> list[Measured]:
-    """Of a PGD-3 training step and of PGD-3 evaluation, for each of CASES in turn.
+    """Of a PGD-3 training step and of PGD-3 evaluation, for each of RECIPES in turn.
 
-    In bf16, or in float32 where that is faster. The best time is taken, as it is of the rate and
-    the bandwidth: what others take of a shared machine is no property of the step.
+    In bf16, or in float32 where that is faster. Each turn times the machine's rates, its bandwidths
+    and every case, and the best of all turns is taken: what others take of a shared machine
+    is no property of the step. The best rates are left in `rows`.
     Counted are the operations that run here: masks applied, in evaluation BatchNorm folded.
     """
-    rates = {torch.bfloat16: 1e12 * rows["bf16"], torch.float32: 1e12 * rows["fp32"]}
-    fastest, found = executions(rows)[-1], []
-    for recipe in CASES:
-        evaluated = recipe._replace(batch=EVALUATED) if recipe is RESNET50 else recipe
-        for make in (
-            partial(our_training, recipe, fastest),
-            partial(our_evaluation, evaluated, fastest),
-        ):
-            with own_process() as process:
-                times, operations = process.submit(_timed_and_counted, make).result()
-            least = least_seconds(
-                operations, lambda kind: rates.get(kind, rates[torch.float32]), bandwidth
-            )
-            flop, moved = (sum(getattr(o, k) for o in operations) for k in ("flop", "bytes"))
-            print(f"    {recipe.arch}: {flop / 1e12:.3g} TFLOP, {moved / 1e9:.3g} GB in "
-                  f"{len(operations)} operations, {min(times):.3f} s "
-                  f"(median of {len(times)}: {median(times):.3f} s)", flush=True)  # fmt: skip
-            share, spread = least / min(times), (least / max(times), least / min(times))
-            found.append(Measured(least, min(times), share, len(times), spread))
+    rates = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+    made, bandwidths = cases(executions(rows)[-1]), dict.fromkeys(range(SMALLEST, LARGEST + 1), 0.0)
+    times: list[list[float]] = [[] for _ in made]
+    with contextlib.ExitStack() as stack:
+        sides = [stack.enter_context(own_process(prepare, make, True)) for _, make in made]
+        counted = [side.submit(count_prepared).result() for side in sides]  # warms up, too
+        for _ in range(TURNS):
+            rows |= {name: max(rows[name], machine_rate(kind)) for kind, name in rates.items()}
+            bandwidths = {n: max(bandwidths[n], now) for n, now in copy_bandwidths().items()}
+            for taken, side in zip(times, sides, strict=True):
+                taken += side.submit(take_turns, ENOUGH).result()
+    found = []
+    for (name, _), taken, operations in zip(made, times, counted, strict=True):
+        least = least_seconds(
+            operations,
+            lambda kind: 1e12 * rows[rates.get(kind, "fp32")],
+            lambda moved: bandwidths[power(moved)],
+        )
+        flop, moved = (sum(getattr(o, k) for o in operations) for k in ("flop", "bytes"))
+        print(f"    {name}: {flop / 1e12:.3g} TFLOP, {moved / 1e9:.3g} GB in "
+              f"{len(operations)} operations, {min(taken):.3f} s "
+              f"(median of {len(taken)}: {median(taken):.3f} s)", flush=True)  # fmt: skip
+        share, spread = least / min(taken), (least / max(taken), least / min(taken))
+        found.append(Measured(least, min(taken), share, len(taken), spread))
     return found
+
+
+def count_prepared() -> list[Operation]:
+    return count(take_turn)

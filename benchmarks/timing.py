@@ -50,7 +50,7 @@ def own_process(initializer: Callable | None = None, *args: Any) -> ProcessPoolE
 _work: Work  # of the process that takes turns
 
 
-def _prepare(make: Make, ours: bool) -> None:
+def prepare(make: Make, ours: bool) -> None:
     global _work
     if ours:
         keep_freed_memory()  # as the mains do; the released recipe has glibc's own ways
@@ -58,8 +58,16 @@ def _prepare(make: Make, ours: bool) -> None:
     _work = make()
 
 
-def _turn() -> float:
+def take_turn() -> float:
     return seconds(_work)
+
+
+def take_turns(enough: float) -> list[float]:
+    """Seconds of as many turns as it takes to fill `enough` of them, one at least."""
+    times = [take_turn()]
+    while sum(times) < enough:
+        times.append(take_turn())
+    return times
 
 
 def interleaved(plain: Make, *ours: Make, n: int, warm: bool = False) -> list[Measured]:
@@ -71,11 +79,11 @@ def interleaved(plain: Make, *ours: Make, n: int, warm: bool = False) -> list[Me
     times: list[list[float]] = []
     with contextlib.ExitStack() as stack:
         sides = [
-            stack.enter_context(own_process(_prepare, make, side > 0))
+            stack.enter_context(own_process(prepare, make, side > 0))
             for side, make in enumerate((plain, *ours))
         ]
         for turn in range(1 if warm else 0, n + 1):
-            row = [side.submit(_turn).result() for side in sides]
+            row = [side.submit(take_turn).result() for side in sides]
             print(f"    {turn}/{n}: " + "  ".join(f"{t:.3f} s" for t in row), flush=True)
             times += [row] if turn else []
     first, *others = (list(column) for column in zip(*times, strict=True))

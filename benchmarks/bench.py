@@ -62,8 +62,8 @@ class Row:
 ROWS = (
     Row("train-pgd3-resnet50-fp32", "s, PGD-3 training step, 224², batch 16", 1.5, 1.8),
     Row("train-pgd3-resnet50-bf16", "s, the same, --amp bf16", 2.7, 4),
-    Row("eval-pgd10-resnet50-fp32", "s, PGD-10 evaluation, 224², batch 24", 2.1, 2.6),
-    Row("eval-pgd10-resnet50-bf16", "s, the same, --amp bf16", 4.2, 5.5),
+    Row("eval-pgd5-resnet50-fp32", "s, PGD-5 evaluation, 224², batch 24", 2.1, 2.6),
+    Row("eval-pgd5-resnet50-bf16", "s, the same, --amp bf16", 4.2, 5.5),
     Row("train-pgd10-resnet18-bf16", "s, PGD-10 training step, 32², batch 64", 2.1, 2.8),
     Row("train-pgd3-resnet20s-bf16", "s, PGD-3 training step, 32², batch 128", 2.1, 3),
     Row("train-std-resnet50-bf16", "s, standard training step, 224², batch 32", 2.4, 3.5),
@@ -96,7 +96,7 @@ ROWS = (
 
 GROUPS: dict[Callable[[Results], list[Measured]], tuple[str, ...]] = {
     train_resnet50: ("train-pgd3-resnet50-fp32", "train-pgd3-resnet50-bf16"),
-    eval_resnet50: ("eval-pgd10-resnet50-fp32", "eval-pgd10-resnet50-bf16"),
+    eval_resnet50: ("eval-pgd5-resnet50-fp32", "eval-pgd5-resnet50-bf16"),
     lambda _: training(3, Recipe("resnet18", 32, 64, 10, PGD10), BF16): (
         "train-pgd10-resnet18-bf16",
     ),

@@ -137,7 +137,7 @@ def our_evaluation(recipe: Recipe, execution: Execution) -> Work:
 
 
 def eval_resnet50(rows: Results) -> list[Measured]:
-    recipe = RESNET50._replace(batch=EVALUATED, attack=PGD10)
+    recipe = RESNET50._replace(batch=EVALUATED, attack=replace(PGD10, steps=5))
     ours = [partial(our_evaluation, recipe, execution) for execution in executions(rows)]
     return interleaved(partial(plain_evaluation, recipe), *ours, n=2, warm=True)
 

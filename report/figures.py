@@ -195,11 +195,13 @@ def sparsity_axis(axis: Axes, densities: Sequence[float]) -> None:
 
 def _accuracy_limits(axis: Axes, groups: Sequence[GroupVerdict], measure: Measure) -> None:
     """Let a collapsing baseline leave the panel; it would squash what lies near the dense line."""
-    main = [row for g in groups for row in g.all_rows if row.ticket in (DENSE, "imp")]
-    means = [mean for _, mean, _ in _points(main, measure) if not math.isnan(mean)]
+    means, lows = [], []  # of dense networks and tickets, whose error bars stay in sight
+    for row in (row for group in groups for row in group.all_rows if row.ticket in (DENSE, IMP)):
+        if (stat := row.stats[measure.name]) is not None:
+            means.append(stat.mean)
+            lows.append(stat.mean - 1.1 * max(stat.std or 0.0, row.chance.get(measure.name) or 0.0))
     if means:
-        low, high = min(means), max(means)
-        floor = low - 0.6 * max(high - low, 1.0)
+        floor = min(min(means) - 0.6 * max(max(means) - min(means), 1.0), *lows)
         if axis.get_ylim()[0] < floor:
             axis.set_ylim(bottom=max(floor, 0.0))
 

@@ -1,6 +1,7 @@
 """The figures: the panels, lines and marks that are there, and files that are not empty."""
 
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from report.figures import (
     styles,
     time_figure,
 )
+from report.judged import MEASURES
 from report.runs import Point
 from report.verdict import judge
 
@@ -102,6 +104,14 @@ def test_baselines_are_thinner_and_each_has_its_own_dashes():
 def test_a_collapsed_baseline_does_not_squash_the_panel():
     runs = grid() + ticket(3, 10, 10, 1, ticket="random")
     assert draw(runs).axes[0].get_ylim()[0] > 75
+
+
+@pytest.mark.parametrize("half", [1.0, 5.0])
+def test_the_bars_of_a_dense_network_stay_inside_the_panel_beside_a_collapsed_baseline(half):
+    (group,) = judge(grid() + ticket(3, 10, 10, 1, ticket="random")).groups
+    dense = replace(group.dense, chance={measure.name: half for measure in MEASURES})
+    axis = accuracy_figure([replace(group, dense=dense)], styles(["adv"])).axes[0]
+    assert 75 < axis.get_ylim()[0] < 90.1 - half  # the lowest mean, the dense network's, is 90.1
 
 
 def test_a_regime_nobody_ran_says_so():

@@ -60,18 +60,24 @@ class StudyRecord:
     plans: tuple[Plan, ...]
 
     def of(self, group: Group) -> tuple[Plan, ...]:
-        """The plans that a group is part of, the first of which was there beforehand."""
+        """The plans that a group is part of, in the order of their times."""
         return tuple(plan for plan in self.plans if plan.covers(group))
 
-    def margin(self, group: Group) -> float | None:
-        """The margin of the evidence, in points, that was fixed before the first results.
+    def beforehand(self, group: Group) -> tuple[Plan, ...]:
+        """What was fixed for a group before its first results: the last plan of each file by then.
 
-        That of the last plan of the group that was there by then; None where it has none.
+        None, where the first was recorded when there were results already.
         """
         first, *later = self.of(group)
         by_then = [plan for plan in later if not plan.begun]
         by_then = by_then if first.late else [first, *by_then]
-        return by_then[-1].evidence_margin if by_then else None
+        files = [plan.config for plan in by_then]
+        return tuple(plan for i, plan in enumerate(by_then) if plan.config not in files[i + 1 :])
+
+    def margin(self, group: Group) -> float | None:
+        """The margin of the evidence, in points, that was fixed beforehand; None without any."""
+        plans = self.beforehand(group)
+        return plans[-1].evidence_margin if plans else None
 
     def changed_margin(self, group: Group) -> str | None:
         """Say how the study's file came to another margin than that; None where it did not."""
@@ -157,10 +163,7 @@ def _plan(data: Any) -> Plan:
         "data_numbers": (int, float),
     }  # fmt: skip
     lists = {key: tuple(_several(data[key], kind)) for key, kind in kinds.items()}
-    late, begun = (
-        data["late"],
-        data.get("begun", True),
-    )  # earlier versions did not record the latter
+    late, begun = data["late"], data.get("begun", True)  # the latter is not in earlier versions
     if not isinstance(data["config"], str) or not {type(late), type(begun)} == {bool}:
         raise ValueError(f"{data!r} is no plan")
     margin = data.get("evidence_margin")

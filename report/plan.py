@@ -34,11 +34,12 @@ def _with_plan(
     group: GroupVerdict, records: Sequence[StudyRecord], known: Iterable[int]
 ) -> GroupVerdict:
     study = next((record for record in records if _is_of(group, record)), None)
-    first = study.of(group.group)[0] if study else None
-    if first is None or first.late:
+    plans = study.beforehand(group.group) if study else ()
+    if not plans:
         return dataclasses.replace(group, planned=frozenset(known), study=study)
-    look = _look(group, first.seeds)
-    return dataclasses.replace(group, planned=frozenset(first.states), look=look, study=study)
+    states = frozenset(state for plan in plans for state in plan.states)
+    look = _look(group, {seed for plan in plans for seed in plan.seeds})
+    return dataclasses.replace(group, planned=states, look=look, study=study)
 
 
 def fixed_margins(groups: Sequence[GroupVerdict]) -> list[float | None]:

@@ -333,6 +333,26 @@ def test_studies_of_different_folders_that_fix_different_margins_are_an_error(tm
 # --- what was planned, and what is missing --------------------------------------------------------
 
 
+def test_a_plan_that_is_changed_before_the_first_result_counts_as_it_is_last(tmp_path):
+    plan(tmp_path, [1], (1,))
+    plan(tmp_path, [1, 2], (1, 2, 3))
+    study(tmp_path, {0: (), 1: ()}, seeds=(1, 2, 3))
+    group = only(verdict_of(tmp_path))
+    assert (group.look, group.planned) == ("fixed", {1, 2})
+    plan(tmp_path, [1], (1, 2, 3, 4))  # after it: what was there beforehand counts
+    group = only(verdict_of(tmp_path))
+    assert (group.look, group.planned) == ("fixed", {1, 2})
+
+
+def test_two_files_that_plan_the_same_group_count_both(tmp_path):
+    plan(tmp_path, [1], (1, 2))
+    plan(tmp_path, [2], (3,), config="other.toml", evidence_margin=2.0)
+    plan(tmp_path, [1], (1, 2), evidence_margin=1.0)
+    study(tmp_path, {0: (), 1: ()}, seeds=(1, 2, 3))
+    group = only(verdict_of(tmp_path, margin=None))
+    assert (group.look, group.planned, group.evidence_margin) == ("fixed", {1, 2}, 1.0)
+
+
 @pytest.mark.parametrize(
     ("planned", "look"),
     [((1, 2, 3), "fixed"), ((1, 2, 3, 4), "interim"), ((1, 2), "sequential"), (None, None)],

@@ -35,7 +35,7 @@ from engine.log import (
 from engine.run_folder import supervise
 from engine.steps import Metrics
 from engine.training import StopSignals
-from errors import run_main
+from errors import InputError, run_main
 from evaluation.autoattack import forget_progress
 from evaluation.checkpoint import evaluate_checkpoint
 from evaluation.split_test import SplitTest, check_source_classes
@@ -247,7 +247,10 @@ class Transfer:
         checkpoint = transfer_run.load_newest(path, self.warnings.add)
         theirs = class_names_in(checkpoint)
         compare_classes(theirs, self.train, f"--resume {path}", self.warnings)
-        self.load_weights(transfer_run.read_weights(checkpoint))
+        weights = transfer_run.read_weights(checkpoint)
+        if pruning.has_other_masks(self.model, weights):
+            raise InputError(f"--resume {path}: has other masks than the ticket of the flags")
+        self.load_weights(weights)
         self.record = transfer_run.read_record(checkpoint)
         if path.parent != self.save_dir:
             transfer_run.check_kept(self.save_dir, path.parent, self.record)

@@ -34,7 +34,7 @@ from files import imp_run, names
 from files.checkpoints import to_cpu
 from files.class_names import class_names_in
 from files.imp_run import SearchRecord
-from files.salvage import Salvaged, read_history
+from files.salvage import Salvaged, check_density, read_history
 from files.tickets import save_ticket
 from models import ARCHS
 from one_shot import prune_without_training
@@ -258,7 +258,9 @@ class TicketSearch:
         compare_classes(theirs, self.train, f"--resume {path}", self.warnings)
         weights, self.record.state = checkpoint["state_dict"], checkpoint["state_prune"]
         if self.record.state > 0:
-            pruning.apply_masks(self.model, pruning.masks_in(weights))
+            masks = pruning.masks_in(weights)
+            check_density(f"--resume {path}", masks, self.record.state, self.args.rate)
+            pruning.apply_masks(self.model, masks)
         self.model.load_state_dict(weights)
         self.execution.place(self.model)
         self.record = imp_run.read_record(checkpoint)

@@ -238,6 +238,15 @@ def masks_in(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def has_other_masks(model: nn.Module, state_dict: Mapping[str, Tensor]) -> bool:
+    """Whether masks in a state dict differ from the model's; one that it lacks leaves all."""
+    found = masks_in(state_dict)
+    return any(
+        not torch.equal(found.get(name, torch.ones_like(mask)).to(mask), mask)
+        for name, mask in masks(model).items()
+    )
+
+
 # --- rewinding ----------------------------------------------------------------------------------
 
 

@@ -25,7 +25,7 @@ from engine.launching import Launch
 from engine.log import Warnings, say
 from engine.run_folder import RunFolder, read_args, recorded_batch, recorded_processes
 from engine.schedules import Schedule, States
-from engine.steps import Execution, make_sgd
+from engine.steps import AMP, Execution, make_sgd
 from engine.training import StopSignals, Training
 from evaluation.evaluator import Evaluator, Watch
 from evaluation.request import Request
@@ -35,9 +35,6 @@ from files.salvage import Salvaged
 from files.tickets import Ticket
 from input_pipeline.loader import Loader
 from models import is_fetched
-
-AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 # --- how to run -----------------------------------------------------------------------------------
 
@@ -347,6 +344,7 @@ def request(args: argparse.Namespace) -> Request:
         masking_source=args.masking_source,
         images=args.eval_images,
         restarts=args.restarts,
+        random_start=args.test_randinit,
         evaluate=args.evaluate,
         eval_set=args.eval_set,
         save_adv=args.save_adv,

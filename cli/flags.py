@@ -149,7 +149,6 @@ def build_transfer_parser(archs: Sequence[str], datasets: Sequence[str]) -> Pars
     data.add_argument(
         "--dataset",
         choices=datasets,
-        default="cifar10",
         metavar="NAME",
         help=f"one of {', '.join(datasets)} (cifar10)",
     )

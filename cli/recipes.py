@@ -31,7 +31,7 @@ _TRANSFER = {
 }  # fmt: skip
 _COMMON = {
     "momentum": 0.9, "warmup": 0, "train_randinit": True, "test_randinit": True, "seed": 1,
-    "width": 16,
+    "width": 16, "amp": "off",
 }  # fmt: skip
 _NATIVE = {"input_size": 32, "augment": "crop", "stem": "cifar"}
 
@@ -68,6 +68,8 @@ def apply_recipe(args: argparse.Namespace, task: str) -> list[str]:
     Returns:
         What to warn of.
     """
+    if task == "transfer":
+        args.dataset = args.dataset or "cifar10"
     values = recipe(task, args.mode, getattr(args, "dataset", "*"))
     if "multistep" not in (args.lr_schedule, values["lr_schedule"]):
         values["decreasing_lr"] = ()  # SVHN's milestones are for --lr_schedule multistep alone

@@ -9,10 +9,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from engine.log import warn
 from engine.run_folder import read_args
 from files import names
 
-TAKEN = ("input_size", "augment", "test_eps", "test_step", "test_gamma", "test_randinit", "seed")
+TAKEN = (
+    *("input_size", "augment", "test_eps", "test_step", "test_gamma", "test_randinit", "seed"),
+    *("dataset", "amp"),
+)
 
 
 def take_recorded(args: argparse.Namespace) -> None:
@@ -28,6 +32,9 @@ def take_recorded(args: argparse.Namespace) -> None:
     folder = Path(args.save_dir) if newest else Path(args.resume).parent
     args.recorded, args.arch_given = None, args.arch
     before = read_args(folder)
+    theirs, given = before.get("dataset"), getattr(args, "dataset", None)
+    if None not in (theirs, given) and theirs != given:
+        warn(f"--dataset {given}: the network's run had {theirs}, which may frame images otherwise")
     left_out = [name for name, value in vars(args).items() if value is None]
     taken = [name for name in TAKEN if name in left_out and name in before]
     for name in taken:

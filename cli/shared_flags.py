@@ -133,7 +133,6 @@ def add_runtime_flags(parser: Parser) -> None:
     add(
         "--amp",
         choices=("off", "bf16", "fp16"),
-        default="off",
         help="mixed precision in training, attacks and evaluation; changes results (off)",
     )
     add("--tf32", action="store_true", help="TF32 matrix products on CUDA; changes results")
@@ -162,7 +161,7 @@ def add_runtime_flags(parser: Parser) -> None:
         "--dist_url",
         metavar="URL",
         help="where the nodes meet: tcp://HOST:PORT, or env://, where MASTER_ADDR, MASTER_PORT, "
-        "WORLD_SIZE (nodes) and RANK say it (a free port of this node)",
+        "WORLD_SIZE (nodes) and RANK say it (one node: a free port; more: needed)",
     )
     add("--dist_backend", choices=("nccl", "gloo"), help="(nccl with CUDA, else gloo)")
     add("--dist_timeout", type=positive_int, default=600, help="seconds to wait for others (600)")

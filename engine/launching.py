@@ -28,7 +28,6 @@ from input_pipeline.loader import STOP_SIGNALS
 
 PATIENCE = 10.0  # seconds of waiting for other nodes until a line says so
 GRACE = 10.0  # seconds for the other processes to end when one has
-MEETING_POINT = "tcp://127.0.0.1:23456"  # of several nodes, where --dist_url is left out
 FIRST_WORD = 1.0  # seconds other ranks wait so that rank 0 reports first
 
 
@@ -84,8 +83,11 @@ def _spawn(count: int, work: Callable, argument: Any, how: Launch) -> None:
     if _wants_cuda(how) and how.gpu is None and count > torch.cuda.device_count():
         raise InputError(f"--nproc {count}: there are {torch.cuda.device_count()} GPUs")
     if how.dist_url is None:
-        url = _free_meeting_point() if how.world_size == 1 else MEETING_POINT
-        how = dataclasses.replace(how, dist_url=url)
+        if how.world_size > 1:
+            raise InputError(
+                "--dist_url is missing: tcp://HOST:PORT, where HOST is the node of --rank 0, or env://"
+            )
+        how = dataclasses.replace(how, dist_url=_free_meeting_point())
     _check_meeting_point(how)
     context = mp.spawn(_spawned, args=(count, work, argument, how), nprocs=count, join=False)
     assert context is not None  # it is None only where it was joined

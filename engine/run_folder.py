@@ -96,6 +96,16 @@ class RunFolder:
                 "another folder"
             )
 
+    def check_origin(self, checkpoint: Path) -> None:
+        """Raise InputError for a checkpoint that lies elsewhere, in a folder of other flags."""
+        if checkpoint.parent.resolve() == self.path.resolve():
+            return
+        for flag, before, now in replace(self, path=checkpoint.parent).differences():
+            raise InputError(
+                f"--resume {checkpoint}: of a run with --{flag} {before}, not {now}; a run goes "
+                "on with its own flags"
+            )
+
     def differences(self) -> Iterator[tuple[str, Any, Any]]:
         """In which flags (flag, then, now) this run is another than the one in the folder."""
         before = read_args(self.path)
@@ -273,11 +283,19 @@ def supervise(make: Callable[[StopSignals], Run], folder: RunFolder, images: int
     """
     checkpoint = folder.checkpoint()
     folder.check()
+    if checkpoint:
+        folder.check_origin(checkpoint)
     if folder.is_finished():
         return
     with StopSignals() as stop:
         run = make(stop)
         if checkpoint:
+            replace(folder, contents=run.contents()).check_origin(checkpoint)
+            if not (checkpoint.parent / names.ARGS).exists():
+                run.warnings.add(
+                    f"{checkpoint}: no {names.ARGS} beside it: whether its run had the same flags "
+                    "is not known"
+                )
             with taking_up(checkpoint):
                 run.resume(checkpoint)  # before the folder is claimed: it may be refused
         facts = {**run.facts(), **_processes(run.training), WARNINGS: run.warnings.lines}

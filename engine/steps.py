@@ -21,6 +21,7 @@ from engine.distributed import average_gradients, sum_over_ranks
 from models.prepared import prepared
 
 Batches = Iterable[tuple[Tensor, Tensor]]
+AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # by the flag's words
 
 
 @dataclass(frozen=True)

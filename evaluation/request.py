@@ -25,6 +25,7 @@ class Request:
     masking_source: str | None = None
     images: int | None = None
     restarts: int = 1
+    random_start: bool = True
     evaluate: bool = False
     eval_set: tuple[str, str] = ("test", "")
     save_adv: str | None = None
@@ -42,6 +43,11 @@ class Request:
             )
         if crafting and not self.attacked:
             raise InputError("--restarts and --save_adv need an attack: add --eval_attack pgd")
+        if self.restarts > 1 and not self.random_start:
+            raise InputError(
+                f"--restarts {self.restarts}: without a random start all are the same attack; "
+                "leave out --no_test_randinit"
+            )
         if self.images is not None and not (self.evaluate or self.further):
             raise InputError(
                 "--eval_images goes with --evaluate, --eval_attack autoattack or --check_masking"

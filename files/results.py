@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 from files import names
 from files.atomic import write_json
 
-RANDOM = "random"
-TICKETS = ("imp", "omp", RANDOM, "reinit")
-DENSE = "dense"  # the reader's name for any ticket of density 1, the network to match
+RANDOM, REINIT = "random", "reinit"
+TICKETS = ("imp", "omp", RANDOM, REINIT)
+DENSE = "dense"  # the reader's name for a ticket of density 1, the network to match
 REGIMES = {"std": "ST", "adv": "AT"}  # each mode, and the paper's name for it
 MODES = tuple(REGIMES)
 NETWORKS = ("ra_best", "sa_best", "last")  # best by validation RA, best by validation SA, last
@@ -88,8 +88,8 @@ class Group(NamedTuple):
 class RunResult:
     """One `results.json` as read.
 
-    ticket: 'dense' at density 1, whatever the file says. init: what the file of the initial weights
-    is called; None where that is unknown.
+    ticket: 'dense' at density 1, whatever ticket gave it, but for 'reinit'. init: what the file of
+    the initial weights is called; None where that is unknown.
     """
 
     path: Path
@@ -237,7 +237,7 @@ def parse_result(data: Any, path: Path) -> RunResult:
             _init_sha256(data),
             _optional_text(data, "test_split"),
         ),
-        ticket=DENSE if dense else data["ticket"],
+        ticket=DENSE if dense and data["ticket"] != REINIT else data["ticket"],
         state=0 if dense else _whole(data, "state", optional=True),
         density=1.0 if dense else density,
         mode=data["mode"],
@@ -255,9 +255,7 @@ def parse_result(data: Any, path: Path) -> RunResult:
 
 def _init_sha256(data: Mapping[str, Any]) -> str | None:
     """Read the hash of the initial weights; a run that re-initialised any may not have had them."""
-    known = "init_sha256" in data and not (
-        data["init_sha256"] is None and data["ticket"] == "reinit"
-    )
+    known = "init_sha256" in data and not (data["init_sha256"] is None and data["ticket"] == REINIT)
     return (_optional_text(data, "init_sha256") or NO_INIT) if known else None
 
 

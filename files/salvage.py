@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from torch import Tensor
 
 from errors import InputError
 from files import names
@@ -75,13 +78,18 @@ def salvage(path: Path, init: Path, rate: float) -> Salvaged:
             f"--continue_from {path}: {init} does not hold the initial weights that it belongs to; "
             f"name {names.INIT} of its run by --init"
         )
-    density, expected = percent_left_in(ticket.masks) / 100, (1 - rate) ** ticket.state
+    check_density(f"--continue_from {path}", ticket.masks, ticket.state, rate)
+    return Salvaged(path, ticket, ticket.state, init, origin)
+
+
+def check_density(what: str, masks: Mapping[str, Tensor], state: int, rate: float) -> None:
+    """Raise InputError, which names `what` holds the masks, if they are not of such a state."""
+    density, expected = percent_left_in(masks) / 100, (1 - rate) ** state
     if abs(density - expected) > NEAR:
         raise InputError(
-            f"--continue_from {path}: has a density of {100 * density:.2f} %, state {ticket.state} "
-            f"has {100 * expected:.2f} % with --rate {rate:g}; give the --rate of its run"
+            f"{what}: has a density of {100 * density:.2f} %, state {state} has "
+            f"{100 * expected:.2f} % with --rate {rate:g}; give the --rate of its run"
         )
-    return Salvaged(path, ticket, ticket.state, init, origin)
 
 
 def read_history(metrics: Path, epochs: int) -> list[list[float]]:

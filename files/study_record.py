@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,17 +72,15 @@ class StudyRecord:
         first, *later = self.of(group)
         by_then = [plan for plan in later if not plan.begun]
         by_then = by_then if first.late else [first, *by_then]
-        files = [plan.config for plan in by_then]
-        return tuple(plan for i, plan in enumerate(by_then) if plan.config not in files[i + 1 :])
+        return _latest(by_then)
 
     def margin(self, group: Group) -> float | None:
         """The margin of the evidence, in points, that was fixed beforehand; None without any."""
-        plans = self.beforehand(group)
-        return plans[-1].evidence_margin if plans else None
+        return _margin(self.beforehand(group))
 
     def changed_margin(self, group: Group) -> str | None:
         """Say how the study's file came to another margin than that; None where it did not."""
-        fixed, latest = self.margin(group), self.of(group)[-1].evidence_margin
+        fixed, latest = self.margin(group), _margin(_latest(self.of(group)))
         if latest == fixed:
             return None
         if fixed is None:
@@ -91,6 +90,18 @@ class StudyRecord:
             )
         how = "taken out" if latest is None else f"changed to {latest:g}"
         return f"evidence_margin was {how} after the first results; {fixed:g} counts"
+
+
+def _latest(plans: Sequence[Plan]) -> tuple[Plan, ...]:
+    """The last plan of each file."""
+    files = [plan.config for plan in plans]
+    return tuple(plan for i, plan in enumerate(plans) if plan.config not in files[i + 1 :])
+
+
+def _margin(plans: Sequence[Plan]) -> float | None:
+    """The last margin that a file fixes; None where none does."""
+    fixed = [plan.evidence_margin for plan in plans if plan.evidence_margin is not None]
+    return fixed[-1] if fixed else None
 
 
 def record_plan(out: Path, plan: Plan) -> None:

@@ -150,7 +150,8 @@ class GroupVerdict:
     def sparsest_evidence(self) -> TicketRow | None:
         """The last of IMP's unbroken chain of double wins with evidence, from the densest on.
 
-        A planned state that has not run breaks the chain as one does that is undecided.
+        A planned state that has not run breaks the chain as one does that is undecided; one that
+        was not planned is no part of it.
         """
         gone = self.planned - {row.state for row in self.found}
         end = min(gone, default=math.inf)
@@ -158,8 +159,15 @@ class GroupVerdict:
             [
                 (row, row.double_win_evidence if row.state is None or row.state < end else None)
                 for row in self.found
+                if row.state not in self.unplanned
             ]
         )
+
+    @property
+    def unplanned(self) -> frozenset[int]:
+        """The states that IMP's tickets have and the study did not plan beforehand."""
+        states = frozenset(row.state for row in self.found if row.state is not None)
+        return states - self.planned if self.planned else frozenset()
 
     @property
     def by_chance(self) -> bool:

@@ -59,7 +59,12 @@ def judge(
         warnings += changed_margins(planned)
     else:
         fixed = [evidence_margin] * len(planned)
-    warnings += _of_tickets(planned)
+    warnings += _of_tickets(planned) + [
+        f"{group.group}: state {state} was not planned beforehand, so it is no part of the chain "
+        "of double wins with evidence"
+        for group in planned
+        for state in sorted(group.unplanned)
+    ]
     judged = [weigh(group, tested, own) for group, own in zip(planned, fixed, strict=True)]
     warnings += without_outcomes(judged, tested)
     between = contrasts(judged, tested)

@@ -167,18 +167,26 @@ def contrasts(groups: Sequence[GroupVerdict], tested: AllTested) -> tuple[Contra
 
     Only those states that both have are compared, and of which each has one ticket.
     """
-    return tuple(
-        contrast
-        for a, b in itertools.combinations(groups, 2)
-        if a.group.place == b.group.place and a.group.test_split == b.group.test_split
-        for contrast in _contrasts_of(a, b, tested)
-    )
+    return tuple(contrast for a, b in _beside(groups) for contrast in _contrasts_of(a, b, tested))
+
+
+def _beside(groups: Sequence[GroupVerdict]) -> Iterator[tuple[GroupVerdict, GroupVerdict]]:
+    """Each two groups that may be contrasted."""
+    for a, b in itertools.combinations(groups, 2):
+        if a.group.place == b.group.place and a.group.test_split == b.group.test_split:
+            yield a, b
+
+
+def _attacks(groups: Iterable[GroupVerdict], measure: Measure, tested: AllTested) -> list[str]:
+    """The attacks by which the runs of groups were measured, as far as their outcomes tell."""
+    sides = (_side(row, measure, tested) for group in groups for row in group.all_rows)
+    return sorted({tested.attack for side in sides for tested in side.tested.values()})
 
 
 def _contrasts_of(a: GroupVerdict, b: GroupVerdict, tested: AllTested) -> Iterator[Contrast]:
     rows_a, rows_b = ({row.state: row for row in group.found if not row.which} for group in (a, b))
     for state, measure in itertools.product(rows_a, MEASURES):
-        if state is None or state not in rows_b:
+        if state is None or state not in rows_b or len(_attacks((a, b), measure, tested)) > 1:
             continue
         pairs = [
             (_side(group.dense, measure, tested), _side(rows[state], measure, tested))
@@ -209,7 +217,14 @@ def without_outcomes(groups: Sequence[GroupVerdict], tested: AllTested) -> list[
             )
         if len({(t.split, len(t.bits)) for t in having}) > 1:
             lines.append(f"{where}: tested on different images, which are not paired")
-        attacks = sorted({tested.attack for tested in having})
+        attacks = _attacks([group], measure, tested)
         if len(attacks) > 1:
             lines.append(f"{where}: measured by different attacks: {'; '.join(attacks)}")
+    for (a, b), measure in itertools.product(_beside(groups), MEASURES):
+        attacks = _attacks((a, b), measure, tested)
+        if len(attacks) > 1:
+            lines.append(
+                f"{a.group} and {b.group.name}: {measure.title}: measured by different attacks, so "
+                f"they are not contrasted: {'; '.join(attacks)}"
+            )
     return lines

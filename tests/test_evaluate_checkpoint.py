@@ -40,7 +40,7 @@ ATTACK = ["--test_eps", "4/255", "--test_step", "3"]
 TRAIN = ["--mode", "adv", "--epochs", "3", "--lr", "0.05", "--eval_from", "2", "--train_step", "1"]
 ALWAYS = {
     "checkpoint", "eval_set", "dataset", "input_size", "augment", "seed", "eval_batch_size", "sa",
-    "ra", "images", "warnings",
+    "ra", "images", "warnings", "amp",
 }  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def test_images_are_framed_and_attacked_as_in_the_run_unless_flags_say_otherwise
     results = read_json(run / "results.json")
     assert {"sa": found["sa"], "ra": found["ra"]} == results["ra_best"]
     line = f"as {run / 'args.json'} has recorded: input_size 16, augment rrc, test_eps 0.01569, "
-    assert line + "test_step 3, test_gamma 0.007843, test_randinit True, seed 1" in said
+    assert line + "test_step 3, test_gamma 0.007843, test_randinit True, seed 1, amp off" in said
 
     other = shutil.copytree(run, tmp_path / "other")
     recorded = read_json(other / "args.json")
@@ -125,10 +125,38 @@ def test_images_are_framed_and_attacked_as_in_the_run_unless_flags_say_otherwise
     assert (found["input_size"], found["augment"], found["seed"]) == (20, "none", 7)
     assert "recorded: augment none, test_eps" in said
 
+    write_json(other / "args.json", {**recorded, "amp": "bf16"})
+    found, said = tested(other / checkpoint.name)
+    assert found["amp"] == "bf16"
+    found, said = tested(other / checkpoint.name, "--amp", "off")
+    assert found["amp"] == "off"
+
     shutil.copy(checkpoint, tmp_path / "alone.pth.tar")
     found, said = tested(tmp_path / "alone.pth.tar", "--input_size", "20", *ATTACK)
     assert (found["input_size"], found["augment"]) == (20, "rrc")
     assert "recorded" not in said
+
+
+def test_the_data_set_is_the_runs_unless_another_is_named(data, run, checkpoint, tmp_path, capsys):
+    out = ["--save_dir", str(tmp_path), *HERE]
+    main_downstream.main([*out, "-e", "--resume", str(checkpoint), "--data", str(data)])
+    results = read_json(run / "results.json")
+    found = read_json(tmp_path / "eval.json")
+    assert found["dataset"] == "folder"
+    assert {"sa": found["sa"], "ra": found["ra"]} == results["ra_best"]
+    assert "dataset folder" in capsys.readouterr().out
+    recorded = read_json(run / "args.json")
+    shutil.copy(checkpoint, tmp_path)
+    write_json(tmp_path / "args.json", {**recorded, "dataset": "cifar10_2"})
+    evaluate(tmp_path / checkpoint.name, tmp_path / "out", data=data)
+    told = capsys.readouterr().err
+    assert "--dataset folder: the network's run had cifar10_2, which may frame images" in told
+
+
+def test_restarts_of_an_attack_without_a_random_start_are_refused(checkpoint, capsys):
+    flags = ["--restarts", "5", "--no_test_randinit"]
+    line = refused(capsys, "-e", "--resume", checkpoint, "--eval_attack", "pgd", *flags)
+    assert "--restarts 5: without a random start all are the same attack" in line
 
 
 def test_a_run_of_another_seed_is_repeated_unless_a_seed_is_given(data, run, checkpoint, tmp_path):

@@ -166,6 +166,16 @@ def test_a_planned_state_that_has_not_run_breaks_the_chain(tmp_path):
     assert (adv.sparsest_evidence.state, std.sparsest_evidence.state) == (1, 3)
 
 
+def test_a_state_that_was_not_planned_is_no_part_of_the_chain_and_is_told_of(tmp_path):
+    plan(tmp_path, [1, 2], [1, 2, 3])
+    study(tmp_path, {0: (), 1: (), 2: (), 3: ()})
+    verdict = verdict_of(tmp_path)
+    assert [row.double_win_evidence for row in only(verdict).rows] == [True, True, True]
+    assert only(verdict).sparsest_evidence.state == 2
+    (line,) = verdict.warnings
+    assert "state 3 was not planned beforehand" in line
+
+
 def test_baselines_have_no_chain(tmp_path):
     study(tmp_path, {0: (), 1: ()}, ticket="imp")
     write_ticket(tmp_path / "b", 5, ticket="omp")
@@ -204,6 +214,17 @@ def test_contrasts_compare_what_two_pretrainings_lose(tmp_path):
     assert (first["a"]["pretraining"], first["b"]["pretraining"]) == ("adv", "std")
     assert first["mean"] == pytest.approx(-1.0 + 3.0)
     assert (first["kind"], first["images"], first["test_split"]) == ("paired", IMAGES, SPLIT)
+
+
+def test_accuracies_under_different_attacks_are_not_contrasted(tmp_path):
+    study(tmp_path, {0: (), 1: ()})
+    changes = {"pretraining": "std", "init_sha256": "2" * 64}
+    study(tmp_path, {0: (), 1: ()}, attack="PGD-2, eps 4/255", **changes)
+    verdict = verdict_of(tmp_path)
+    assert {contrast.measure for contrast in verdict.contrasts} == {"st_sa", "at_sa"}
+    (line,) = verdict.warnings
+    assert "so they are not contrasted: PGD-2, eps 4/255; PGD-20, eps 8/255" in line
+    assert "RA under AT" in line
 
 
 def test_other_data_or_another_share_of_them_are_not_contrasted(tmp_path):
@@ -342,6 +363,13 @@ def test_a_plan_that_is_changed_before_the_first_result_counts_as_it_is_last(tmp
     plan(tmp_path, [1], (1, 2, 3, 4))  # after it: what was there beforehand counts
     group = only(verdict_of(tmp_path))
     assert (group.look, group.planned) == ("fixed", {1, 2})
+
+
+def test_a_file_without_a_margin_takes_none_away_from_another_files(tmp_path):
+    plan(tmp_path, [1], (1, 2, 3), evidence_margin=1.0)
+    plan(tmp_path, [1], (1, 2, 3), config="other.toml")
+    study(tmp_path, {0: (), 1: ()})
+    assert margins(tmp_path) == ({"cifar10": 1.0}, [])
 
 
 def test_two_files_that_plan_the_same_group_count_both(tmp_path):

@@ -47,6 +47,19 @@ def test_a_double_win_needs_all_three(figures, expected):
     assert wins(judge(DENSE + ticket(1, *figures), margin=0)) == expected
 
 
+def test_a_dense_network_of_random_weights_is_not_the_line_to_match():
+    """`--reinit` without a ticket: it carries the hash of weights that it did not use."""
+    reinit = ticket(0, 70, 60, 25, ticket="reinit")
+    group = only(judge(reinit + ticket(1, 88, 78, 38)))
+    assert group.dense is None
+    assert "no dense run" in group.error
+    group = only(
+        judge(DENSE + ticket(0, 70, 60, 25, ticket="reinit", seed=2) + ticket(1, 88, 78, 38))
+    )
+    assert group.dense.stats["st_sa"].mean == 90
+    assert {row.ticket: row.double_win for row in group.rows} == {"imp": False, "reinit": False}
+
+
 def test_with_one_dense_seed_the_margin_is_what_a_ticket_may_lack():
     at_the_line, below = ticket(1, 89.5, 79.5, 39.5), ticket(2, 89.49, 79.5, 39.5)
     verdict = judge(DENSE + at_the_line + below, margin=0.5)

@@ -159,6 +159,65 @@ def test_a_checkpoint_without_its_best_networks_is_refused_before_training(
     assert not (tmp_path / "moved").exists()
 
 
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (["--seed", "5"], "of a run with --seed 1, not 5"),
+        (["--lr", "0.1"], "of a run with --lr 0.01, not 0.1"),
+        (["--mode", "adv"], "of a run with --mode std, not adv"),
+        (["--tickets_file", "1-ticket.safetensors"], "of a run with --tickets_file that holds"),
+        (["--init", ""], "of a run with --init "),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_checkpoint_of_a_run_with_other_flags_is_refused(
+    data, search, tmp_path, capsys, other, told
+):
+    """Its results would name a ticket, a density and a seed that were never trained."""
+    cut_off(run_transfer, data, tmp_path / "cut", sparse(search), 2)
+    other = [str(search / word) if word.endswith(".safetensors") else word for word in other]
+    resume = ["--resume", str(tmp_path / "cut" / "checkpoint.pth.tar")]
+    line = transfer_line(data, tmp_path / "moved", [*sparse(search), *other, *resume], capsys)
+    assert told in line
+    assert not (tmp_path / "moved").exists()
+
+
+def test_a_checkpoint_whose_flags_are_not_known_has_the_tickets_masks_at_least(
+    data, search, tmp_path, capsys
+):
+    with pytest.MonkeyPatch.context() as patch:
+        copy_after_each_epoch(patch, tmp_path / "after")
+        run_transfer(data, tmp_path / "whole", *sparse(search))
+    (tmp_path / "after" / "2" / "args.json").unlink()
+    resume = ["--resume", str(tmp_path / "after" / "2" / "checkpoint.pth.tar")]
+    for state in (1, 3):
+        other = ["--tickets_file", str(search / f"{state}-ticket.safetensors")]
+        flags = [*sparse(search), *other, *resume]
+        line = transfer_line(data, tmp_path / "moved", flags, capsys)
+        assert "has other masks than the ticket of the flags" in line
+    run_transfer(data, tmp_path / "moved", *sparse(search), *resume)
+    (warning,) = read_json(tmp_path / "moved" / "results.json")["warnings"]
+    assert "no args.json beside it: whether its run had the same flags is not known" in warning
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_search_does_not_go_on_from_a_state_of_another_rate(
+    data, search, tmp_path, capsys, known
+):
+    cut_off(run_imp, data, tmp_path / "cut", SEARCH, 3)
+    if not known:
+        (tmp_path / "cut" / "args.json").unlink()
+    flags = [*SEARCH, "--rate", "0.5", "--resume", str(tmp_path / "cut" / "1-checkpoint.pth.tar")]
+    network = ["-a", "resnet20s", "--width", "4", "--input_size", "16", "-b", "12", "-j", "0"]
+    argv = [str(data), "--save_dir", str(tmp_path / "moved"), *network, "--device", "cpu", *flags]
+    line = one_error_line(argv, main_imp_pretrain.main, capsys)
+    if known:
+        assert "of a run with --rate 0.2, not 0.5" in line
+    else:
+        assert "has a density of 80.00 %, state 1 has 50.00 % with --rate 0.5" in line
+    assert not (tmp_path / "moved").exists()
+
+
 def test_a_search_goes_on_in_another_folder_and_leaves_it_whole(data, search, tmp_path):
     cut_off(run_imp, data, tmp_path / "cut", SEARCH, 3)
     checkpoint = tmp_path / "cut" / "1-checkpoint.pth.tar"

@@ -466,7 +466,8 @@ def test_half_precision_where_there_is_no_cuda(place, capsys):
 
 
 def two_processes(place: Place, url: str, count: str = "2") -> Arguments:
-    spawn = ["--multiprocessing_distributed", "--nproc", count, "--dist_url", url]
+    spawn = ["--multiprocessing_distributed", "--nproc", count]
+    spawn += ["--dist_url", url] if url else []
     return imp(place, *spawn, "--dist_backend", "gloo")
 
 
@@ -485,6 +486,12 @@ def test_a_port_in_use(place, capsys):
 def test_a_meeting_point_that_is_none(url, place, capsys):
     line = refused(main_imp_pretrain.main, two_processes(place, url), place, capsys)
     assert f"--dist_url {url}: not like tcp://" in line
+
+
+def test_several_nodes_that_are_not_told_where_to_meet(place, capsys):
+    argv = [*two_processes(place, "", "1"), "--world_size", "2", "--rank", "0"]
+    line = refused(main_imp_pretrain.main, argv, place, capsys)
+    assert "--dist_url is missing: tcp://HOST:PORT" in line
 
 
 def test_more_processes_than_possible(place, capsys):

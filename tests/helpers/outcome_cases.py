@@ -23,7 +23,7 @@ def right(images: int, correct: int, shift: int = 0) -> BoolArray:
 
 def write_tested(
     folder: Path, clean: BoolArray, robust: BoolArray | None = None, split: str = SPLIT,
-    **changes: Any,
+    attack: str = "PGD-20, eps 8/255", **changes: Any,
 ) -> Path:  # fmt: skip
     """Write a run's `results.json` and its outcomes: an AT run where `robust` is given."""
     accuracy = {"sa": 100 * clean.mean().item(), "ra": None}
@@ -32,7 +32,7 @@ def write_tested(
     if robust is not None:
         accuracy["ra"] = 100 * robust.mean().item()
         bits = {("ra_best", "clean"): clean, ("ra_best", "pgd"): robust}
-        attacks = {"pgd": "PGD-20, eps 8/255"}
+        attacks = {"pgd": attack}
     mode = "std" if robust is None else "adv"
     data = result(
         **{"mode": mode, "test_split": split, "init_sha256": "1" * 64, **changes},

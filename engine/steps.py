@@ -46,6 +46,11 @@ class Execution:
         return pieces if size == 1 else max(1, min(pieces, images // 2))
 
     @property
+    def precision(self) -> str:
+        """What `amp` is called as a flag."""
+        return next(word for word, kind in AMP.items() if kind == self.amp)
+
+    @property
     def loss_scale(self) -> float:
         """The factor on the attack's loss: float16 gradients to images would vanish without it."""
         return 65536.0 if self.amp == torch.float16 else 1.0

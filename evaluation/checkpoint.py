@@ -20,7 +20,6 @@ from dataset import DataSpec, build_loaders, mean_std
 from engine.data_warnings import compare_classes, warn_of_notes, warn_of_skipped
 from engine.distributed import is_main
 from engine.log import Warnings, provenance, say
-from engine.steps import AMP
 from errors import InputError
 from evaluation.autoattack import forget_progress
 from evaluation.evaluator import Evaluator, count_images
@@ -104,7 +103,7 @@ def evaluate_checkpoint(
         "input_size": spec.input_size,
         "augment": spec.augment,
         "eval_batch_size": evaluator.batch_size,
-        "amp": next(word for word, kind in AMP.items() if kind == evaluator.execution.amp),
+        "amp": evaluator.execution.precision,
         "seed": evaluator.seed,
         "warnings": tested.warnings.lines,
     }

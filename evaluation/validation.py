@@ -75,6 +75,7 @@ def validate_file(
         "input_size": spec.input_size,
         "augment": spec.augment,
         "eval_batch_size": evaluator.batch_size,
+        "amp": evaluator.execution.precision,
         "acc1": metrics.top1,
         "acc5": metrics.top5,
         "warnings": warnings.lines,

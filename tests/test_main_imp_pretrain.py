@@ -442,8 +442,8 @@ def test_evaluate_writes_eval_json_with_the_accuracy_of_the_run(data, run, tmp_p
         run_imp(data, folder, *SCHEDULE, "--evaluate", *resume)
         written = read_json(folder / "eval.json")
         told = {"checkpoint", "input_size", "augment", "acc1", "acc5", "warnings"}
-        assert set(written) == told | {"eval_batch_size"}
-        assert written["eval_batch_size"] == 12
+        assert set(written) == told | {"eval_batch_size", "amp"}
+        assert (written["eval_batch_size"], written["amp"]) == (12, "off")
         assert written["checkpoint"] == str(folder / (name or "2-checkpoint.pth.tar"))
         assert written["acc1"] == of_epoch[epoch - 1]
         assert written["acc5"] == 100

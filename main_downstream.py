@@ -230,6 +230,7 @@ class Transfer:
                 weights=to_cpu(self.model.state_dict()),
                 training=training,
                 lr_schedule=self.args.lr_schedule,
+                ticket_kind=self.ticket.kind if self.ticket else "imp",
                 best=best,
                 keep_epoch=self.args.save_all and self.training.step == 0,
             )

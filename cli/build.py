@@ -30,7 +30,7 @@ from engine.training import StopSignals, Training
 from evaluation.evaluator import Evaluator, Watch
 from evaluation.request import Request
 from files import imp_run, names, transfer_run
-from files.atomic import sha256_of
+from files.atomic import fingerprint, sha256_of
 from files.salvage import Salvaged
 from files.tickets import Ticket
 from input_pipeline.loader import Loader
@@ -119,18 +119,14 @@ def contents(
     """Fingerprints of input files: on resume paths may change, contents may not."""
     found = {"data": loader.described()}
     if salvaged is not None:  # whose run may have begun from another file than its initial weights
-        found["continue_from"] = _short(salvaged.ticket.sha256)
+        found["continue_from"] = fingerprint(salvaged.ticket.sha256)
     elif args.init is not None and not is_fetched(args.init):
-        found["init"] = _short(sha256_of(args.init))
+        found["init"] = fingerprint(sha256_of(args.init))
     if ticket is not None:
-        found["tickets_file"] = _short(ticket.sha256)
+        found["tickets_file"] = fingerprint(ticket.sha256)
     if getattr(args, "masking_source", None) is not None:
-        found["masking_source"] = _short(sha256_of(args.masking_source))
+        found["masking_source"] = fingerprint(sha256_of(args.masking_source))
     return found
-
-
-def _short(sha256: str) -> str:
-    return f"sha256 {sha256[:16]}"
 
 
 # --- data -----------------------------------------------------------------------------------------
@@ -174,10 +170,10 @@ def target_loaders(
     _compare_eval_batch(args, warnings)
     train, val, test = _loaders(args, runtime, warnings, args.eval_batch_size)
     assert test is not None  # only an ImageNet layout has none
-    say(
-        f"data: {args.dataset}, {train.num_images} training, {val.num_images} validation and "
-        f"{test.num_images} test images, {train.num_classes} classes"
-    )
+    images = f"{val.num_images} validation and {test.num_images} test images"
+    if test is val:
+        images = f"{val.num_images} validation images, which are the test images too"
+    say(f"data: {args.dataset}, {train.num_images} training, {images}, {train.num_classes} classes")
     return train, val, test
 
 

@@ -16,6 +16,8 @@ from engine.log import Warnings, say
 from engine.run_folder import RunFolder
 from engine.steps import Execution
 from errors import InputError
+from files import names
+from files.atomic import sha256_of
 from files.checkpoints import load_checkpoint
 from files.class_names import class_names_in
 from files.fingerprints import weights_sha256
@@ -85,8 +87,20 @@ def target_network(
     else:
         warnings.add(f"no --init: starting from random weights (seed {args.seed})")
     if ticket is not None:
+        _compare_weights(args, ticket, warnings)
         apply_ticket(model, ticket, warnings)
     return _placed(model, args, execution), sha256
+
+
+def _compare_weights(args: argparse.Namespace, ticket: Ticket, warnings: Warnings) -> None:
+    """Warn of a ticket that another search found than the one whose initial weights are given."""
+    init = Path(args.init or "")
+    known = ticket.init_sha256 is not None and init.name == names.INIT and not args.reinit
+    if known and sha256_of(init) != ticket.init_sha256:
+        warnings.add(
+            f"--tickets_file {args.tickets_file}: belongs to other initial weights than {init}: it "
+            "was found in another search"
+        )
 
 
 def apply_ticket(model: nn.Module, ticket: Ticket, warnings: Warnings) -> None:

@@ -123,7 +123,9 @@ class RunFolder:
             if name == "init" and salvaged or name not in before:
                 continue  # a salvaged run goes on from what lay beside its ticket
             one_has = (before[name] is None) != (self.flags[name] is None)
-            if one_has or known and (f"{name}{CONTENT}" in before) != (name in self.contents):
+            had, has = f"{name}{CONTENT}" in before, name in self.contents
+            fetched = not had and not has and before[name] != self.flags[name]
+            if one_has or known and (had != has or fetched):
                 yield name, before[name], self.flags[name]
 
     def claim(self) -> None:

@@ -118,6 +118,11 @@ def check_archive(path: str | os.PathLike[str], source: IO[bytes] | None = None)
         raise InputError(f"{path}: damaged, its record {damaged} does not match its checksum")
 
 
+def fingerprint(sha256: str) -> str:
+    """How `args.json` tells an input file's content."""
+    return f"sha256 {sha256[:16]}"
+
+
 def sha256_of(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's bytes, as hexadecimal text."""
     with open(path, "rb") as file:

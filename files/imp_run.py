@@ -17,7 +17,7 @@ from files.class_names import CLASSES
 from files.features import discard
 from files.mask_layouts import as_floats
 from files.state_dicts import holds_weights
-from files.tickets import load_ticket, ticket_header
+from files.tickets import kind_noted, load_ticket, ticket_header
 
 RELEASED = {"state_prune", "state_dict", "init"}  # entries of the released code's checkpoints
 TRAINED = ("epoch", "arch", "best_acc1", "optimizer", "state_prune")  # and the others
@@ -172,7 +172,7 @@ def export_released(save_dir: Path, state: int, mode: str) -> Path:
         init = load_initial_weights(
             ticket, {"file": names.INIT, "sha256": header.get("init_sha256", "")}
         )
-        about = {"arch": header.get("arch"), "state_prune": state}
+        about = {"arch": header.get("arch"), "state_prune": state, **kind_noted(header)}
         weights = _masked(init, load_ticket(ticket))
     else:
         raise InputError(f"{source}: no such file, nor {ticket.name}; choose another state")

@@ -22,6 +22,7 @@ from files.mask_layouts import ticket_masks
 from files.sealed import HASH, header_of, write_sealed
 
 FORMAT = "double-win-ticket-1"
+KIND = "ticket_kind"  # in other files that hold masks: how they were found, if not by IMP
 AnyPath = str | os.PathLike[str]
 
 
@@ -31,13 +32,15 @@ class Ticket:
 
     masks: `{module name + '.weight_mask': bool tensor}`, named as in the bare network. kind: how it
     was found (imp, omp, random). state: how many times the weights were pruned; None where the file
-    does not say. sha256: the hash of the file's bytes. notes: a line for each mask left out.
+    does not say. sha256: the hash of the file's bytes. init_sha256: that of the file with the
+    initial weights it belongs to; None where it does not say. notes: a line for each mask left out.
     """
 
     masks: dict[str, Tensor]
     kind: str
     state: int | None
     sha256: str
+    init_sha256: str | None = None
     notes: tuple[str, ...] = ()
 
     def state_at(self, density: float) -> int:
@@ -107,9 +110,10 @@ def read_ticket(path: AnyPath) -> Ticket:
     state: Any = header.get("state", payload.get("state_prune"))
     return Ticket(
         masks,
-        kind=header.get("kind", "imp"),
+        kind=header.get("kind", payload.get(KIND, "imp")),
         state=int(state) if str(state).isdecimal() else None,
         sha256=hashlib.sha256(content).hexdigest(),
+        init_sha256=header.get("init_sha256"),
         notes=tuple(notes),
     )
 
@@ -133,6 +137,12 @@ def ticket_header(path: AnyPath) -> dict[str, str]:
         return _ticket_header(header_of(content))
     except (ValueError, AttributeError, OverflowError, MemoryError, OSError) as error:
         raise InputError(f"{path}: not a readable ticket ({error})") from error
+
+
+def kind_noted(header: Mapping[str, str]) -> dict[str, str]:
+    """What another file with a ticket's masks says of how they were found, if not by IMP."""
+    kind = header.get("kind", "imp")
+    return {} if kind == "imp" else {KIND: kind}
 
 
 def _ticket_header(header: dict[str, str]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from files.checkpoints import (
 from files.class_names import CLASSES
 from files.mask_layouts import as_floats
 from files.state_dicts import holds_weights
+from files.tickets import KIND, kind_noted
 from pruning_utils import MASK_SUFFIX
 
 # The curves, and the released code's names of them in a checkpoint; TA is its word for SA.
@@ -56,6 +57,7 @@ def save_transfer(
     weights: Mapping[str, Tensor],
     training: Mapping[str, Any],
     lr_schedule: str,
+    ticket_kind: str,
     best: Sequence[str],
     keep_epoch: bool,
 ) -> None:
@@ -65,6 +67,7 @@ def save_transfer(
         epoch: epochs that are finished.
         classes: the names of the classes, in the order of the network's outputs.
         weights: the state dict in bare names; the file has the released code's `0.*` and `1.*`.
+        ticket_kind: how the masks were found, for who takes the file as a ticket.
         training: what `engine.training.Training.state` gives.
         best: the file names of which this network is the best so far.
         keep_epoch: whether to keep the epoch's bare state dict too (--save_all), under the number
@@ -78,6 +81,7 @@ def save_transfer(
         "arch": arch,
         "state_dict": transfer_keys(weights),
         CLASSES: list(classes),
+        **kind_noted({"kind": ticket_kind}),
     }
     for name in best:
         save_checkpoint(save_dir / name, network)
@@ -170,6 +174,6 @@ def export_released(checkpoint: Path, save_dir: Path) -> Path:
         raise InputError(f"{checkpoint}: no transfer checkpoint with masks, so no ticket")
     kept = {n: v for n, v in as_floats(weights).items() if not n.startswith("normalize.")}
     path = save_dir / names.released_transfer(checkpoint)
-    about: dict[str, Any] = {n: content[n] for n in ("epoch", "arch") if n in content}
+    about: dict[str, Any] = {n: content[n] for n in ("epoch", "arch", KIND) if n in content}
     save_checkpoint(path, {**about, "state_dict": kept})
     return path

@@ -18,6 +18,7 @@ from report.groups import group_runs
 from report.judged import Verdict
 from report.page import page
 from report.pictures import draw_pictures
+from report.recipes import mixed_recipes
 from report.runs import read_curve, read_runs
 from report.verdict import DEFAULT_MARGIN, judge
 from report.weighing import read_tested
@@ -73,7 +74,8 @@ def judge_runs(
     tested, unusable = read_tested(results)
     records, damaged = read_study_records(runs_dir)
     verdict = judge(results, margin, tested, evidence_margin, records)
-    warnings = (*problems, *damaged, *unusable, *verdict.warnings)
+    mixed = mixed_recipes(verdict.groups)
+    warnings = (*problems, *damaged, *unusable, *mixed, *verdict.warnings)
     return Judged(results, dataclasses.replace(verdict, warnings=warnings))
 
 

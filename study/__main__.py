@@ -13,7 +13,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,7 +27,7 @@ from study.machine import cores, threads_each, usual_jobs, visible_gpus
 from study.running import Queue, Stop
 from study.screen import clock
 from study.slurm import max_array_size, sbatch_script
-from study.state import CUT_OFF, DONE, TO_DO, has_other_flags, state_of
+from study.state import CUT_OFF, DONE, TO_DO, has_other_flags, other_input, state_of
 
 PYTHON = sys.executable
 
@@ -98,6 +98,19 @@ def _stop(number: int, _: object) -> NoReturn:
 # --- the whole study ------------------------------------------------------------------------------
 
 
+def notes(runs: Iterable[Run]) -> Iterator[str]:
+    """Say of what was made in another way than the study would make it now."""
+    for run in runs:
+        other = other_input(run)
+        if has_other_flags(run):
+            how = "with other flags"
+        elif other is not None:
+            how = f"from another {other.name} than {other} is now"
+        else:
+            continue
+        yield f"note: {run.name} was made {how}; to make it again, delete {run.folder}"
+
+
 def run_study(study: Study, args: argparse.Namespace) -> int:
     """Run what is left (or with --dry_run say what that is); then write the report."""
     if args.time_it and not args.dry_run:
@@ -111,10 +124,8 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
     forecasts = make_forecasts(study, todo, PYTHON, max(args.jobs or 1, cores()))
     jobs = args.jobs or usual_jobs(gpus, forecasts.values())
     print_list(states, forecasts)
-    for run in chosen:
-        if has_other_flags(run):
-            again = f"to make it again, delete {run.folder}"
-            print(f"note: {run.name} was made with other flags; {again}")
+    for line in notes(chosen):
+        print(line)
 
     def threads(run: Run) -> list[str]:
         own = gpus or "--threads" in run.arguments
@@ -212,6 +223,8 @@ def print_commands(study: Study, only: re.Pattern[str] | None) -> int:
 def print_sbatch_commands(study: Study, args: argparse.Namespace) -> int:
     arguments = [str(args.config), *(["--out", args.out] if args.out else [])]
     chosen = choose(study, args.only)
+    for line in notes(chosen):
+        print(line, file=sys.stderr)  # the commands alone go to where they are piped
     print(*sbatch_script(study, chosen, arguments, args.jobs, max_array_size()), sep="\n")
     return 0
 
@@ -227,6 +240,7 @@ def one_run(study: Study, args: argparse.Namespace) -> int:
         return 0
     if state_of(run) == DONE:
         print(f"{run.name}: done; nothing to do")
+        print(*notes([run]), sep="\n", end="")
         return 0
     for needed in run.needs:
         if not needed.path.is_file():

@@ -37,6 +37,13 @@ class Needed:
         return self.folder / names.ticket(self.state)
 
 
+# Flags that the grid gives each transfer, by its own keys; another value would belie its folder.
+OF_THE_GRID = frozenset(
+    ("--mode", "--dataset", "--tag", "--init", "--tickets_file", "--reinit", "--data_number")
+    + ("--seed", "--save_dir", "--resume")
+)
+
+
 @dataclass(frozen=True)
 class Run:
     """One call of a main, and the tickets that it needs."""
@@ -136,6 +143,12 @@ class Grid:
             ["all", *self.modes, *self.datasets]
             + [f"{dataset} {mode}" for dataset in self.datasets for mode in self.modes]
         )
+        for words in (flags, *self.flags.values()):
+            for flag in OF_THE_GRID.intersection(word.partition("=")[0] for word in words):
+                raise InputError(
+                    f"{table.path}: [transfer]: flags set {flag}, as the grid does for each run; "
+                    "use its keys, and for a search the flags of its [[pretraining]]"
+                )
         self.without = table.several("without", str, lambda w: w in self.flags, [])
         table.end()
 
@@ -162,11 +175,10 @@ class Grid:
     def untrained(self, kind: str, imp: Run) -> Run:
         """Tickets by one-shot magnitude or by chance, from the weights that IMP rewinds to."""
         folder = self.out / kind / imp.folder.name
-        init = ("--ticket", kind, "--init", str(imp.folder / names.INIT))
+        arguments = _without(imp.arguments, "--init", "--init_key")
+        arguments += ("--ticket", kind, "--init", str(imp.folder / names.INIT))
         needs = (Needed(imp.folder, 0),)
-        return Run(
-            f"{kind}/{folder.name}", imp.main, (*_without_init(imp.arguments), *init), folder, needs
-        )
+        return Run(f"{kind}/{folder.name}", imp.main, arguments, folder, needs)
 
     def runs(self, tag: str) -> Iterator[Run]:
         for dataset, mode in self.regimes():
@@ -195,8 +207,10 @@ class Grid:
         return Run(name, TRANSFER, tuple(arguments), self.out / name, (ticket,))
 
 
-def _without_init(arguments: tuple[str, ...]) -> tuple[str, ...]:
-    if "--init" not in arguments:
-        return arguments
-    at = arguments.index("--init")
-    return arguments[:at] + arguments[at + 2 :]
+def _without(arguments: tuple[str, ...], *flags: str) -> tuple[str, ...]:
+    """Arguments without some flags and their values."""
+    for flag in flags:
+        if flag in arguments:
+            at = arguments.index(flag)
+            arguments = arguments[:at] + arguments[at + 2 :]
+    return arguments

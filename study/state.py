@@ -6,11 +6,13 @@ import json
 import re
 import shlex
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
 from engine.schedules import States
 from files import names
+from files.atomic import fingerprint, sha256_of
 from study.config import Run
 
 DONE, CUT_OFF, TO_DO = "done", "cut off", "to do"
@@ -39,6 +41,29 @@ def has_other_flags(run: Run) -> bool:
         return not _alike(before, run.command("python")[2:], run.name)
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def other_input(run: Run) -> Path | None:
+    """The ticket or the initial weights that a transfer was made from, if the file is another now.
+
+    A search that was made again leaves the transfers of its former tickets where they were.
+    """
+    try:
+        before = _recorded(run.folder)
+        for needed in run.needs:
+            files = {"tickets_file": needed.path, "init": needed.path.with_name(names.INIT)}
+            for flag, path in files.items():
+                recorded = before.get(f"{flag}_content")
+                if recorded and path.is_file() and recorded != _content(path):
+                    return path
+    except (OSError, ValueError, AttributeError):
+        pass
+    return None
+
+
+@lru_cache
+def _content(path: Path) -> str:
+    return fingerprint(sha256_of(path))
 
 
 def _recorded(folder: Path) -> Any:

@@ -45,7 +45,7 @@ from engine.steps import Metrics
 from files.atomic import sha256_of, write_json
 from files.checkpoints import bare_keys, save_checkpoint
 from files.outcomes import read_outcomes
-from files.tickets import load_ticket, save_ticket
+from files.tickets import load_ticket, read_ticket, save_ticket
 from files.transfer_run import count_epochs_from_0
 from models import build_model
 
@@ -645,6 +645,49 @@ def masks(state):
     return {name: value for name, value in state.items() if name.endswith("weight_mask")}
 
 
+def test_a_ticket_of_another_search_is_told_of(data, imp, tmp_path):
+    init, ticket = imp / "init.pth.tar", imp / "1-ticket.safetensors"
+    flags = ["--mode", "std", "--epochs", "1", "--tickets_file", str(ticket)]
+    run_transfer(data, tmp_path / "own", "--init", str(init), *flags)
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / "init.pth.tar"
+    torch.save(load(init) | {"of": "another search"}, other)
+    run_transfer(data, tmp_path / "mixed", "--init", str(other), *flags)
+    warnings = [
+        [
+            line
+            for line in read_json(tmp_path / run / "results.json")["warnings"]
+            if "ticket" in line
+        ]
+        for run in ("own", "mixed")
+    ]
+    assert warnings == [
+        [],
+        [
+            f"--tickets_file {ticket}: belongs to other initial weights than {other}: it was found "
+            "in another search"
+        ],
+    ]
+
+
+@pytest.mark.parametrize("kind", ["omp", "imp"])
+def test_masks_that_a_transfer_hands_on_are_still_those_of_their_kind(data, imp, tmp_path, kind):
+    if kind == "omp":
+        ticket = read_ticket(imp / "1-ticket.safetensors")
+        path = tmp_path / "1-ticket.safetensors"
+        save_ticket(path, ticket.masks, arch="resnet20s", state=1, density=0.8,
+                    init_sha256=ticket.init_sha256, kind=kind)  # fmt: skip
+    else:
+        path = imp / "1-ticket.safetensors"
+    flags = ["--mode", "std", "--epochs", "1", "--init", str(imp / "init.pth.tar")]
+    run_transfer(data, tmp_path / "run", *flags, "--tickets_file", str(path))
+    for name in ("model_SA_best.pth.tar", "checkpoint.pth.tar"):
+        assert read_ticket(tmp_path / "run" / name).kind == kind
+    run_transfer(data, tmp_path / "run", *flags, "--export_released")
+    (released,) = (tmp_path / "run").glob("*released*")
+    assert read_ticket(released).kind == kind
+
+
 def test_every_kind_of_ticket_file_gives_the_same_network(data, imp, standard, tmp_path):
     ticket = load_ticket(imp / "2-ticket.safetensors")
     transferred = load(standard.folder / "checkpoint.pth.tar")["state_dict"]
@@ -721,11 +764,12 @@ def test_a_ticket_of_another_stem_is_left_out_with_a_warning_and_only_that(
     data, imp, tmp_path, capsys
 ):
     other = tiny("imagenet")
-    ticket = load_ticket(imp / "2-ticket.safetensors")
+    own = read_ticket(imp / "2-ticket.safetensors")
+    ticket = own.masks
     seven = torch.zeros_like(other.conv1.weight, dtype=torch.bool)
     save_ticket(
         tmp_path / "seven.safetensors", {**ticket, "conv1.weight_mask": seven},
-        arch="resnet20s", state=2, density=0.64, init_sha256="0",
+        arch="resnet20s", state=2, density=0.64, init_sha256=own.init_sha256,
     )  # fmt: skip
     init = ["--init", str(imp / "init.pth.tar")]
     capsys.readouterr()

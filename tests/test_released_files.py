@@ -193,9 +193,11 @@ def test_resuming_their_transfer_checkpoint_says_what_it_is_and_what_to_do(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_best_network_of_ours_is_not_taken_for_theirs(data, transfer, tmp_path, capsys):
+def test_a_best_network_of_ours_is_not_taken_for_theirs(data, imp, transfer, tmp_path, capsys):
     where = ["--dataset", "folder", "--data", data, "--save_dir", tmp_path / "run", *TINY]
-    argv = [*where, "--device", "cpu", *TRANSFER, "--resume", transfer / "model_SA_best.pth.tar"]
+    given = ["--init", imp / "init.pth.tar", "--tickets_file", imp / "2-ticket.safetensors"]
+    best = transfer / "model_SA_best.pth.tar"
+    argv = [*where, "--device", "cpu", *TRANSFER, *given, "--resume", best]
     assert "it lacks 'resume'" in refused(main_downstream.main, argv, capsys)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ import main_downstream
 import main_imp_pretrain
 from engine import training as training_module
 from engine.distributed import Runtime
+from engine.run_folder import RunFolder
 from engine.steps import Execution
 from engine.training import Training
 
@@ -101,6 +103,21 @@ def test_weights_that_were_fetched_are_not_a_file_of_their_name(data, search, tm
     (tmp_path / "run" / "args.json").write_text(json.dumps(args | {"init": "torchvision"}))
     line = transfer_line(data, tmp_path / "run", [*sparse(search), "--resume"], capsys)
     assert "holds a run with --init torchvision, not " in line
+
+
+@pytest.mark.parametrize("names", [("torchvision", "hf:a/b/x.pt"), ("hf:a/b/1.pt", "hf:a/b/2.pt")])
+def test_weights_that_were_fetched_are_those_of_their_name(tmp_path, names):
+    """They have no fingerprint: a run would go on under the name of weights that it never had."""
+    then, now = names
+    (tmp_path / "args.json").write_text(json.dumps({"init": then, "data_content": "images"}))
+
+    def differences(init):
+        free, inputs, contents = ["init"], ["init"], {"data": "images"}
+        folder = RunFolder(tmp_path, {"init": init}, free, inputs, "auto", Path, "x", contents)
+        return list(folder.differences())
+
+    assert differences(then) == []
+    assert differences(now) == [("init", then, now)]
 
 
 def test_a_finished_run_is_not_that_of_other_flags(data, search, tmp_path, capsys):

@@ -214,6 +214,13 @@ def test_commands_of_a_study(project):
     assert "--tickets_file" not in commands[8]
 
 
+def test_what_a_searchs_init_needed_is_not_asked_of_its_initial_weights(project):
+    project.write(**{'init = "adv.pt"': 'init = "adv.pt"\nflags = "--init_key teacher"'})
+    project.append('tickets = ["imp", "omp"]')
+    lines = project.run("--list", "--only", "^(imp|omp)/adv").stdout.splitlines()
+    assert ["--init_key teacher" in line for line in lines] == [True, False]
+
+
 def test_baselines_have_tickets_of_their_own_and_no_second_dense_network(project):
     project.append('tickets = ["imp", "omp", "random", "reinit"]')
     commands = dict(line.split(f" --save_dir {project.out}/") for line in
@@ -449,6 +456,33 @@ def test_a_run_made_with_the_same_flags_in_another_order_is_as_planned(project):
     assert "note: imp/adv was made with other flags" in project.run("--dry_run").stdout
 
 
+@pytest.mark.parametrize("file", ["2-ticket.safetensors", "init.pth.tar"])
+def test_transfers_of_a_search_that_was_made_again_are_named(project, file):
+    project.run("-J", "8")
+    assert "note:" not in project.run("--dry_run").stdout
+    remade = project.out / "imp/std" / file
+    remade.write_text("of another search")
+    text = project.run("--dry_run").stdout
+    notes = [line for line in text.splitlines() if line.startswith("note:")]
+    states = (2,) if "ticket" in file else (0, 2)
+    assert notes == [
+        f"note: {name} was made from another {file} than {remade} is now; to make it again, delete "
+        f"{project.out / name}"
+        for name in (transfer("std", mode, state) for mode in ("std", "adv") for state in states)
+    ]
+    done = project.run("--slurm")
+    assert done.stderr.splitlines() == notes
+    assert "note:" not in done.stdout
+    number = next(
+        line.partition("\t")[0]
+        for line in project.run("--list").stdout.splitlines()
+        if line.endswith(f"{transfer('std', state=2)} --resume")
+    )
+    assert f"nothing to do\n{notes[-3 if len(notes) > 2 else 0]}" in (
+        project.run("--run", number).stdout
+    )
+
+
 @pytest.mark.parametrize("moved", [".", "..", "elsewhere"])
 def test_a_study_whose_folder_is_named_otherwise_is_as_planned(project, moved):
     """`--out .` names the folder by nothing at all, so that every path may lie in it."""
@@ -456,7 +490,7 @@ def test_a_study_whose_folder_is_named_otherwise_is_as_planned(project, moved):
     project.run("--only", f"^{name}$|imp/adv", "--out", ".")
     here = {".": ".", "..": f"../{project.folder.name}", "elsewhere": str(project.folder)}[moved]
     assert "note:" not in project.run("--dry_run", "--out", here).stdout
-    project.append('[transfer.flags]\nadv = "--data_number 0.5"')
+    project.append('[transfer.flags]\nadv = "--seconds 0.1"')
     text = project.run("--dry_run", "--out", here).stdout
     notes = [line for line in text.splitlines() if line.startswith("note:")]
     again = f"to make it again, delete {Path(here, name)}"
@@ -958,6 +992,14 @@ def test_the_multinode_job_starts_the_main_under_torchrun_on_every_node(project,
         (("[0, 2]", '[0]\n[transfer.flags]\nsvhn = "x"'), "[transfer.flags] svhn is not known"),
         (("[0, 2]", '[0]\nwithout = ["svhn std"]'), "[transfer] without is 'svhn std'; it must be"),
         (('datasets = ["cifar10"]', ""), "[transfer] needs datasets"),
+        (
+            ('"--epochs 2"', '"--epochs 2 --seed 7"'),
+            "[transfer]: flags set --seed, as the grid does",
+        ),
+        (
+            ("[0, 2]", '[0]\n[transfer.flags]\nadv = "--tag=x"'),
+            "[transfer]: flags set --tag, as the",
+        ),
     ],
 )
 def test_a_wrong_study_is_one_line_and_status_2(change, message, project):

@@ -9,6 +9,7 @@ two hours, or three with one thread.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import signal
@@ -66,6 +67,11 @@ def main():
         calls.write(f"{time.time():.3f} start {folder} gpu={gpu} threads={args.threads}\n")
     if not (folder / "args.json").exists():
         flags = {**vars(args), "command": " ".join(["python", *sys.argv])}
+        inputs = {"tickets_file": args.tickets_file, "init": args.init}
+        for flag, path in inputs.items():
+            if path and Path(path).is_file():
+                sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+                flags[f"{flag}_content"] = f"sha256 {sha256[:16]}"
         (folder / "args.json").write_text(json.dumps(flags))
     if args.ask_to_stop:
         (folder / "PREEMPTED").write_text("SIGUSR1\n")

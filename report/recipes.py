@@ -1,0 +1,59 @@
+"""Whether the runs that are compared were made by one recipe, as far as their `args.json` tell."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from files import names
+from files.results import MODES, REGIMES
+from report.judged import GroupVerdict
+
+TRAINING = (
+    *("data_content", "input_size", "augment", "hflip", "width", "stem", "mean", "std"),
+    *("epochs", "global_batch", "lr", "lr_schedule", "decreasing_lr", "warmup", "momentum"),
+    *("weight_decay", "eval_from", "amp"),
+)
+ATTACKS = (
+    *("train_eps", "train_step", "train_gamma", "train_randinit"),
+    *("test_eps", "test_step", "test_gamma", "test_randinit", "restarts"),
+)
+WORDS = {"data_content": "training data", "global_batch": "images a step"}
+RECIPE = {"std": TRAINING, "adv": TRAINING + ATTACKS}  # by mode
+
+
+def mixed_recipes(groups: Iterable[GroupVerdict]) -> list[str]:
+    """Name what differs between the runs of a group under one regime: a line for each such regime.
+
+    A run without a readable `args.json`, and what an earlier version did not record, count as
+    alike.
+    """
+    lines = []
+    for group, mode in itertools.product(groups, MODES):
+        runs = [run for row in group.all_rows for run in row.runs if run.mode == mode]
+        apart = list(_apart([_flags(run.path) for run in runs], RECIPE[mode]))
+        if apart:
+            lines.append(f"{group.group}: {REGIMES[mode]} by different recipes: {'; '.join(apart)}")
+    return lines
+
+
+def _apart(runs: Sequence[Mapping[str, Any]], keys: Iterable[str]) -> Iterable[str]:
+    for key in keys:
+        values = dict.fromkeys(_text(flags[key]) for flags in runs if key in flags)
+        if len(values) > 1:
+            yield f"{WORDS.get(key, key)} {' and '.join(values)}"
+
+
+def _text(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _flags(results: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads(results.with_name(names.ARGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,67 @@
+"""Runs of one group that were made by different recipes are told of."""
+
+import json
+
+import pytest
+from helpers.report_cases import write_run
+
+from report.write import judge_runs
+
+RECIPE = {
+    "epochs": 12, "lr": 0.1, "decreasing_lr": [6, 9], "amp": "off", "input_size": 32,
+    "data_content": "4500 images of 10 classes (ee0dc7ac22010897)", "global_batch": 128,
+    "train_step": 3, "test_eps": 8 / 255, "seed": 1, "threads": 1, "save_dir": "a",
+}  # fmt: skip
+
+
+def made(folder, mode="adv", state=1, seed=1, **changes):
+    write_run(folder / f"{mode}{state}-{seed}", mode=mode, state=state, seed=seed)
+    text = json.dumps({**RECIPE, **changes})
+    (folder / f"{mode}{state}-{seed}" / "args.json").write_text(text)
+
+
+def told(folder):
+    return [line for line in judge_runs(folder).verdict.warnings if "recipes" in line]
+
+
+def test_runs_of_one_recipe_may_differ_in_what_changes_no_result(tmp_path):
+    for state, seed in ((0, 1), (1, 1), (1, 2)):
+        made(tmp_path, state=state, seed=seed, threads=seed, save_dir=f"{state}{seed}")
+    assert told(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "change", "words"),
+    [
+        ("adv", {"epochs": 120}, "epochs 12 and 120"),
+        ("std", {"lr": 0.01, "amp": "bf16"}, "lr 0.1 and 0.01; amp off and bf16"),
+        ("adv", {"decreasing_lr": [50]}, "decreasing_lr [6, 9] and [50]"),
+        ("adv", {"global_batch": 256}, "images a step 128 and 256"),
+        ("adv", {"test_eps": 4 / 255}, "test_eps 0.0313725 and 0.0156863"),
+        ("std", {"data_content": "450 images"}, "training data 4500 images of 10 classes"),
+    ],
+)
+def test_a_recipe_that_differs_is_named_once_with_its_values(tmp_path, mode, change, words):
+    for state in (0, 1, 2):
+        made(tmp_path, mode, state)
+        made(tmp_path, mode, state, seed=2, **(change if state else {}))
+    (line,) = told(tmp_path)
+    regime = {"std": "ST", "adv": "AT"}[mode]
+    assert line.startswith(
+        f"adv, cifar10, 100 % of the data: {regime} by different recipes: {words}"
+    )
+
+
+def test_the_attack_is_no_matter_of_standard_training(tmp_path):
+    made(tmp_path, "std", 0)
+    made(tmp_path, "std", 1, train_step=10, test_eps=0.1)
+    made(tmp_path, "adv", 1, epochs=3)  # another regime
+    assert told(tmp_path) == []
+
+
+def test_a_run_whose_flags_cannot_be_read_counts_as_alike(tmp_path):
+    for state, text in ((0, None), (1, "{"), (2, "[]"), (3, '{"lr": 0.1}')):
+        made(tmp_path, state=state)
+        file = tmp_path / f"adv{state}-1" / "args.json"
+        file.unlink() if text is None else file.write_text(text)
+    assert told(tmp_path) == []

@@ -56,14 +56,15 @@ def test_building_and_parsing_are_pure(build, tmp_path, monkeypatch):
 RECIPE = [
     "arch", "input_size", "augment", "hflip", "stem", "epochs", "batch_size", "lr", "lr_schedule",
     "decreasing_lr", "warmup", "momentum", "weight_decay", "seed", "train_eps", "train_step",
-    "train_gamma", "train_randinit",
+    "train_gamma", "train_randinit", "amp",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("build", BOTH)
 def test_what_a_recipe_fills_is_none_when_left_out(build):
     args = vars(read(build()))
-    own = ["rate", "prune_epoch"] if build is imp else ["eval_from", "test_eps", "test_step"]
+    evaluated = ["dataset", "eval_from", "test_eps", "test_step"]
+    own = ["rate", "prune_epoch"] if build is imp else evaluated
     assert {args[name] for name in RECIPE + own} == {None}
 
 
@@ -72,11 +73,11 @@ def test_what_a_recipe_fills_is_none_when_left_out(build):
     [
         (imp, {"mode": "adv", "init": None, "keep": "all", "pretrain_epochs": 0, "ticket": "imp"}),
         (imp, {"resume": None, "dry_run": False, "evaluate": False, "export_released": None}),
-        (transfer, {"mode": "adv", "dataset": "cifar10", "data_number": 1.0, "save_all": False}),
+        (transfer, {"mode": "adv", "data_number": 1.0, "save_all": False}),
         (transfer, {"tickets_file": None, "resume": None, "evaluate": False, "tag": None}),
         *((build, {"device": "auto", "gpu": None, "nproc": None}) for build in BOTH),
         *((build, {"world_size": None, "rank": None, "dist_url": None}) for build in BOTH),
-        *((build, {"micro_batch": None, "amp": "off", "channels_last": True}) for build in BOTH),
+        *((build, {"micro_batch": None, "channels_last": True}) for build in BOTH),
     ],
 )
 def test_defaults(build, expected):

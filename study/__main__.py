@@ -240,7 +240,8 @@ def one_run(study: Study, args: argparse.Namespace) -> int:
         return 0
     if state_of(run) == DONE:
         print(f"{run.name}: done; nothing to do")
-        print(*notes([run]), sep="\n", end="")
+        for line in notes([run]):
+            print(line)
         return 0
     for needed in run.needs:
         if not needed.path.is_file():

@@ -1,4 +1,4 @@
-"""The same PGD-10 attack by other libraries and by this project: what a user gains by switching.
+"""The same PGD-5 attack by other libraries and by this project: what a user gains by switching.
 
 The first ratio of a library is of the loops alone: one network, fp32, the same memory layout but
 for the images. The second is of what its user has, torchvision's network in fp32, over ours as an
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from workloads import (
     EPS,
     FP32,
-    PGD10,
+    PGD5,
     Recipe,
     Results,
     executions,
@@ -27,7 +27,7 @@ from workloads import (
 
 from attack_utils import make_pgd
 
-RESNET18 = Recipe("resnet18", 32, 32, 10, PGD10)
+RESNET18 = Recipe("resnet18", 32, 32, 10, PGD5)
 
 
 def shared_network() -> nn.Module:
@@ -46,7 +46,7 @@ def torchattacks(network: Callable[[], nn.Module]) -> Work:
     import torchattacks as package
 
     images, labels = batch()
-    attack = package.PGD(network(), EPS, PGD10.step_size, PGD10.steps, random_start=True)
+    attack = package.PGD(network(), EPS, PGD5.step_size, PGD5.steps, random_start=True)
     return lambda: attack(images, labels)
 
 
@@ -55,12 +55,12 @@ def foolbox(network: Callable[[], nn.Module]) -> Work:
 
     images, labels = batch()
     model = package.PyTorchModel(network(), bounds=(0, 1), device=images.device)
-    attack = package.attacks.LinfPGD(abs_stepsize=PGD10.step_size, steps=PGD10.steps)
+    attack = package.attacks.LinfPGD(abs_stepsize=PGD5.step_size, steps=PGD5.steps)
     return lambda: attack.run(model, images, labels, epsilon=EPS)
 
 
 def our_loop() -> Work:
-    perturb, (images, labels) = make_pgd(shared_network(), PGD10), batch()
+    perturb, (images, labels) = make_pgd(shared_network(), PGD5), batch()
     placed = FP32.images(images)
     return lambda: perturb(placed, labels)
 

@@ -142,7 +142,7 @@ class Transform:
         return images.contiguous(memory_format=torch.channels_last)
 
     def __call__(self, images: Tensor | Iterable[Tensor], draws: np.ndarray, count: int) -> Tensor:
-        """Transform `count` uint8 images (3, H, W) to one contiguous (count, 3, size, size).
+        """Transform `count` uint8 images (3, H, W) to one batch (count, 3, size, size).
 
         draws: the (count, DRAWS) numbers of their positions, unused where nothing is random.
         """
@@ -160,8 +160,12 @@ class Transform:
             pixels[rows] = torch.from_numpy(pixels[rows]).flip(3).numpy()
         return batch
 
+    def _empty(self, count: int) -> np.ndarray:
+        """Return (count, 3, size, size) in the memory order of resized images and convolutions."""
+        return np.empty((count, self.size, self.size, 3), dtype=np.uint8).transpose(0, 3, 1, 2)
+
     def _framed(self, images: Tensor | Iterable[Tensor], count: int) -> Tensor:
-        batch = np.empty((count, 3, self.size, self.size), dtype=np.uint8)
+        batch = self._empty(count)
         for place, image in enumerate(images):
             if self.framing == "stretch":
                 batch[place] = resize(image, self.size, self.size).numpy()
@@ -172,7 +176,7 @@ class Transform:
     def _random_framed(
         self, images: Tensor | Iterable[Tensor], draws: np.ndarray, count: int
     ) -> Tensor:
-        batch = np.empty((count, 3, self.size, self.size), dtype=np.uint8)
+        batch = self._empty(count)
         for place, (image, row) in enumerate(zip(images, draws.tolist(), strict=True)):
             height, width = image.shape[1:]
             top, left, h, w = random_resized_box(row, height, width, self.scale)

@@ -634,12 +634,12 @@ def test_images_of_the_input_size_come_in_contiguous_batches_too():
         assert all(images.is_contiguous() for images, _ in loader.epoch(0))
 
 
-def test_batches_are_contiguous_uint8_with_int64_labels(folder):
+def test_batches_are_uint8_in_the_memory_order_of_convolutions_with_int64_labels(folder):
     for loader in loaders(spec_of(folder)):
         for images, labels in loader.epoch(0):
             assert images.dtype == torch.uint8
             assert images.shape == (len(labels), 3, 16, 16)
-            assert images.is_contiguous()
+            assert images.is_contiguous(memory_format=torch.channels_last)
             assert labels.dtype == torch.int64
     assert loader.classes == ("cat", "dog")
     assert loader.num_classes == 2

@@ -16,9 +16,11 @@ status=0
 for network in "$here"/runs/transfer/*/folder/adv/f0.1/state0/seed1/model_RA_best.pth.tar; do
   [ -f "$network" ] || { echo "no network of a transfer in $here/runs yet" >&2; exit 2; }
   run=$(dirname "$network")
-  echo "$run"
+  side=${run#"$here"/runs/transfer/}
+  side=${side%%/*}
+  echo "$side: $run"
   "$python" "$root/main_downstream.py" --evaluate --resume "$network" --dataset folder --data "$data" \
-    --threads 1 -j 0 --eval_batch_size 256 --seed 1 --save_dir "$out/$(basename "$(dirname "$run")")"
-  "$python" "$here/compare.py" "$run/outcomes.safetensors" "$out"/*/eval.outcomes.safetensors || status=1
+    --threads 1 -j 0 --eval_batch_size 256 --seed 1 --save_dir "$out/$side"
+  "$python" "$here/compare.py" "$run/outcomes.safetensors" "$out/$side"/eval.outcomes.safetensors || status=1
 done
 exit $status

@@ -230,8 +230,8 @@ def _add_transfer_evaluation(parser: Parser) -> None:
         "--eval_images",
         type=positive_int,
         metavar="N",
-        help="only the first N images, in --evaluate, autoattack and --check_masking "
-        "(all; 512 for the last)",
+        help="only the first N images (N evenly spaced ones, where the set is sorted by class), in "
+        "--evaluate, autoattack and --check_masking (all; 512 for the last)",
     )
     add(
         "--restarts",

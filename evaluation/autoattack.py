@@ -1,4 +1,4 @@
-"""AutoAttack on the first images of a split, and the file by which it goes on where it was cut off.
+"""AutoAttack on a split, and the file by which it goes on where it was cut off.
 
 Progress is one character per image beside what must be the same for it to be taken up, so that a
 run that is resumed ends with the same outcomes, image by image.
@@ -24,7 +24,7 @@ from engine.distributed import is_main, sum_over_ranks
 from engine.log import Progress, say, warn
 from engine.steps import Meter
 from errors import memory_advice
-from evaluation.evaluator import Evaluator, count_batches, count_images, gather_in_order, percent
+from evaluation.evaluator import Evaluator, gather_in_order, percent
 from files.atomic import write_json
 from files.features import discard
 from files.names import AUTOATTACK_PROGRESS
@@ -67,24 +67,23 @@ def run_autoattack(
     network: nn.Module,
     loader: Loader,
     folder: Path,
-    images: int | None = None,
     name: str = AUTOATTACK_PROGRESS,
 ) -> AutoAttackResult:
-    """SA, and RA by AutoAttack standard, on the first images of a split.
+    """SA, and RA by AutoAttack standard, on a split.
 
     Progress is kept in the file `name` in `folder` after every batch, and taken up by the next call
     for the same network, images and attack; `forget_progress` removes it.
     """
-    suite, total = choose_attacks(loader.num_classes), count_images(loader, images)
+    suite, total = choose_attacks(loader.num_classes), loader.num_images
     eps, world = evaluator.attack.eps, evaluator.runtime.world_size
     perturb = checked(make_autoattack(network, eps, suite, evaluator.seed), eps)
-    steps = count_batches(loader, images)
+    steps = len(loader)
     task = _task(evaluator, network, loader, suite, total)
     path = folder / name
     progress = _take_up(evaluator, path, task)
     if progress.done:
         say(f"AutoAttack: resumed, {progress.done} of {steps} batches done")
-    batches = evaluator.batches(loader, images, progress.done)
+    batches = evaluator.batches(loader, progress.done)
     rounds = math.ceil((steps - progress.done) / world)
     memory = memory_advice(loader.batch_size, evaluator.advice)
     with memory, Progress(rounds, "AutoAttack", evaluator.print_freq) as bar:

@@ -22,7 +22,7 @@ from engine.distributed import is_main
 from engine.log import Warnings, provenance, say
 from errors import InputError
 from evaluation.autoattack import forget_progress
-from evaluation.evaluator import Evaluator, count_images
+from evaluation.evaluator import Evaluator
 from evaluation.request import Request
 from evaluation.sets import SEVERITIES, adversarial_loader, cifar10_c_loader, corruptions
 from evaluation.split_test import (
@@ -153,7 +153,7 @@ def _on_test_split(
     test.save(EVALUATION_OUTCOMES)
     return {
         **test.accuracy(role)._asdict(),
-        "images": count_images(loader, request.images),
+        "images": test.asked.num_images,
         "attack": str(evaluator.attack) if request.attacked else None,
         **further,
     }
@@ -173,10 +173,9 @@ def _on_adversarial(
         **evaluator.loading(),
     )
     tested.compare(loader)
-    ra = evaluator.accuracy(
-        evaluator.network(tested.model), loader, f"RA on {path}", images=request.images
-    )
-    return {"sa": None, "ra": ra, "images": count_images(loader, request.images)}
+    some = loader.some(request.images)
+    ra = evaluator.accuracy(evaluator.network(tested.model), some, f"RA on {path}")
+    return {"sa": None, "ra": ra, "images": some.num_images}
 
 
 def _on_cifar10_c(
@@ -202,7 +201,7 @@ def _on_cifar10_c(
                 **evaluator.loading(),
             )
             label = f"{name}, severity {severity}"
-            row.append(evaluator.accuracy(network, loader, label, images=request.images))
+            row.append(evaluator.accuracy(network, loader.some(request.images), label))
         say(f"{name:{width}}" + "".join(f"{sa:8.2f}" for sa in (*row, fmean(row))))
         return {"severities": row, "mean": fmean(row)}
 
@@ -216,7 +215,7 @@ def _on_cifar10_c(
     return {
         "sa": sa,
         "ra": None,
-        "images": count_images(first, request.images),  # of each corruption and severity
+        "images": first.some(request.images).num_images,  # of each corruption and severity
         "corruptions": table,
         **({"corruptions_missing": list(found.missing)} if found.missing else {}),
         **({"corruptions_extra": extra} if extra else {}),

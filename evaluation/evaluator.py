@@ -6,7 +6,6 @@ find, but for an attack's random starts, which each process draws for its own ba
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -96,10 +95,9 @@ class Evaluator:
         loader: Loader,
         label: str,
         perturb: Perturb | None = None,
-        images: int | None = None,
     ) -> float:
-        """SA of a `network` on a split (or on its first images), or RA under an attack."""
-        return self.measure(network, loader, label, perturb, images).top1
+        """SA of a `network` on a split, or RA under an attack."""
+        return self.measure(network, loader, label, perturb).top1
 
     def measure(
         self,
@@ -107,7 +105,6 @@ class Evaluator:
         loader: Loader,
         label: str,
         perturb: Perturb | None = None,
-        images: int | None = None,
     ) -> Metrics:
         """Loss, top-1 and top-5 accuracy of a `network`, over all processes.
 
@@ -115,10 +112,9 @@ class Evaluator:
             network: a network that `network()` returned.
             label: the text before the progress bar.
             perturb: the attack; none if left out.
-            images: measure only the first so many images of the split; all if left out.
         """
         meter = Meter(self.execution.device)
-        return self._pass(network, loader, label, perturb, images, meter, [])
+        return self._pass(network, loader, label, perturb, meter, [])
 
     def outcomes(
         self,
@@ -126,7 +122,6 @@ class Evaluator:
         loader: Loader,
         label: str,
         perturb: Perturb | None = None,
-        images: int | None = None,
     ) -> Tensor:
         """Which images a `network` gets right; arguments as in `measure`.
 
@@ -135,12 +130,12 @@ class Evaluator:
             the accuracy. Images that could not be read (--skip_bad) are not among the N.
         """
         meter, places = OutcomeMeter(self.execution.device), list[int]()
-        self._pass(network, loader, label, perturb, images, meter, places)
+        self._pass(network, loader, label, perturb, meter, places)
         parts = [
             (place, torch.where(correct, RIGHT, WRONG))
             for place, correct in zip(places, meter.correct, strict=True)
         ]
-        codes = gather_in_order(parts, count_images(loader, images), self.execution.device)
+        codes = gather_in_order(parts, loader.num_images, self.execution.device)
         return codes[codes > 0] == RIGHT
 
     def _pass(
@@ -149,18 +144,17 @@ class Evaluator:
         loader: Loader,
         label: str,
         perturb: Perturb | None,
-        images: int | None,
         meter: Meter,
         places: list[int],
     ) -> Metrics:
         """Evaluate on this process's batches; `places` takes the first image's place of each."""
-        rounds = count_batches(loader, images) // self.runtime.world_size
+        rounds = len(loader) // self.runtime.world_size
         memory = memory_advice(loader.batch_size, self.advice)
-        with memory, Progress(len(self.steps(loader, images)), label, self.print_freq) as bar:
+        with memory, Progress(len(self.steps(loader)), label, self.print_freq) as bar:
             report = self.report(bar, rounds)
 
             def batches() -> Iterator[tuple[Tensor, Tensor]]:
-                for place, some, labels in self.batches(loader, images):
+                for place, some, labels in self.batches(loader):
                     if len(labels):
                         places.append(place)
                         yield some, labels
@@ -185,34 +179,20 @@ class Evaluator:
 
         return report
 
-    def steps(self, loader: Loader, images: int | None = None, first: int = 0) -> range:
-        """This process's batches among those of the first `images` images, from `first` on."""
+    def steps(self, loader: Loader, first: int = 0) -> range:
+        """This process's batches among those from `first` on."""
         rank, world = self.runtime.rank, self.runtime.world_size
-        return range(first + (rank - first) % world, count_batches(loader, images), world)
+        return range(first + (rank - first) % world, len(loader), world)
 
-    def batches(
-        self, loader: Loader, images: int | None = None, first: int = 0
-    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+    def batches(self, loader: Loader, first: int = 0) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yield those batches: the first image's place, images (B, 3, S, S) and labels (B,).
 
-        The last batch ends with the last image. B is 0 if no image of a batch could be read.
+        B is 0 if no image of a batch could be read.
         """
         rank, world = self.runtime.rank, self.runtime.world_size
         epoch = loader.epoch(0, first, rank, world, keep_empty=True)
-        for step, (some, labels) in zip(self.steps(loader, images, first), epoch, strict=False):
-            place = step * loader.batch_size
-            left = count_images(loader, images) - place
-            yield place, some[:left], labels[:left]
-
-
-def count_images(loader: Loader, images: int | None) -> int:
-    """How many images the first `images` are: all, if None or more than there are."""
-    return min(images or loader.num_images, loader.num_images)
-
-
-def count_batches(loader: Loader, images: int | None) -> int:
-    """How many batches, of all processes together, hold the first `images` images."""
-    return math.ceil(count_images(loader, images) / loader.batch_size)
+        for step, (images, labels) in zip(self.steps(loader, first), epoch, strict=False):
+            yield step * loader.batch_size, images, labels
 
 
 def percent(correct: Tensor) -> float:

@@ -11,7 +11,7 @@ from torch import nn
 from attack_utils import PGDConfig
 from engine.distributed import seed_everything
 from engine.log import say, warn
-from evaluation.evaluator import Evaluator, count_images
+from evaluation.evaluator import Evaluator
 from input_pipeline.loader import Loader
 
 MASKING_IMAGES = 512
@@ -24,7 +24,6 @@ def masking_checks(
     network: nn.Module,
     loader: Loader,
     source: nn.Module | None = None,
-    images: int | None = None,
 ) -> list[dict[str, Any]]:
     """Check RA in three ways, and say what each check finds.
 
@@ -34,17 +33,16 @@ def masking_checks(
     Args:
         source: the network that the transfer attack is crafted on; without it that check is left
             out.
-        images: how many of the split, 512 if left out.
 
     Returns:
         `{"name", "passed", "detail"}` of each check.
     """
-    total = count_images(loader, images or MASKING_IMAGES)
+    total = loader.num_images
 
     def robust(attack: PGDConfig, crafted_on: nn.Module = network) -> float:
         seed_everything(evaluator.seed)
         label = f"masking checks, {attack}"
-        return evaluator.accuracy(network, loader, label, evaluator.pgd(crafted_on, attack), total)
+        return evaluator.accuracy(network, loader, label, evaluator.pgd(crafted_on, attack))
 
     own = evaluator.attack
     steps = [factor * max(own.steps, 1) for factor in MASKING_STEPS]

@@ -14,8 +14,8 @@ class Request:
     """What a run is asked to test.
 
     attacked: also measure RA under PGD. asked: --eval_attack was given, not implied by --mode.
-    eval_set: ("test" | "cifar10_c" | "adv", path). images: only the first so many of the split, in
-    `--evaluate` and in the tests beyond SA and RA.
+    eval_set: ("test" | "cifar10_c" | "adv", path). images: only so many of the split
+    (`Loader.some`), in `--evaluate` and in the tests beyond SA and RA.
     """
 
     attacked: bool

@@ -13,8 +13,8 @@ from engine.distributed import on_main, seed_everything
 from engine.log import Warnings, say, warn
 from errors import InputError
 from evaluation.autoattack import run_autoattack
-from evaluation.evaluator import Evaluator, count_images, percent
-from evaluation.masking import masking_checks
+from evaluation.evaluator import Evaluator, percent
+from evaluation.masking import MASKING_IMAGES, masking_checks
 from evaluation.request import Request
 from files.checkpoints import load_checkpoint
 from files.class_names import class_names_in
@@ -29,13 +29,14 @@ class SplitTest:
     """Networks on one test split: which images each gets right, and what that amounts to.
 
     `bits` holds (N,) bool on the CPU, in the order of the split, for each network and measure.
+    `asked` gives the images that `--eval_images` leaves of the split.
     """
 
     def __init__(
         self, evaluator: Evaluator, loader: Loader, request: Request, folder: Path
     ) -> None:
         self.evaluator, self.loader, self.request = evaluator, loader, request
-        self.folder = folder
+        self.folder, self.asked = folder, loader.some(request.images)
         self.bits: dict[Key, Tensor] = {}
         self.attacks: dict[str, str] = {}
 
@@ -58,12 +59,12 @@ class SplitTest:
             attack = attack if crafted is None else _kept(attack, crafted)
         # Deviation: random starts from the run's seed, so that `--evaluate` gives the same figures.
         seed_everything(evaluator.seed)
-        images = request.images if request.evaluate else None
-        clean = evaluator.outcomes(network, self.loader, f"test SA ({role})", images=images)
+        loader = self.asked if request.evaluate else self.loader
+        clean = evaluator.outcomes(network, loader, f"test SA ({role})")
         self.bits[role, CLEAN] = clean
         if attack:
             label = f"test RA ({role})"
-            robust = evaluator.outcomes(network, self.loader, label, attack, images)
+            robust = evaluator.outcomes(network, loader, label, attack)
             self.bits[role, self.measure] = robust
             times = f", worst of {request.restarts} runs" if request.restarts > 1 else ""
             self.attacks[self.measure] = f"{evaluator.attack}{times}"
@@ -83,14 +84,12 @@ class SplitTest:
 
     def further(self, model: nn.Module, role: str) -> dict[str, Any]:
         """The tests beyond SA and RA that were asked for: `autoattack`, `masking_checks`."""
-        request, evaluator, loader = self.request, self.evaluator, self.loader
+        request, evaluator = self.request, self.evaluator
         found: dict[str, Any] = {"restarts": request.restarts} if request.restarts > 1 else {}
         network = evaluator.network(model)
         if request.autoattack:
             progress = EVALUATION_PROGRESS if request.evaluate else AUTOATTACK_PROGRESS
-            result = run_autoattack(
-                evaluator, network, loader, self.folder, request.images, progress
-            )
+            result = run_autoattack(evaluator, network, self.asked, self.folder, progress)
             record = result.record
             note = f" ({record['note']})" if record["note"] else ""
             say(f"AutoAttack ({role}), {record['images']} images{note}: RA {record['ra']:.2f} %")
@@ -100,14 +99,14 @@ class SplitTest:
         if request.check_masking:
             path = request.masking_source
             source = evaluator.network(load_source(path, model)) if path else None
-            checks = masking_checks(evaluator, network, loader, source, request.images)
-            found["masking_checks"] = checks
+            some = self.loader.some(request.images or MASKING_IMAGES)
+            found["masking_checks"] = masking_checks(evaluator, network, some, source)
         return found
 
     def save(self, name: str) -> None:
         """Write the outcomes of all networks into the folder, on rank 0."""
         total = self.loader.num_images
-        if any(len(bits) not in (total, self._asked()) for bits in self.bits.values()):
+        if any(len(bits) not in (total, self.asked.num_images) for bits in self.bits.values()):
             warn(f"no {name}: some test images could not be read, so outcomes have no place")
             return
         outcomes = Outcomes(
@@ -118,9 +117,6 @@ class SplitTest:
             bits={key: bits.numpy() for key, bits in self.bits.items()},
         )
         on_main(lambda: save_outcomes(self.folder / name, outcomes))
-
-    def _asked(self) -> int:
-        return count_images(self.loader, self.request.images)
 
 
 def _kept(attack: Perturb, crafted: list[tuple[Tensor, Tensor]]) -> Perturb:

@@ -37,7 +37,8 @@ class Outcomes:
     split: the fingerprint of the test images' content and order; outcomes are compared only where
     it is equal. images: how many images the split has. seed: the run's. attacks: each attacked
     measure in words. bits: `{(network, measure): (n,) bool}`, True where the image was classified
-    correctly; n is `images`, or less where only the first n images of the split were tested.
+    correctly; n is `images`, or less where only n images of the split were tested, chosen by their
+    number and the labels alone.
 
     Raises ValueError where these do not fit together.
     """

@@ -5,6 +5,7 @@ Batches are uint8 (B, 3, S, S); the division by 255 happens later, on the device
 once, at the first epoch, if they hold small images of one size.
 """
 
+import copy
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -161,6 +162,25 @@ class Loader:
     def doubtful_order(self) -> str | None:
         """Say why another program may number these classes otherwise; None if that is unlikely."""
         return doubtful_order(self.classes)
+
+    def some(self, images: int | None) -> "Loader":
+        """A loader of so many of an evaluation split's images, in its order; of all, if None.
+
+        They are the first, or, where the split is sorted by class, evenly spaced ones, so that
+        every class is among them.
+        """
+        assert not self._batches.train
+        if images is None or images >= self.num_images:
+            return self
+        split, found = self._batches.split, copy.copy(self)
+        chosen = np.arange(images)
+        if np.count_nonzero(np.diff(split.labels)) < len(np.unique(split.labels)):
+            chosen = chosen * self.num_images // images
+        found._batches = copy.copy(self._batches)
+        found._batches.split = split.take(chosen)
+        found._source = self._source and self._source.take(chosen)
+        found.num_images, found.skipped = images, set()
+        return found
 
     def num_batches(self, world: int = 1) -> int:
         """Count the global batches of an epoch that `world` processes share."""

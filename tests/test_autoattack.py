@@ -78,11 +78,11 @@ def pyautoattack_standard_of(network):
 @pytest.mark.parametrize("wanted", [None, 20, 99])
 def test_only_the_first_images_are_attacked(model, monkeypatch, tmp_path, wanted):
     count_attacked(monkeypatch, no_attack)
-    tested, split = evaluator(), loader(40)
-    result = run_autoattack(tested, tested.network(model), split, tmp_path, wanted)
+    tested, split = evaluator(), loader(40).some(wanted)
+    result = run_autoattack(tested, tested.network(model), split, tmp_path)
     count = 20 if wanted == 20 else 40
     assert (result.record["images"], len(result.clean), len(result.robust)) == (count,) * 3
-    seen = list(tested.batches(split, wanted))
+    seen = list(tested.batches(split))
     assert torch.equal(torch.cat([some for _, some, _ in seen]), images(40)[0][:count])
 
 
@@ -169,18 +169,18 @@ def test_progress_of_another_test_is_not_taken_up(model, monkeypatch, tmp_path):
     tested, split = evaluator(), loader(32)
     network = tested.network(model)
     others = [
-        (evaluator(EPS / 2), network, split, None),
-        (replace(tested, seed=2), network, split, None),
-        (tested, tested.network(trained(eps=0)), split, None),
-        (tested, network, loader(32, batch_size=8), None),
-        (tested, network, split, 20),
-        (tested, network, loader(32, seed=5), None),
+        (evaluator(EPS / 2), network, split),
+        (replace(tested, seed=2), network, split),
+        (tested, tested.network(trained(eps=0)), split),
+        (tested, network, loader(32, batch_size=8)),
+        (tested, network, split.some(20)),
+        (tested, network, loader(32, seed=5)),
     ]
-    for own, own_network, own_split, wanted in others:
+    for own, own_network, own_split in others:
         run_autoattack(tested, network, split, tmp_path)
         attacked.clear()
-        run_autoattack(own, own_network, own_split, tmp_path, wanted)
-        assert sum(attacked) == (wanted or 32)
+        run_autoattack(own, own_network, own_split, tmp_path)
+        assert sum(attacked) == own_split.num_images
     forget_progress(tmp_path)
     assert list(tmp_path.iterdir()) == []
     forget_progress(tmp_path)

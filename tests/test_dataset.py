@@ -21,7 +21,7 @@ from input_pipeline import sources
 from input_pipeline import workers as workers_module
 from input_pipeline.listings import VISDA_CLASSES
 from input_pipeline.sources import load_splits
-from input_pipeline.transforms import uniforms
+from input_pipeline.transforms import Transform, uniforms
 
 
 def write_images(folder: Path, names: list[str], size=(12, 10), suffix=".png") -> None:
@@ -605,6 +605,38 @@ def test_small_images_of_several_sizes_are_read_one_by_one(tmp_path):
     train, _, _ = loaders(spec_of(tmp_path))
     assert [len(labels) for _, labels in batches(train, 0)] == [6]
     assert not in_memory(train)
+
+
+# ------------------------------------------------------------------ some of a split's images
+
+
+def labels_of(loader):
+    return torch.cat([labels for _, labels in loader.epoch(0)]).tolist()
+
+
+@pytest.mark.parametrize("names", ["cat\ndog\n", "dog\ncat\n"])
+def test_some_images_of_a_set_sorted_by_class_are_spaced_evenly(tmp_path, names):
+    (tmp_path / "names.txt").write_text(names)
+    write_folder(tmp_path, {"train": {"cat": 4, "dog": 4}, "test": {"cat": 6, "dog": 3}})
+    _, _, test = loaders(
+        spec_of(tmp_path, hflip=False, augment="none", classes=str(tmp_path / "names.txt"))
+    )
+    every = [images for images, _ in test.epoch(0)]
+    some = test.some(3)
+    assert labels_of(some) == [labels_of(test)[place] for place in (0, 3, 6)]
+    assert len(set(labels_of(some))) == 2
+    assert torch.equal(next(iter(some.epoch(0)))[0], torch.cat(every)[[0, 3, 6]])
+    assert (some.num_images, len(some), len(test)) == (3, 1, 3)
+
+
+def test_some_images_of_a_set_in_another_order_are_the_first():
+    labels = np.array([1, 0, 1, 2, 0, 2, 1, 0])
+    pixels = torch.arange(8, dtype=torch.uint8).view(8, 1, 1, 1).expand(8, 3, 4, 4)
+    transform = Transform(4, "stretch")
+    test = Loader(loader_module.Split(pixels, labels), transform, list("abc"), batch_size=2)
+    assert labels_of(test.some(5)) == labels[:5].tolist()
+    assert test.some(None) is test
+    assert test.some(8) is test
 
 
 # ------------------------------------------------------------------ batches

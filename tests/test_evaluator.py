@@ -34,8 +34,8 @@ def test_processes_share_the_first_images_without_counting_one_twice(model):
         for rank in range(world):
             runtime = Runtime(torch.device("cpu"), rank, world)
             tested = replace(evaluator(), runtime=runtime)
-            batches = list(tested.batches(split, wanted, first))
-            assert len(batches) == len(tested.steps(split, wanted, first))
+            batches = list(tested.batches(split.some(wanted), first))
+            assert len(batches) == len(tested.steps(split.some(wanted), first))
             shares += [row for _, some, _ in batches for row in some]
         expected = images(40)[0][4 * first : wanted]
         assert sorted(map(hash_of, shares)) == sorted(map(hash_of, expected))
@@ -51,7 +51,7 @@ def test_every_process_is_watched_equally_often(model):
                 return lambda count, meter: (calls.append(count), bar.step(count, meter))
 
             tested = replace(evaluator(), runtime=runtime, watch=watch)
-            tested.accuracy(tested.network(model), split, "SA", images=wanted)
+            tested.accuracy(tested.network(model), split.some(wanted), "SA")
             assert len(calls) == rounds
 
 

@@ -63,7 +63,7 @@ def loader_of(stored: torch.Tensor | np.ndarray) -> Loader:
     return Loader(split, Transform(SIDE, "stretch"), names, batch_size=BATCH, skip_bad=True)
 
 
-def measured(tested: Evaluator, split: Loader, number: int | None = None) -> dict[str, dict]:
+def measured(tested: Evaluator, split: Loader) -> dict[str, dict]:
     """Outcomes and figures of a network: clean, attacked, attacked again and again."""
     network = tested.network(trained())
     found: dict[str, dict] = {}
@@ -77,7 +77,7 @@ def measured(tested: Evaluator, split: Loader, number: int | None = None) -> dic
         def again(measure, name=name, config=config, restarts=restarts):
             attack = tested.pgd(network, config, restarts) if config else None
             seed_everything(1)
-            return measure(network, split, name, attack, number)
+            return measure(network, split, name, attack)
 
         found[name] = {"bits": again(tested.outcomes), **vars(again(tested.measure))}
     return found
@@ -108,7 +108,7 @@ def work(runtime: Runtime, folder: str) -> None:
 
     tested = replace(evaluator(), runtime=runtime, watch=watch)
     found["all"] = measured(tested, in_memory())
-    found["first"] = measured(tested, in_memory(), 30)
+    found["first"] = measured(tested, in_memory().some(30))
     found["calls"].clear()
     split = image_files(root / str(rank))
     with pytest.warns(UserWarning, match="skipped"):

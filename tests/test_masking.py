@@ -10,6 +10,8 @@ from helpers.evaluation_cases import Quantised, Scaled, evaluator, loader, train
 
 from evaluation.evaluator import Evaluator
 from evaluation.masking import masking_checks
+from evaluation.request import Request
+from evaluation.split_test import SplitTest
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +68,15 @@ def test_what_counts_as_more_than_noise(model, monkeypatch, found, passed):
     assert outcome(model, model) == dict(zip(names, passed, strict=True))
 
 
-def test_masking_checks_take_512_images_unless_told(model, monkeypatch):
+def test_masking_checks_take_512_images_unless_told(model, monkeypatch, tmp_path):
     asked = []
 
-    def accuracy(self, network, split, label, perturb, count):
-        asked.append(count)
+    def accuracy(self, network, split, label, perturb):
+        asked.append(split.num_images)
         return 0.0
 
     monkeypatch.setattr(Evaluator, "accuracy", accuracy)
     for count in (None, 100, 2000):
-        masking_checks(evaluator(), model, loader(600, batch_size=100), None, count)
+        request = Request(attacked=True, check_masking=True, images=count)
+        SplitTest(evaluator(), loader(600, batch_size=100), request, tmp_path).further(model, "x")
     assert set(asked) == {512, 100, 600}

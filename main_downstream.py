@@ -15,7 +15,7 @@ from torch import Tensor
 
 import pruning_utils as pruning
 from cli import build, networks, settle
-from cli.flags import build_transfer_parser
+from cli.flags import NETWORK_FILES, build_transfer_parser
 from cli.plan import plan_transfer
 from cli.recipes import apply_recipe
 from cli.recorded import take_recorded
@@ -300,8 +300,10 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
     if args.evaluate:
         if args.recorded:
             say(args.recorded)
+        checkpoint = folder.checkpoint_to_test()
+        folder.check_named(checkpoint, "--evaluate", NETWORK_FILES)
         evaluate_checkpoint(
-            folder.checkpoint_to_test(),
+            checkpoint,
             build.target_evaluator(args, runtime),
             build.request(args),
             build.data_spec(args),
@@ -332,6 +334,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         say(plan_transfer(args).shown(as_json=args.json))
     else:
         request.check_inputs()
+        if args.evaluate:
+            request.check_places(Path(args.save_dir))
         launch(work, args, build.launch_options(args))
 
 

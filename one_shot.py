@@ -14,6 +14,7 @@ from torch import nn
 
 import pruning_utils as pruning
 from cli import build, networks
+from cli.flags import FILES
 from engine.distributed import seed_everything
 from engine.log import Warnings, say
 from engine.run_folder import WARNINGS, holding
@@ -42,7 +43,8 @@ def prune_without_training(args: argparse.Namespace) -> None:
     networks.refuse_pruned(args.init, loaded)
     networks.warn_of_zeros(args.init, model, warnings)
     facts = {"init_sha256": networks.trunk_sha256(model, loaded), WARNINGS: warnings.lines}
-    with holding(replace(folder, facts=facts)):
+    contents = build.contents_of_files(args, FILES)
+    with holding(replace(folder, contents=contents, facts=facts)):
         write_tickets(args, model, last)
     say(f"done: {last + 2} {args.ticket} tickets in {folder.path}")
 

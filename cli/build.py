@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
@@ -27,12 +27,13 @@ from engine.run_folder import RunFolder, read_args, recorded_batch, recorded_pro
 from engine.schedules import Schedule, States
 from engine.steps import AMP, Execution, make_sgd
 from engine.training import StopSignals, Training
+from errors import InputError
 from evaluation.evaluator import Evaluator, Watch
 from evaluation.request import Request
 from files import imp_run, names, transfer_run
 from files.atomic import fingerprint, sha256_of
 from files.salvage import Salvaged
-from files.tickets import Ticket
+from files.tickets import Ticket, read_ticket
 from input_pipeline.loader import Loader
 from models import is_fetched
 
@@ -85,7 +86,16 @@ def _run_folder(
     args: argparse.Namespace, newest: Callable[[Path], Path | None], last_file: str
 ) -> RunFolder:
     flags, inputs = vars(args), [name for name in FILES if hasattr(args, name)]
-    return RunFolder(Path(args.save_dir), flags, FREE_FLAGS, inputs, args.resume, newest, last_file)
+    return RunFolder(
+        Path(args.save_dir),
+        flags,
+        FREE_FLAGS,
+        inputs,
+        args.resume,
+        newest,
+        last_file,
+        read=lambda wanted: contents_of_files(args, wanted),
+    )
 
 
 def images_per_pass(args: argparse.Namespace) -> int:
@@ -116,17 +126,37 @@ def contents(
     ticket: Ticket | None = None,
     salvaged: Salvaged | None = None,
 ) -> dict[str, str]:
-    """Fingerprints of input files: on resume paths may change, contents may not."""
+    """Fingerprints of inputs: on resume paths may change, contents may not."""
     found = {"data": loader.described()}
-    if salvaged is not None:  # whose run may have begun from another file than its initial weights
+    if salvaged is not None:
         found["continue_from"] = fingerprint(salvaged.ticket.sha256)
-    elif args.init is not None and not is_fetched(args.init):
-        found["init"] = fingerprint(sha256_of(args.init))
-    if ticket is not None:
-        found["tickets_file"] = fingerprint(ticket.sha256)
-    if getattr(args, "masking_source", None) is not None:
-        found["masking_source"] = fingerprint(sha256_of(args.masking_source))
+    return {**found, **contents_of_files(args, FILES, ticket)}
+
+
+def contents_of_files(
+    args: argparse.Namespace, wanted: Collection[str], ticket: Ticket | None = None
+) -> dict[str, str]:
+    """The same of the files that the flags `wanted` name; the ticket may have been read.
+
+    Raises InputError for a file that is not there.
+    """
+    found = {}
+    salvaged = getattr(args, "continue_from", None)  # perhaps begun from other weights than --init
+    for name in FILES:
+        path = getattr(args, name, None)
+        if path is None or name not in wanted:
+            continue
+        if name == "tickets_file":
+            found[name] = fingerprint((ticket or read_ticket(path)).sha256)
+        elif name != "init" or not (salvaged or is_fetched(path)):
+            found[name] = fingerprint(_sha256(path, f"--{name}"))
     return found
+
+
+def _sha256(path: str, flag: str) -> str:
+    if not Path(path).is_file():
+        raise InputError(f"{flag} {path}: no such file")
+    return sha256_of(path)
 
 
 # --- data -----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 
 from errors import InputError
+from models import ARCHS
 
 
 def check_milestones(args: argparse.Namespace, given: Sequence[int] | None) -> list[str]:
@@ -45,8 +46,10 @@ def check_unused(args: argparse.Namespace, given: Collection[str]) -> list[str]:
         given: the names of those that were given.
 
     Raises:
-        InputError: --width for a network that has no such thing.
+        InputError: --width or --stem for a network that has no such thing.
     """
+    if "stem" in given and args.arch not in ARCHS:
+        raise InputError(f"--stem {args.stem}: {args.arch} has its own; leave it out")
     if "width" in given and args.arch != "resnet20s":
         raise InputError(f"--width {args.width}: goes with -a resnet20s, not {args.arch}")
     if "pretrain_lr" in given and not args.pretrain_epochs:

@@ -25,7 +25,8 @@ from cli.shared_flags import (
     add_training_attack,
 )
 
-FILES = ("init", "tickets_file", "masking_source")  # flags that name a file
+NETWORK_FILES = ("init", "tickets_file")  # what a network is made of
+FILES = (*NETWORK_FILES, "masking_source")  # flags that name a file
 # Flags that may differ when a run is resumed: they change neither its results nor its files' names.
 FREE_FLAGS = frozenset(
     (
@@ -236,7 +237,6 @@ def _add_transfer_evaluation(parser: Parser) -> None:
     add(
         "--restarts",
         type=positive_int,
-        default=1,
         metavar="N",
         help="run pgd on the test split N times; robust is what survives all of them (1)",
     )

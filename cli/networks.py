@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 import pruning_utils as pruning
+from cli.flags import NETWORK_FILES
 from dataset import mean_std
 from engine.data_warnings import RESET, compare_classes
 from engine.distributed import main_first, synchronised
@@ -150,7 +151,9 @@ def file_to_validate(args: argparse.Namespace, folder: RunFolder) -> tuple[Path,
     """
     named = args.resume not in (None, "auto")
     if args.init is None or named or folder.newest(folder.path) is not None:
-        return folder.checkpoint_to_test(), None
+        checkpoint = folder.checkpoint_to_test()
+        folder.check_named(checkpoint, "--evaluate", NETWORK_FILES)
+        return checkpoint, None
     return init_file(args), args.init_key
 
 
@@ -159,7 +162,8 @@ def _load_init(
 ) -> Loaded:
     path = init_file(args)
     loaded = load_pretrained(model, path, key=args.init_key, **how)
-    say(f"init: {path} ({loaded.layout})")
+    normalize = model.get_submodule("normalize")
+    say(f"init: {path} ({loaded.layout}); images are normalised by {normalize.extra_repr()}")
     for note in loaded.notes:
         tell = warnings.add if note.startswith(NOTED) else say
         tell(f"init: {note}")

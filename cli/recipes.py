@@ -27,7 +27,7 @@ _IMP = {
 _TRANSFER = {
     "arch": "resnet50", "input_size": 224, "augment": "rrc", "hflip": True,
     "weight_decay": 5e-4, "train_eps": 8 / 255, "train_step": 10, "train_gamma": 2 / 255,
-    "test_eps": 8 / 255, "test_step": 20, "test_gamma": 2 / 255,
+    "test_eps": 8 / 255, "test_step": 20, "test_gamma": 2 / 255, "restarts": 1,
 }  # fmt: skip
 _COMMON = {
     "momentum": 0.9, "warmup": 0, "train_randinit": True, "test_randinit": True, "seed": 1,
@@ -73,7 +73,7 @@ def apply_recipe(args: argparse.Namespace, task: str) -> list[str]:
     values = recipe(task, args.mode, getattr(args, "dataset", "*"))
     if "multistep" not in (args.lr_schedule, values["lr_schedule"]):
         values["decreasing_lr"] = ()  # SVHN's milestones are for --lr_schedule multistep alone
-    given = {name for name in values if getattr(args, name, None) is not None}
+    given = {name for name in (*values, "stem") if getattr(args, name, None) is not None}
     milestones = args.decreasing_lr
     for name, value in values.items():
         if getattr(args, name, None) is None:

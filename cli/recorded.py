@@ -1,4 +1,4 @@
-"""What is taken from the run that trained a network: how images are framed and attacked, the mode.
+"""What is taken from the run that trained a network: its images, their framing, the attack.
 
 Images that are framed in another way than in training give other accuracies, without a word, and an
 attack from another seed another RA.
@@ -15,7 +15,7 @@ from files import names
 
 TAKEN = (
     *("input_size", "augment", "test_eps", "test_step", "test_gamma", "test_randinit", "seed"),
-    *("dataset", "amp"),
+    *("dataset", "amp", "restarts"),
 )
 
 
@@ -32,16 +32,26 @@ def take_recorded(args: argparse.Namespace) -> None:
     folder = Path(args.save_dir) if newest else Path(args.resume).parent
     args.recorded, args.arch_given = None, args.arch
     before = read_args(folder)
+    if not newest and not before:
+        warn(f"{args.resume}: no {names.ARGS} beside it: framing and attack are as flags say")
     theirs, given = before.get("dataset"), getattr(args, "dataset", None)
     if None not in (theirs, given) and theirs != given:
         warn(f"--dataset {given}: the network's run had {theirs}, which may frame images otherwise")
     left_out = [name for name, value in vars(args).items() if value is None]
     taken = [name for name in TAKEN if name in left_out and name in before]
+    if not _is_attacked(args) and "restarts" in taken:
+        taken.remove("restarts")
     for name in taken:
         setattr(args, name, before[name])
     if taken:
         values = ", ".join(f"{name} {_short(before[name])}" for name in taken)
         args.recorded = f"as {folder / names.ARGS} has recorded: {values}"
+
+
+def _is_attacked(args: argparse.Namespace) -> bool:
+    """Whether test images are attacked: not in a search, nor where they come attacked."""
+    asked = args.mode == "adv" or getattr(args, "eval_attack", None) is not None
+    return asked and getattr(args, "eval_set", ("",))[0] == "test"
 
 
 def recorded_mode(args: argparse.Namespace) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from cli.build import goes_on
 from dataset import holds
-from engine.log import say
+from engine.log import warn
 from engine.run_folder import read_args
 
 # BatchNorm saw so many images on each of the paper's eight GPUs (a batch of 2048).
@@ -38,4 +38,4 @@ def settle_data(args: argparse.Namespace) -> None:
         args.data = "data"
         if not holds(args.dataset, "data") and holds(args.dataset, RELEASED_DATA):
             args.data = RELEASED_DATA
-            say(f"data: {RELEASED_DATA} holds {args.dataset}, data does not (--data DIR)")
+            warn(f"data: {RELEASED_DATA} holds {args.dataset}, data does not (--data DIR)")

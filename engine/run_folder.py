@@ -28,6 +28,7 @@ from files.features import discard, lacks_told, take_lock
 HELD = (errno.EAGAIN, errno.EACCES)  # what lockf answers where another process has the lock
 GLOBAL_BATCH, PROCESSES, NODES = "global_batch", "processes", "world_size"
 WARNINGS = "warnings"
+OF_A_RUN = (names.RESULTS, names.INIT, f"*{names.CHECKPOINT}", f"*{names.TICKET_SUFFIX}")
 CONTENT = "_content"  # ends the name under which the fingerprint of an input is recorded
 
 
@@ -39,7 +40,8 @@ class RunFolder:
     but is there or is not. resume: what --resume says: None, auto or a checkpoint.
     newest: finds the checkpoint to resume from. last_file: the file that a finished run has.
     contents: fingerprints of input files, as `{flag: text}`; on resume paths may change, contents
-    may not. facts: what else `args.json` says of the run; it is not compared.
+    may not. facts: what else `args.json` says of the run; it is not compared. read: gives the
+    fingerprints of those of `inputs` that it is asked for.
     """
 
     path: Path
@@ -51,13 +53,49 @@ class RunFolder:
     last_file: str
     contents: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    read: Callable[[Collection[str]], Mapping[str, str]] = lambda _: {}
 
     def is_finished(self) -> bool:
-        """Whether there is nothing left to resume; then it says so."""
-        finished = self.resume is not None and (self.path / self.last_file).is_file()
-        if finished:
-            say(f"{self.path}: this run is finished; nothing to do")
-        return finished
+        """Whether there is nothing left to resume; then it says so.
+
+        Raises InputError where the flags name other input files than the finished run had.
+        """
+        if self.resume is None or not (self.path / self.last_file).is_file():
+            return False
+        before = read_args(self.path)
+        gone = {n for n in self.inputs if before.get(n) == self.flags[n] and not self._is_there(n)}
+        self._reading({*self.inputs} - gone).check()
+        told = ""
+        if before.get("data", self.flags.get("data")) != self.flags.get("data"):
+            told = f" (with --data {before['data']}; the one of the flags was not looked at)"
+        say(f"{self.path}: this run is finished; nothing to do{told}")
+        return True
+
+    def check_named(self, checkpoint: Path, flag: str, inputs: Collection[str]) -> None:
+        """Raise InputError where one of these `inputs` is named and not of a network's run.
+
+        `flag` is what is to be done with the network in `checkpoint`.
+        """
+        named = {name for name in inputs if self.flags.get(name) is not None}
+        for name, before, now in replace(
+            self._reading(named), path=checkpoint.parent
+        ).differences():
+            raise InputError(
+                f"{flag} is about {checkpoint}, of a run with --{name} {before}, not {now}; name "
+                "another checkpoint by --resume PATH"
+            )
+        for name in named - read_args(checkpoint.parent).keys():
+            raise InputError(
+                f"{flag} is about {checkpoint}, whose run is not known: leave out --{name}"
+            )
+
+    def _reading(self, inputs: Collection[str]) -> RunFolder:
+        """The same, of the run's flags only those that name these files."""
+        flags = {name: self.flags.get(name) for name in (*inputs, "continue_from")}
+        return replace(self, flags=flags, inputs=inputs, contents=self.read(inputs))
+
+    def _is_there(self, name: str) -> bool:
+        return self.flags[name] is None or Path(self.flags[name]).is_file()
 
     def checkpoint(self) -> Path | None:
         """What `--resume` means: nothing, the folder's newest file, or the path that it names."""
@@ -84,8 +122,8 @@ class RunFolder:
     def check(self) -> None:
         """Raise InputError if the folder holds a run and `resume` is off, or one of other flags."""
         if not (self.path / names.ARGS).exists():
-            return
-        if self.resume is None:
+            self._check_remains()
+        elif self.resume is None:
             raise InputError(
                 f"--save_dir {self.path}: holds a run already; add --resume to go on, or choose "
                 "another"
@@ -95,6 +133,22 @@ class RunFolder:
                 f"--save_dir {self.path}: holds a run with --{flag} {before}, not {now}; choose "
                 "another folder"
             )
+
+    def _check_remains(self) -> None:
+        """Raise InputError if a folder without `args.json` holds what a run would overwrite."""
+        salvaged = self.flags.get("continue_from")
+        if (
+            self.resume is not None
+            or salvaged
+            and Path(salvaged).parent.resolve() == self.path.resolve()
+        ):
+            return
+        for pattern in OF_A_RUN:
+            for found in self.path.glob(pattern):
+                raise InputError(
+                    f"--save_dir {self.path}: holds {found.name} of a run whose {names.ARGS} is "
+                    "missing; choose another"
+                )
 
     def check_origin(self, checkpoint: Path) -> None:
         """Raise InputError for a checkpoint that lies elsewhere, in a folder of other flags."""

@@ -6,8 +6,10 @@ percent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 import pruning_utils as pruning
 from dataset import DataSpec, build_loaders, mean_std
 from engine.data_warnings import compare_classes, warn_of_notes, warn_of_skipped
-from engine.distributed import is_main
+from engine.distributed import is_main, on_main
 from engine.log import Warnings, provenance, say
 from errors import InputError
 from evaluation.autoattack import forget_progress
@@ -32,9 +34,9 @@ from evaluation.split_test import (
     count_classes,
 )
 from files import checkpoints as files
-from files.atomic import write_json
+from files.atomic import move, write_json
 from files.class_names import CLASSES, class_names_in
-from files.names import EVALUATION, EVALUATION_OUTCOMES, EVALUATION_PROGRESS
+from files.names import EVALUATION, EVALUATION_OUTCOMES, EVALUATION_PROGRESS, former
 from files.transfer_run import role_of
 from input_pipeline.loader import Loader
 from models import load_network, stem_of
@@ -83,6 +85,7 @@ def evaluate_checkpoint(
     warnings, usual = Warnings(), mean_std(spec.dataset)
     model = load_network(str(path), arch, mean, std, otherwise=usual, tell=warnings.add)
     class_names = class_names_in(files.load_checkpoint(path))
+    say(f"testing {path}")
     tested = Tested(path, evaluator.execution.place(model), class_names, warnings)
     say(pruning.remain_line(model))
     kind, where = request.eval_set
@@ -91,28 +94,53 @@ def evaluate_checkpoint(
         tested.warnings.add(f"the {stem} stem on images of {size} pixels: check --input_size")
     if kind == "cifar10_c":
         where = where or str(Path(spec.root) / CIFAR10_C_FOLDER)
-        found = _on_cifar10_c(evaluator, tested, request, replace(spec, root=where))
-    elif kind == "adv":
-        found = _on_adversarial(evaluator, tested, request, spec)
-    else:
-        found = _on_test_split(evaluator, tested, request, spec, save_dir)
     about = {
         "checkpoint": str(path),
         "eval_set": f"{kind}:{where}" if where else kind,
+        "asked": request.recorded(),
         "dataset": spec.dataset,
         "input_size": spec.input_size,
         "augment": spec.augment,
         "eval_batch_size": evaluator.batch_size,
         "amp": evaluator.execution.precision,
         "seed": evaluator.seed,
-        "warnings": tested.warnings.lines,
     }
+    attack = {"attack": str(evaluator.attack) if request.attacked else None}
+    on_main(lambda: keep_former(save_dir, about | (attack if kind == "test" else {})))
+    if kind == "cifar10_c":
+        found = _on_cifar10_c(evaluator, tested, request, replace(spec, root=where))
+    elif kind == "adv":
+        found = _on_adversarial(evaluator, tested, request, spec)
+    else:
+        found = _on_test_split(evaluator, tested, request, spec, save_dir)
     if is_main():
-        write_json(save_dir / EVALUATION, {**about, **found, **provenance()})
+        write_json(
+            save_dir / EVALUATION,
+            {**about, "warnings": tested.warnings.lines, **found, **provenance()},
+        )
     if request.autoattack:
         forget_progress(save_dir, EVALUATION_PROGRESS)
     measured = [f"{n.upper()} {found[n]:.2f} %" for n in ("sa", "ra") if found[n] is not None]
     say(f"test {', '.join(measured)}, {found['images']} images; in {save_dir / EVALUATION}")
+
+
+def keep_former(folder: Path, about: Mapping[str, Any]) -> None:
+    """Give what an evaluation of another kind has left in the folder another name.
+
+    about: what the new `eval.json` will say of itself.
+    """
+    path = folder / EVALUATION
+    try:
+        before = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return
+    if isinstance(before, dict) and all(before.get(name) == about[name] for name in about):
+        return
+    number = next(n for n in count(1) if not (folder / former(EVALUATION, n)).exists())
+    for name in (EVALUATION, EVALUATION_OUTCOMES):
+        if (folder / name).is_file():
+            move(folder / name, folder / former(name, number))
+    say(f"{path}: of another test; it is {former(EVALUATION, number)} now")
 
 
 # --- the evaluation sets --------------------------------------------------------------------------

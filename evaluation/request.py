@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from attack_utils import import_autoattack
 from errors import InputError
+from files.atomic import check_writable
+from files.names import EVALUATION
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,17 @@ class Request:
             raise InputError(f"--masking_source {self.masking_source}: no such file")
         if self.autoattack:
             import_autoattack()
+
+    def recorded(self) -> dict[str, Any]:
+        """What `eval.json` says of it, so that another request is told from this one."""
+        said = ("attacked", "autoattack", "check_masking", "masking_source", "images", "restarts")
+        return {name: getattr(self, name) for name in said}
+
+    def check_places(self, save_dir: Path) -> None:
+        """Raise InputError where what `--evaluate` finds could not be written, hours from now."""
+        check_writable(save_dir / EVALUATION, f"--save_dir {save_dir}")
+        if self.save_adv is not None:
+            check_writable(self.save_adv, "--save_adv")
 
     @property
     def further(self) -> bool:

@@ -53,6 +53,7 @@ def validate_file(
     Raises:
         InputError: the file holds no network, or one of other classes; images are missing.
     """
+    say(f"testing {path}")
     warnings = Warnings()
     model = load_network(
         str(path), arch, mean, std, key=key, otherwise=mean_std(spec.dataset), tell=warnings.add

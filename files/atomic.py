@@ -86,6 +86,16 @@ def _umask() -> int:
     return mask
 
 
+def check_writable(path: str | os.PathLike[str], flag: str) -> None:
+    """Raise InputError, naming the flag, where a file could not be written; make no folder."""
+    folder = next(above for above in Path(path).absolute().parents if above.exists())
+    try:
+        with _temporary(folder / "x"):
+            pass
+    except OSError as error:
+        raise InputError(f"{flag}: {path} cannot be written ({error.strerror})") from error
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as indented JSON, all of it or nothing."""
     with replacing(path) as temporary:

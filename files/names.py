@@ -41,6 +41,11 @@ CHECKPOINT_SUFFIX = "-checkpoint.pth.tar"
 TICKET_SUFFIX = "-ticket.safetensors"
 
 
+def former(name: str, number: int) -> str:
+    """An evaluation's file that a later evaluation of another kind has found in its place."""
+    return f"{OF_EVALUATION}{number}.{name.removeprefix(OF_EVALUATION)}"
+
+
 def imp_checkpoint(state: int) -> str:
     return f"{state}{CHECKPOINT_SUFFIX}"
 

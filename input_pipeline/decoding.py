@@ -116,7 +116,7 @@ def pixel_notes(files: np.ndarray) -> list[str]:
                 found.update(_unused(picture))
                 if _is_16_bit(picture):
                     largest, deep = max(largest, int(np.asarray(picture).max())), shown(path)
-        except _PIL_ERRORS:
+        except Exception:  # of any kind: a look at what may surprise must not end a run
             continue
     if deep and largest < 256:
         raise InputError(

@@ -20,5 +20,11 @@ class Normalize(nn.Module):
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.get_default_dtype()))
         self.register_buffer("std", torch.as_tensor(std, dtype=torch.get_default_dtype()))
 
+    def extra_repr(self) -> str:
+        return ", ".join(
+            f"{name} {' '.join(f'{value:.4g}' for value in values.tolist())}"
+            for name, values in (("mean", self.mean), ("std", self.std))
+        )
+
     def forward(self, images: Tensor) -> Tensor:
         return (images - self.mean[:, None, None]) / self.std[:, None, None]

@@ -40,7 +40,7 @@ ATTACK = ["--test_eps", "4/255", "--test_step", "3"]
 TRAIN = ["--mode", "adv", "--epochs", "3", "--lr", "0.05", "--eval_from", "2", "--train_step", "1"]
 ALWAYS = {
     "checkpoint", "eval_set", "dataset", "input_size", "augment", "seed", "eval_batch_size", "sa",
-    "ra", "images", "warnings", "amp",
+    "ra", "images", "warnings", "amp", "asked",
 }  # fmt: skip
 
 
@@ -319,6 +319,56 @@ def test_running_out_of_memory_in_evaluation_names_its_own_flag(
     where = ["--dataset", "folder", "--data", data, "--save_dir", folder, *TINY, *ATTACK]
     for flags in ([*TRAIN, "--resume"], ["--evaluate", "--resume", checkpoint]):
         assert told in refused(capsys, *where, *flags)
+
+
+def test_an_evaluation_leaves_what_one_of_another_kind_has_found(data, checkpoint, tmp_path):
+    first = evaluate(checkpoint, tmp_path, data=data)
+    outcomes = (tmp_path / "eval.outcomes.safetensors").read_bytes()
+    assert evaluate(checkpoint, tmp_path, data=data) == first
+    assert names(tmp_path) == {"eval.json", "eval.outcomes.safetensors"}
+    for number, flags in ((1, ("--eval_images", "5")), (2, ("--test_eps", "2/255"))):
+        evaluate(checkpoint, tmp_path, *flags, data=data)
+        assert (tmp_path / f"eval.{number}.json").is_file()
+    kept = read_json(tmp_path / "eval.1.json")
+    assert {key: kept[key] for key in first} == first
+    assert (tmp_path / "eval.1.outcomes.safetensors").read_bytes() == outcomes
+
+
+@pytest.mark.parametrize("flag", ["--save_dir", "--save_adv"])
+def test_a_place_that_cannot_be_written_is_told_before_the_test(
+    data, checkpoint, tmp_path, capsys, flag
+):
+    (tmp_path / "file").write_text("")
+    where = ["--dataset", "folder", "--data", data, "--resume", checkpoint, *HERE]
+    argv = ["--evaluate", *where, "--save_dir", tmp_path / "out", flag, tmp_path / "file" / "x"]
+    line = one_error_line([*map(str, argv)], main_downstream.main, capsys)
+    assert flag in line
+    assert "cannot be written" in line
+
+
+def test_the_network_that_is_tested_is_of_the_files_that_are_named(
+    data, checkpoint, tmp_path, capsys
+):
+    save_checkpoint(tmp_path / "other.pth.tar", load(checkpoint))
+    flags = ["--evaluate", "--resume", checkpoint, "--init", tmp_path / "other.pth.tar"]
+    assert f"--evaluate is about {checkpoint}, of a run with --init None" in refused(capsys, *flags)
+    alone = shutil.copy(checkpoint, tmp_path / "alone.pth.tar")
+    flags = ["--evaluate", "--resume", alone, "--init", tmp_path / "other.pth.tar"]
+    assert "whose run is not known: leave out --init" in refused(capsys, *flags)
+    evaluate(alone, tmp_path / "out", data=data)
+    said = capsys.readouterr()
+    assert f"testing {alone}\n" in said.out
+    assert "no args.json beside it" in said.err
+
+
+def test_restarts_are_those_of_the_run_where_images_are_attacked(data, run, tmp_path):
+    again = shutil.copytree(run, tmp_path / "again")
+    recorded = read_json(again / "args.json")
+    write_json(again / "args.json", {**recorded, "restarts": 3})
+    found = evaluate(again / "model_RA_best.pth.tar", tmp_path / "a", data=data)
+    assert found["restarts"] == 3
+    found = evaluate(again / "model_RA_best.pth.tar", tmp_path / "b", "--mode", "std", data=data)
+    assert "restarts" not in found
 
 
 # --- saved adversarial sets ---------------------------------------------------------------------

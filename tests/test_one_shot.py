@@ -62,6 +62,17 @@ def test_random_masks_depend_on_the_seed_alone(weights, tmp_path):
     assert any(different)
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_tickets_of_other_weights_are_not_resumed(weights, tmp_path, finished):
+    run(weights, tmp_path / "omp", "omp")
+    if not finished:
+        (tmp_path / "omp" / names.ticket(4)).unlink()
+    other = build_model("resnet20s", 7, MEAN, STD, "cifar", 4)
+    save_checkpoint(tmp_path / "other.pth.tar", other.state_dict())
+    with pytest.raises(InputError, match="holds a run with --init that holds sha256"):
+        run(tmp_path / "other.pth.tar", tmp_path / "omp", "omp", "--resume")
+
+
 def test_without_weights_there_is_nothing_to_prune(tmp_path):
     with pytest.raises(InputError, match="--init"):
         main_imp_pretrain.main(["--ticket", "omp", "--save_dir", str(tmp_path / "x"), *FLAGS])

@@ -129,6 +129,44 @@ def test_a_finished_run_is_not_that_of_other_flags(data, search, tmp_path, capsy
     assert "this run is finished; nothing to do" in capsys.readouterr().out
 
 
+def test_a_finished_run_is_not_that_of_other_files(data, search, tmp_path, capsys):
+    flags, run = sparse(search), tmp_path / "run"
+    run_transfer(data, run, *flags)
+    other = [str(search / "1-ticket.safetensors") if "2-ticket" in f else f for f in flags]
+    line = transfer_line(data, run, [*other, "--resume"], capsys)
+    assert "holds a run with --tickets_file that holds sha256" in line
+    absent = [str(tmp_path / "no.pth.tar") if f.endswith("init.pth.tar") else f for f in flags]
+    line = transfer_line(data, run, [*absent, "--resume"], capsys)
+    assert f"--init {tmp_path / 'no.pth.tar'}: no such file" in line
+    moved = shutil.copy(search / "2-ticket.safetensors", tmp_path / "copy.safetensors")
+    same = [str(moved) if "2-ticket" in f else f for f in flags]
+    run_transfer(data, run, *same, "--resume")
+    assert "this run is finished" in capsys.readouterr().out
+
+
+def test_a_finished_run_does_not_ask_for_files_that_were_removed_since(
+    data, search, tmp_path, capsys
+):
+    ticket = shutil.copy(search / "2-ticket.safetensors", tmp_path / "gone.safetensors")
+    flags = [str(ticket) if "2-ticket" in f else f for f in sparse(search)]
+    run_transfer(data, tmp_path / "run", *flags)
+    Path(ticket).unlink()
+    run_transfer(data, tmp_path / "run", *flags, "--resume")
+    assert "this run is finished; nothing to do\n" in capsys.readouterr().out
+    run_transfer("elsewhere", tmp_path / "run", *flags, "--resume")
+    assert f"(with --data {data}; the one of the flags" in capsys.readouterr().out
+
+
+def test_files_of_a_run_whose_flags_are_lost_are_not_overwritten(data, search, tmp_path, capsys):
+    for name in ("results.json", "checkpoint.pth.tar", "init.pth.tar", "1-ticket.safetensors"):
+        run = tmp_path / name
+        run.mkdir()
+        (run / name).write_text("of days of work")
+        line = transfer_line(data, run, SHORT, capsys)
+        assert f"holds {name} of a run whose args.json is missing; choose another" in line
+        assert [path.read_text() for path in run.iterdir()] == ["of days of work"]
+
+
 def test_tickets_that_omp_made_are_not_those_of_a_search(data, search, tmp_path, capsys):
     schedule = ["--mode", "std", "--epochs", "3", "--prune_epoch", "1"]
     init = ["--init", str(search / "init.pth.tar")]

@@ -66,10 +66,12 @@ def check_start(args: argparse.Namespace) -> list[str]:
     if not args.start_epoch:
         return []
     if args.resume is None:
-        fewer = max(args.epochs - args.start_epoch, 0)
+        left = args.epochs - args.start_epoch
+        fewer = f"to train {args.start_epoch} epochs fewer, --epochs {left} does the same"
+        none = f"of --epochs {args.epochs} none would be left to train"
         raise InputError(
-            f"--start_epoch {args.start_epoch}: a run goes on by --resume; to train "
-            f"{args.start_epoch} epochs fewer, --epochs {fewer} does the same"
+            f"--start_epoch {args.start_epoch}: a run goes on by --resume; "
+            f"{fewer if left > 0 else none}"
         )
     return [f"--start_epoch {args.start_epoch}: not used, the run goes on where --resume says"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Sequence
 from functools import lru_cache
@@ -13,7 +12,7 @@ from typing import Any
 from engine.schedules import States
 from files import names
 from files.atomic import fingerprint, sha256_of
-from study.config import Run
+from study.config import Run, flag_of
 
 DONE, CUT_OFF, TO_DO = "done", "cut off", "to do"
 
@@ -92,8 +91,8 @@ def _flags(arguments: Sequence[str]) -> dict[str, list[str]]:
     flags: dict[str, list[str]] = {}
     flag = ""
     for argument in arguments:
-        if re.match(r"--?[A-Za-z]", argument):
-            flag, _, value = argument.partition("=")
+        if named := flag_of(argument):
+            flag, value = named, argument.partition("=")[2]
             flags[flag] = [value] if value else []
         else:
             flags.setdefault(flag, []).append(argument)

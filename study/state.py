@@ -43,16 +43,15 @@ def has_other_flags(run: Run) -> bool:
 
 
 def other_input(run: Run) -> Path | None:
-    """The ticket or the initial weights that a transfer was made from, if the file is another now.
+    """The ticket or the initial weights that a run was made from, if the file is another now.
 
     A search that was made again leaves the transfers of its former tickets where they were.
     """
     try:
-        before = _recorded(run.folder)
-        for needed in run.needs:
-            files = {"tickets_file": needed.path, "init": needed.path.with_name(names.INIT)}
-            for flag, path in files.items():
-                recorded = before.get(f"{flag}_content")
+        before, now = _recorded(run.folder), _flags(run.arguments)
+        for flag in ("tickets_file", "init"):
+            recorded = before.get(f"{flag}_content")
+            for path in map(Path, now.get(f"--{flag}", ())):
                 if recorded and path.is_file() and recorded != _content(path):
                     return path
     except (OSError, ValueError, AttributeError):

@@ -485,6 +485,17 @@ def test_transfers_of_a_search_that_was_made_again_are_named(project, file):
     )
 
 
+def test_a_search_whose_initial_weights_were_replaced_is_named(project):
+    weights = project.folder / "adv.pt"
+    weights.write_text("weights")
+    project.run("--only", "^imp/")
+    assert "note:" not in project.run("--dry_run").stdout
+    weights.write_text("others")
+    notes = [line for line in project.run("--dry_run").stdout.splitlines() if "note:" in line]
+    again = f"to make it again, delete {project.out / 'imp/adv'}"
+    assert notes == [f"note: imp/adv was made from another adv.pt than adv.pt is now; {again}"]
+
+
 @pytest.mark.parametrize("moved", [".", "..", "elsewhere"])
 def test_a_study_whose_folder_is_named_otherwise_is_as_planned(project, moved):
     """`--out .` names the folder by nothing at all, so that every path may lie in it."""

@@ -20,7 +20,7 @@ from typing import NoReturn
 from errors import InputError, RunFailed, run_main
 from files import names
 from files.features import lacks_told
-from files.study_record import record_plan
+from files.study_record import files_below, record_plan
 from study.config import ROOT, Run, Study, flag_of, read_study
 from study.forecast import Forecast, make_forecasts, study_seconds
 from study.machine import cores, threads_each, usual_jobs, visible_gpus
@@ -201,7 +201,7 @@ def print_time(timed: Mapping[str, Forecast], jobs: int) -> None:
 def finish(study: Study, failed: Sequence[tuple[Run, str]]) -> int:
     """Report on all the results there are; then name the runs that failed, with their logs."""
     status = 0
-    if any(study.out.rglob(names.RESULTS)):
+    if files_below(study.out, names.RESULTS)[0]:
         print("\nreport:", flush=True)
         status = subprocess.run(["bash", str(ROOT / "script/report.sh"), str(study.out)]).returncode
     for run, why in failed:

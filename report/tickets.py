@@ -38,8 +38,8 @@ def find_tickets(runs_dir: str | Path) -> dict[str, list[TicketFile]]:
     """
     root = Path(runs_dir)
     folders: dict[Path, dict[int, Path]] = {}
-    paths, _ = files_below(root, f"*{names.TICKET_SUFFIX}")  # `read_runs` tells what is not read
-    for path in sorted(paths, key=natural_order):
+    files, _ = files_below(root, f"*{names.TICKET_SUFFIX}")  # `read_runs` tells what is not read
+    for path in sorted(files, key=natural_order):
         state = path.name.removesuffix(names.TICKET_SUFFIX)
         if state.isdecimal() and int(state) > 0:
             folders.setdefault(path.parent, {})[int(state)] = path

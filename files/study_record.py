@@ -6,7 +6,9 @@ The report reads it: evidence that is looked at twice, with seeds added in betwe
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,30 @@ from errors import InputError
 from files import names
 from files.atomic import write_json
 from files.results import Group, read_results
+
+
+def files_below(folder: Path, pattern: str) -> tuple[list[Path], list[str]]:
+    """Find what has such a name below a folder, and a line for each folder that cannot be read.
+
+    Links are followed. A folder that is reached by several paths counts once, by its own if it can.
+    """
+    found, unread, seen, starts = list[Path](), list[str](), set[str](), [folder]
+
+    def note(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            unread.append(f"{error.filename} is left out, as it cannot be read: {error.strerror}")
+
+    for start in starts:  # which grow by the links that are met
+        for place, folders, files in os.walk(start, onerror=note):
+            real = os.path.realpath(place)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            here = [Path(place, name) for name in folders]
+            starts += [path for path in here if path.is_symlink()]
+            found += [Path(place, name) for name in fnmatch.filter([*folders, *files], pattern)]
+    return sorted(found), unread
 
 
 @dataclass(frozen=True)
@@ -132,8 +158,9 @@ def _same(known: Plan, plan: Plan) -> bool:
 
 def _groups_with_results(out: Path, plan: Plan) -> set[Group | None]:
     """The groups of a plan that have results; None for results of no known group."""
-    found: set[Group | None] = set()
-    for path in out.rglob(names.RESULTS):
+    paths, unread = files_below(out, names.RESULTS)
+    found: set[Group | None] = {None} if unread else set()
+    for path in paths:
         try:
             group = read_results(path).group
         except ValueError:
@@ -158,7 +185,7 @@ def read_study_record(out: Path) -> StudyRecord | None:
 def read_study_records(root: Path) -> tuple[list[StudyRecord], list[str]]:
     """Read the records of all studies below a folder: those, and a line for each damaged one."""
     records, problems = [], []
-    for path in sorted(root.rglob(names.STUDY)):
+    for path in files_below(root, names.STUDY)[0]:
         try:
             record = read_study_record(path.parent)
         except InputError as error:

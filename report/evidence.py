@@ -7,6 +7,7 @@ formulas, names their sources, and shows by simulation how often the intervals a
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,8 @@ class Difference:
     kind: "paired" (seeds and images), "unpaired" (the sides' seeds differ; images paired), "images
     only" (one seed on a side: how other seeds would do is unknown), "seeds only" (no outcomes per
     image: how other images would do is unknown), or "none". seeds: the fewest on any side.
-    image_variance: the part of the mean's variance that more seeds would not reduce.
+    image_variance: the part of the mean's variance that more seeds would not reduce. most: how far
+    from 0 the mean can be.
     """
 
     mean: float
@@ -48,6 +50,7 @@ class Difference:
     kind: Kind
     image_variance: float = 0.0
     seed_terms: tuple[SeedTerm, ...] = ()
+    most: float = 100.0
 
     @property
     def low(self) -> float | None:
@@ -62,7 +65,7 @@ class Difference:
         half = self.half_width(level)
         if half is None:
             return None, None
-        return max(-100.0, self.mean - half), min(100.0, self.mean + half)
+        return max(-self.most, self.mean - half), min(self.most, self.mean + half)
 
     def half_width(self, level: float = LEVEL) -> float | None:
         """Half the interval's width in points, of Cochran and Cox's form; None if unknown."""
@@ -133,7 +136,12 @@ def contrast(a: Compared[BoolArray], b: Compared[BoolArray]) -> Difference | Non
     """
     if not all((*a.arms, *b.arms)):
         return None
-    return _crossed([*_arms(a), *(-arm for arm in _arms(b))], _kind([a, b]))
+    return _contrast(_crossed([*_arms(a), *(-arm for arm in _arms(b))], _kind([a, b])))
+
+
+def _contrast(found: Difference) -> Difference:
+    """A difference of two differences, which may be twice as large as each."""
+    return dataclasses.replace(found, most=2 * found.most)
 
 
 def chance_of_images(runs: Mapping[int, BoolArray]) -> float | None:
@@ -217,7 +225,7 @@ def contrast_of_accuracies(a: Compared[float], b: Compared[float]) -> Difference
     """`contrast` from `{seed: percent}`: an interval from seeds alone."""
     if not all((*a.arms, *b.arms)):
         return None
-    return _from_seeds([*_accuracy_arms(a), *(-arm for arm in _accuracy_arms(b))])
+    return _contrast(_from_seeds([*_accuracy_arms(a), *(-arm for arm in _accuracy_arms(b))]))
 
 
 def _accuracy_arms(compared: Compared[float]) -> list[NDArray[np.float64]]:

@@ -112,6 +112,15 @@ class Wanted:
         """To sort by: AT takes several times as long as ST."""
         return len(self.cannot), self.seeds["adv"], self.seeds["std"]
 
+    @property
+    def runs(self) -> int:
+        """How many runs that is, of the ticket and the dense network, without those there are."""
+        return sum(
+            len(set(self.numbers(mode)) - _seeds([row], [mode]))
+            for mode in MODES
+            for row in (self.group.dense, self.row)
+        )
+
     def numbers(self, mode: str) -> list[int]:
         """Seeds to run next: those of the group that one side lacks, then new ones."""
         rows = self.group.dense, self.row
@@ -197,8 +206,7 @@ def amount(lack: Wanted) -> str:
         return "; ".join(lack.cannot)
     parts = [f"{lack.seeds[mode]} of {REGIMES[mode]}" for mode in MODES if lack.seeds[mode]]
     few = "at least " if lack.at_least else ""
-    runs = 2 * sum(lack.seeds.values())
-    return f"further seeds, ticket and dense: {few}{' and '.join(parts)} ({runs} runs)"
+    return f"further seeds, ticket and dense: {few}{' and '.join(parts)} ({lack.runs} runs)"
 
 
 def _in_words(lack: Wanted) -> list[str]:

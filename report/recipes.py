@@ -15,13 +15,17 @@ from report.judged import GroupVerdict
 TRAINING = (
     *("data_content", "input_size", "augment", "hflip", "width", "stem", "mean", "std"),
     *("epochs", "global_batch", "lr", "lr_schedule", "decreasing_lr", "warmup", "momentum"),
-    *("weight_decay", "eval_from", "amp"),
+    *("weight_decay", "eval_from", "amp", "tf32", "images_a_pass", "processes", "sync_bn"),
 )
 ATTACKS = (
     *("train_eps", "train_step", "train_gamma", "train_randinit"),
     *("test_eps", "test_step", "test_gamma", "test_randinit", "restarts"),
 )
-WORDS = {"data_content": "training data", "global_batch": "images a step"}
+WORDS = {
+    "data_content": "training data",
+    "global_batch": "images a step",
+    "images_a_pass": "images a pass",
+}
 RECIPE = {"std": TRAINING, "adv": TRAINING + ATTACKS}  # by mode
 
 
@@ -56,4 +60,13 @@ def _flags(results: Path) -> Mapping[str, Any]:
         found = json.loads(results.with_name(names.ARGS).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return {**found, **_passes(found)} if isinstance(found, dict) else {}
+
+
+def _passes(flags: Mapping[str, Any]) -> dict[str, int]:
+    """How many images BatchNorm sees at a time: what is recorded says so, but no flag alone."""
+    try:
+        share = -(-flags["global_batch"] // flags["processes"])
+        return {"images_a_pass": min(flags["micro_batch"] or share, share)}
+    except (KeyError, TypeError, ZeroDivisionError):
+        return {}

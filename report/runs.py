@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from errors import InputError
 from files import names
 from files.results import RunResult, read_results
+from files.study_record import files_below
 
 
 def natural_order(text: object) -> list[tuple[int, int, str]]:
@@ -32,14 +33,16 @@ def collect(runs_dir: str | Path) -> list[RunResult]:
 def read_runs(runs_dir: str | Path) -> tuple[list[RunResult], list[str]]:
     """Read every `results.json` below `runs_dir`: the usable ones, and a line for each other one.
 
+    A folder that cannot be read has a line too.
+
     Raises InputError when there is no such folder or nothing usable in it.
     """
     root = Path(runs_dir)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the folder that holds the runs")
-    results, problems = [], []
-    paths = sorted(root.rglob(names.RESULTS), key=natural_order)
-    for path in paths:
+    results = []
+    paths, problems = files_below(root, names.RESULTS)
+    for path in sorted(paths, key=natural_order):
         try:
             results.append(read_results(path))
         except ValueError as error:

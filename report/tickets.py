@@ -13,6 +13,7 @@ from torch import Tensor
 from errors import InputError
 from files import names
 from files.atomic import sha256_of
+from files.study_record import files_below
 from files.tickets import load_ticket, ticket_header
 from pruning_utils import MASK_SUFFIX
 from report.runs import natural_order
@@ -37,7 +38,8 @@ def find_tickets(runs_dir: str | Path) -> dict[str, list[TicketFile]]:
     """
     root = Path(runs_dir)
     folders: dict[Path, dict[int, Path]] = {}
-    for path in sorted(root.rglob(f"*{names.TICKET_SUFFIX}"), key=natural_order):
+    files, _ = files_below(root, f"*{names.TICKET_SUFFIX}")  # `read_runs` tells what is not read
+    for path in sorted(files, key=natural_order):
         state = path.name.removesuffix(names.TICKET_SUFFIX)
         if state.isdecimal() and int(state) > 0:
             folders.setdefault(path.parent, {})[int(state)] = path

@@ -113,16 +113,14 @@ def _told_apart(same: Sequence[RunResult]) -> dict[str, list[RunResult]]:
 
 
 def _of_tickets(groups: Iterable[GroupVerdict]) -> list[str]:
-    """Say where several ticket files stand for one state; of random masks that is as it may be."""
+    """Say where several ticket files stand for one state; random masks may be one a seed."""
     lines = []
     for group in groups:
         apart: dict[str, list[str]] = {}
         for row in group.rows:
-            if row.ticket == RANDOM:
-                continue
             if row.which:
                 apart.setdefault(row.title, []).append(row.which)
-            elif len(row.hashes) > 1:
+            elif len(row.hashes) > 1 and row.ticket != RANDOM:
                 several = ", ".join(sha256[:SHOWN] for sha256 in row.hashes)
                 lines.append(
                     f"{group.group}: {row.name} is made of {len(row.hashes)} ticket files "

@@ -20,8 +20,8 @@ from typing import NoReturn
 from errors import InputError, RunFailed, run_main
 from files import names
 from files.features import lacks_told
-from files.study_record import record_plan
-from study.config import ROOT, Run, Study, read_study
+from files.study_record import files_below, record_plan
+from study.config import ROOT, Run, Study, flag_of, read_study
 from study.forecast import Forecast, make_forecasts, study_seconds
 from study.machine import cores, threads_each, usual_jobs, visible_gpus
 from study.running import Queue, Stop
@@ -128,7 +128,7 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
         print(line)
 
     def threads(run: Run) -> list[str]:
-        own = gpus or "--threads" in run.arguments
+        own = gpus or "--threads" in map(flag_of, run.arguments)
         return [] if own else ["--threads", str(threads_each(jobs))]
 
     def command(run: Run) -> list[str]:
@@ -201,7 +201,7 @@ def print_time(timed: Mapping[str, Forecast], jobs: int) -> None:
 def finish(study: Study, failed: Sequence[tuple[Run, str]]) -> int:
     """Report on all the results there are; then name the runs that failed, with their logs."""
     status = 0
-    if any(study.out.rglob(names.RESULTS)):
+    if files_below(study.out, names.RESULTS)[0]:
         print("\nreport:", flush=True)
         status = subprocess.run(["bash", str(ROOT / "script/report.sh"), str(study.out)]).returncode
     for run, why in failed:

@@ -5,6 +5,7 @@ Order: pre-trainings with IMP, tickets that need no training (omp, random), tran
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -39,9 +40,15 @@ class Needed:
 
 # Flags that the grid gives each transfer, by its own keys; another value would belie its folder.
 OF_THE_GRID = frozenset(
-    ("--mode", "--dataset", "--tag", "--init", "--tickets_file", "--reinit", "--data_number")
-    + ("--seed", "--save_dir", "--resume")
+    ("--mode", "--dataset", "--tag", "--init", "--tickets_file", "--ticket_file", "--reinit")
+    + ("--data_number", "--seed", "--save_dir", "--resume")
 )
+
+
+def flag_of(word: str) -> str:
+    """The flag that a word of a command names, as the mains read it; "" for a value."""
+    flag = re.match(r"--?[A-Za-z][^=]*", word)
+    return re.sub(r"(?<=\w)-", "_", flag[0]) if flag else ""
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,7 @@ class Grid:
             + [f"{dataset} {mode}" for dataset in self.datasets for mode in self.modes]
         )
         for words in (flags, *self.flags.values()):
-            for flag in OF_THE_GRID.intersection(word.partition("=")[0] for word in words):
+            for flag in OF_THE_GRID.intersection(map(flag_of, words)):
                 raise InputError(
                     f"{table.path}: [transfer]: flags set {flag}, as the grid does for each run; "
                     "use its keys, and for a search the flags of its [[pretraining]]"
@@ -209,8 +216,10 @@ class Grid:
 
 def _without(arguments: tuple[str, ...], *flags: str) -> tuple[str, ...]:
     """Arguments without some flags and their values."""
-    for flag in flags:
-        if flag in arguments:
-            at = arguments.index(flag)
-            arguments = arguments[:at] + arguments[at + 2 :]
-    return arguments
+    kept, words = [], iter(arguments)
+    for word in words:
+        if flag_of(word) not in flags:
+            kept.append(word)
+        elif "=" not in word:
+            next(words, None)
+    return tuple(kept)

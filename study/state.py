@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Sequence
 from functools import lru_cache
@@ -13,7 +12,7 @@ from typing import Any
 from engine.schedules import States
 from files import names
 from files.atomic import fingerprint, sha256_of
-from study.config import Run
+from study.config import Run, flag_of
 
 DONE, CUT_OFF, TO_DO = "done", "cut off", "to do"
 
@@ -44,16 +43,15 @@ def has_other_flags(run: Run) -> bool:
 
 
 def other_input(run: Run) -> Path | None:
-    """The ticket or the initial weights that a transfer was made from, if the file is another now.
+    """The ticket or the initial weights that a run was made from, if the file is another now.
 
     A search that was made again leaves the transfers of its former tickets where they were.
     """
     try:
-        before = _recorded(run.folder)
-        for needed in run.needs:
-            files = {"tickets_file": needed.path, "init": needed.path.with_name(names.INIT)}
-            for flag, path in files.items():
-                recorded = before.get(f"{flag}_content")
+        before, now = _recorded(run.folder), _flags(run.arguments)
+        for flag in ("tickets_file", "init"):
+            recorded = before.get(f"{flag}_content")
+            for path in map(Path, now.get(f"--{flag}", ())):
                 if recorded and path.is_file() and recorded != _content(path):
                     return path
     except (OSError, ValueError, AttributeError):
@@ -92,8 +90,8 @@ def _flags(arguments: Sequence[str]) -> dict[str, list[str]]:
     flags: dict[str, list[str]] = {}
     flag = ""
     for argument in arguments:
-        if re.match(r"--?[A-Za-z]", argument):
-            flag, _, value = argument.partition("=")
+        if named := flag_of(argument):
+            flag, value = named, argument.partition("=")[2]
             flags[flag] = [value] if value else []
         else:
             flags.setdefault(flag, []).append(argument)

@@ -67,12 +67,12 @@ class Table:
 
     def several(self, key: str, kind: type, good: Check = None, default: Any = REQUIRED) -> list:
         values = self.take(key, default)
-        if not isinstance(values, list) or (not values and default is REQUIRED):
+        if not isinstance(values, list) or (not values and values != default):
             self.wrong(key, values, "a list with at least one value, like [1, 2]")
-        if len({str(value) for value in values}) < len(values):
-            self.wrong(key, values, "a list without repetitions")
         for value in values:
             self._check(key, value, kind, good)
+        if len({f"{value:g}" if kind is float else value for value in values}) < len(values):
+            self.wrong(key, values, "a list without repetitions")
         return values
 
     def points(self, key: str) -> float | None:

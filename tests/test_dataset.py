@@ -19,6 +19,7 @@ from files.checkpoints import save_checkpoint
 from input_pipeline import loader as loader_module
 from input_pipeline import sources
 from input_pipeline import workers as workers_module
+from input_pipeline.counts import count_images
 from input_pipeline.listings import VISDA_CLASSES
 from input_pipeline.sources import load_splits
 from input_pipeline.transforms import Transform, uniforms
@@ -266,6 +267,12 @@ def test_digits_have_a_fixed_test_set_and_disjoint_splits():
     assert torch.equal(pixels_of(whole.val), pixels_of(tenth.val))
     assert (np.bincount(tenth.train.labels) == np.bincount(whole.train.labels) // 10).all()
     assert int(whole.train.images.max()) == 255
+
+
+def test_digits_are_counted_beforehand_as_many_as_there_are():
+    splits = load_splits("digits", "", 1.0, None)
+    found = [len(split.labels) for split in (splits.train, splits.val, splits.test)]
+    assert list(count_images("digits", "", None)) == found
 
 
 # ------------------------------------------------------------------ classes

@@ -227,7 +227,18 @@ def test_a_contrast_has_the_sign_of_the_first():
     assert contrast(better, Compared(DENSE, runs([1, 0, 0, 0]))).kind == "images only"
     assert contrast(better, Compared(runs([0] * 4, [0] * 4), TICKET)).kind == "unpaired"
     a, b = Compared({1: 80.0, 2: 81.0}, {1: 80.0, 2: 82.0}), Compared({1: 70.0, 2: 71.0}, {1: 69.0})
-    assert contrast_of_accuracies(a, b) == Difference(0.5 - (69 - 70.5), 1, None, "none")
+    known = Difference(0.5 - (69 - 70.5), 1, None, "none", most=200)
+    assert contrast_of_accuracies(a, b) == known
+
+
+def test_the_interval_of_a_contrast_holds_its_mean_which_may_be_up_to_200():
+    gains, loses = Compared(same(0, 500), same(1, 500)), Compared(same(1, 500), same(0, 500))
+    found = contrast(gains, loses)
+    assert found.interval() == (200 - found.half_width(), 200)
+    assert paired_difference(*gains.arms).interval() == (100 - found.half_width(), 100)
+    up, down = {1: 0.0, 2: 0.0}, {1: 70.0, 2: 55.0}
+    found = contrast_of_accuracies(Compared(up, down), Compared(down, up))
+    assert found.interval() == (125 - found.half_width(), 200)
 
 
 def test_worse_here_and_undecided_there_is_no_difference_between_the_two():

@@ -562,6 +562,25 @@ def test_seeds_that_one_side_has_come_before_new_ones_and_fewer_runs_before_more
     assert "imp state 2 and the dense network under ST with --seed 4\n" in told
 
 
+def test_runs_that_one_side_has_are_not_counted_to_those_that_are_lacking(tmp_path):
+    ended = ticket(0, 90, 80, 40) + [r for r in ticket(1, 90, 80, 40) if r.mode == "std"]
+    told = plan_text(judge(ended, evidence_margin=1))
+    assert (
+        "imp state 1: further seeds, ticket and dense: at least 2 of ST and 3 of AT (9 runs)"
+        in (told)
+    )
+
+
+@pytest.mark.parametrize("record", ["runs", "elsewhere"])
+def test_results_and_records_behind_a_link_count_as_those_in_the_folder(tmp_path, record):
+    study(tmp_path / "elsewhere", {0: (), 1: ()})
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/disk").symlink_to(tmp_path / "elsewhere")
+    plan(tmp_path / record, [1], [1, 2, 3])
+    (known,) = only(verdict_of(tmp_path / "runs")).study.plans
+    assert known.late
+
+
 # --- seen -----------------------------------------------------------------------------------------
 
 

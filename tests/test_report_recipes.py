@@ -10,6 +10,7 @@ from report.write import judge_runs
 RECIPE = {
     "epochs": 12, "lr": 0.1, "decreasing_lr": [6, 9], "amp": "off", "input_size": 32,
     "data_content": "4500 images of 10 classes (ee0dc7ac22010897)", "global_batch": 128,
+    "processes": 1, "micro_batch": None, "sync_bn": False, "tf32": False,
     "train_step": 3, "test_eps": 8 / 255, "seed": 1, "threads": 1, "save_dir": "a",
 }  # fmt: skip
 
@@ -26,7 +27,8 @@ def told(folder):
 
 def test_runs_of_one_recipe_may_differ_in_what_changes_no_result(tmp_path):
     for state, seed in ((0, 1), (1, 1), (1, 2)):
-        made(tmp_path, state=state, seed=seed, threads=seed, save_dir=f"{state}{seed}")
+        changes = {"threads": seed, "save_dir": f"{state}{seed}"}
+        made(tmp_path, state=state, seed=seed, micro_batch=128 if state else None, **changes)
     assert told(tmp_path) == []
 
 
@@ -37,6 +39,10 @@ def test_runs_of_one_recipe_may_differ_in_what_changes_no_result(tmp_path):
         ("std", {"lr": 0.01, "amp": "bf16"}, "lr 0.1 and 0.01; amp off and bf16"),
         ("adv", {"decreasing_lr": [50]}, "decreasing_lr [6, 9] and [50]"),
         ("adv", {"global_batch": 256}, "images a step 128 and 256"),
+        ("std", {"micro_batch": 2}, "images a pass 128 and 2"),
+        ("adv", {"processes": 2}, "images a pass 128 and 64; processes 1 and 2"),
+        ("std", {"sync_bn": True}, "sync_bn False and True"),
+        ("adv", {"tf32": True}, "tf32 False and True"),
         ("adv", {"test_eps": 4 / 255}, "test_eps 0.0313725 and 0.0156863"),
         ("std", {"data_content": "450 images"}, "training data 4500 images of 10 classes"),
     ],
@@ -60,7 +66,8 @@ def test_the_attack_is_no_matter_of_standard_training(tmp_path):
 
 
 def test_a_run_whose_flags_cannot_be_read_counts_as_alike(tmp_path):
-    for state, text in ((0, None), (1, "{"), (2, "[]"), (3, '{"lr": 0.1}')):
+    odd = '{"lr": 0.1, "global_batch": "x", "processes": 0}'
+    for state, text in ((0, None), (1, "{"), (2, "[]"), (3, odd)):
         made(tmp_path, state=state)
         file = tmp_path / f"adv{state}-1" / "args.json"
         file.unlink() if text is None else file.write_text(text)

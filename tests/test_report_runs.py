@@ -1,6 +1,8 @@
 """Reading results.json and metrics.jsonl: what is used, what is refused, and what is said."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,35 @@ def test_nothing_usable_is_an_input_error_of_one_line(tmp_path):
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="no such folder"):
         read_runs(tmp_path / "absent")
+
+
+def test_links_to_folders_are_followed_once_and_loops_end(tmp_path):
+    runs, elsewhere = tmp_path / "runs", tmp_path / "elsewhere"
+    write_run(runs / "z/run")
+    write_run(elsewhere / "run", seed=2)
+    (runs / "disk").symlink_to(elsewhere)
+    (runs / "a").symlink_to(runs / "z")  # found by its own name
+    (elsewhere / "back").symlink_to(runs)
+    (elsewhere / "again").symlink_to(elsewhere)
+    results, problems = read_runs(runs)
+    folders = [r.path.parent.relative_to(runs).as_posix() for r in results]
+    assert (folders, problems) == (["disk/run", "z/run"], [])
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    write_run(tmp_path / "good")
+    closed = write_run(tmp_path / "closed").parent
+    scandir = os.scandir
+
+    def refusing(folder):  # root may read what chmod forbids
+        if Path(folder) == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    results, problems = read_runs(tmp_path)
+    assert [r.path.parent.name for r in results] == ["good"]
+    assert problems == [f"{closed} is left out, as it cannot be read: Permission denied"]
 
 
 @pytest.mark.parametrize("told", ["imp", "random", "dense", None])

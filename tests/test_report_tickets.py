@@ -62,6 +62,14 @@ def test_two_runs_of_one_tag_are_told_apart_by_folder(tmp_path):
     assert list(find_tickets(tmp_path)) == ["adv (seed1)", "adv (seed2)"]
 
 
+def test_tickets_behind_a_link_are_found_under_the_links_name(tmp_path):
+    write_ticket(tmp_path / "disk/imp_a/1-ticket.safetensors")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/imp").symlink_to(tmp_path / "disk")
+    (files,) = find_tickets(tmp_path / "runs").values()
+    assert [file.path for file in files] == [tmp_path / "runs/imp/imp_a/1-ticket.safetensors"]
+
+
 def test_the_states_shown_are_spread_and_hold_the_last():
     assert pick(range(1, 17)) == [4, 8, 12, 16]
     assert pick([5, 1, 3]) == [1, 3, 5]

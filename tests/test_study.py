@@ -214,11 +214,13 @@ def test_commands_of_a_study(project):
     assert "--tickets_file" not in commands[8]
 
 
-def test_what_a_searchs_init_needed_is_not_asked_of_its_initial_weights(project):
-    project.write(**{'init = "adv.pt"': 'init = "adv.pt"\nflags = "--init_key teacher"'})
+@pytest.mark.parametrize("key", ["--init_key teacher", "--init-key teacher", "--init_key=teacher"])
+def test_what_a_searchs_init_needed_is_not_asked_of_its_initial_weights(key, project):
+    project.write(**{'init = "adv.pt"': f'init = "adv.pt"\nflags = "{key}"'})
     project.append('tickets = ["imp", "omp"]')
     lines = project.run("--list", "--only", "^(imp|omp)/adv").stdout.splitlines()
-    assert ["--init_key teacher" in line for line in lines] == [True, False]
+    assert [key in line for line in lines] == [True, False]
+    assert "teacher" not in lines[1]
 
 
 def test_baselines_have_tickets_of_their_own_and_no_second_dense_network(project):
@@ -483,6 +485,17 @@ def test_transfers_of_a_search_that_was_made_again_are_named(project, file):
     )
 
 
+def test_a_search_whose_initial_weights_were_replaced_is_named(project):
+    weights = project.folder / "adv.pt"
+    weights.write_text("weights")
+    project.run("--only", "^imp/")
+    assert "note:" not in project.run("--dry_run").stdout
+    weights.write_text("others")
+    notes = [line for line in project.run("--dry_run").stdout.splitlines() if "note:" in line]
+    again = f"to make it again, delete {project.out / 'imp/adv'}"
+    assert notes == [f"note: imp/adv was made from another adv.pt than adv.pt is now; {again}"]
+
+
 @pytest.mark.parametrize("moved", [".", "..", "elsewhere"])
 def test_a_study_whose_folder_is_named_otherwise_is_as_planned(project, moved):
     """`--out .` names the folder by nothing at all, so that every path may lie in it."""
@@ -529,6 +542,11 @@ def test_without_a_gpu_the_jobs_share_the_cores(project):
     project.write(**{'"--epochs 2"': '"--epochs 2 --threads 7"'})
     text = project.run("--dry_run").stdout
     assert text.count("--threads") == text.count("--threads 7") == 10
+
+
+def test_threads_that_a_study_sets_are_kept_however_they_are_written(project):
+    project.write(**{'"--epochs 2"': '"--epochs 2 --threads=7"'})
+    assert "--threads 1" not in project.run("--dry_run", "-J", "8").stdout
 
 
 def test_small_networks_on_a_cpu_get_a_core_each_as_far_as_memory_allows(project):
@@ -1000,6 +1018,15 @@ def test_the_multinode_job_starts_the_main_under_torchrun_on_every_node(project,
             ("[0, 2]", '[0]\n[transfer.flags]\nadv = "--tag=x"'),
             "[transfer]: flags set --tag, as the",
         ),
+        (("[0, 2]", '[0]\n[transfer.flags]\nall = "--data-number 0.5"'), "flags set --data_number"),
+        (("[0, 2]", '[0]\n[transfer.flags]\nall = "--tickets-file=a"'), "flags set --tickets_file"),
+        (("[0, 2]", '[0]\n[transfer.flags]\nall = "--ticket_file a"'), "flags set --ticket_file"),
+        (("[0, 2]", "[0]\ndata_numbers = [1, 1.0]"), "must be a list without repetitions"),
+        (("[0, 2]", "[0]\nseeds = []"), "[transfer] seeds is []; it must be a list with at least"),
+        (("[0, 2]", "[0]\ndata_numbers = []"), "[transfer] data_numbers is []; it must be a list"),
+        (("[0, 2]", "[0]\ntickets = []"), "[transfer] tickets is []; it must be a list with at"),
+        (('["std", "adv"]', "[]"), "[transfer] modes is []; it must be a list with at least one"),
+        (('"--epochs 2"', '"--save-dir x"'), "[transfer]: flags set --save_dir, as the grid does"),
     ],
 )
 def test_a_wrong_study_is_one_line_and_status_2(change, message, project):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from helpers.gloo_cases import WORLD, free_port, two_gloo_processes
+from helpers.gloo_cases import WORLD, fork_ranks, free_port, two_gloo_processes
 from helpers.main_cases import (
     HERE,
     ROOT,
@@ -164,7 +164,9 @@ def runs(tmp_path_factory):
     """(what one process finds, what rank 0 of two finds, what rank 1 finds)."""
     threads, root = torch.get_num_threads(), tmp_path_factory.mktemp("images")
     write_images(root)
-    launch(work, str(root), two_gloo_processes())
+    with pytest.MonkeyPatch.context() as patch:
+        fork_ranks(patch)
+        launch(work, str(root), two_gloo_processes())
     ranks = [load_checkpoint(root / f"rank{rank}.pth.tar") for rank in range(WORLD)]
     launch(work, str(root), Launch("cpu"))
     torch.set_num_threads(threads)
@@ -291,7 +293,12 @@ def start_nodes(root: Path, folder: Path, *flags: str, port: int) -> list[Proces
     shared = [str(root), *TINY, *HERE, *SPAWN, "--nproc", "1", "--world_size", "2", *flags]
     shared += ["--save_dir", str(folder), "--dist_url", f"tcp://127.0.0.1:{port}"]
     return [
-        Process("imp", [*shared, "--rank", str(rank)], log=f"{folder.name}-node{rank}.txt")
+        Process(
+            "imp",
+            [*shared, "--rank", str(rank)],
+            log=f"{folder.name}-node{rank}.txt",
+            before=fork_ranks,
+        )
         for rank in (0, 1)
     ]
 
@@ -358,7 +365,9 @@ def test_spawned_processes_with_loaders_stop_by_a_signal_to_all_and_go_on_to_the
     def start(name: str, *flags: str) -> Process:
         url = f"tcp://127.0.0.1:{free_port()}"
         return Process(
-            "imp", [*shared, "--save_dir", str(tmp_path / name), "--dist_url", url, *flags]
+            "imp",
+            [*shared, "--save_dir", str(tmp_path / name), "--dist_url", url, *flags],
+            before=fork_ranks,
         )
 
     whole = start("whole")

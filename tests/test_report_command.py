@@ -19,6 +19,8 @@ from report.runs import collect
 from report.verdict import judge
 from report.write import write_report
 
+pytestmark = pytest.mark.usefixtures("skip_figures")
+
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = [
     "pretraining", "dataset", "data_number", "mode", "ticket", "state", "density", "sparsity",
@@ -41,7 +43,8 @@ def add_tickets(root, *names):
             )  # fmt: skip
 
 
-def test_the_command_writes_the_whole_report_and_names_it(tmp_path, capsys):
+def test_the_command_writes_the_whole_report_and_names_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.undo()  # this one draws
     write_grid(tmp_path, "adv")
     write_grid(tmp_path, "std")
     add_tickets(tmp_path, "adv", "std")

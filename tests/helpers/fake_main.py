@@ -49,7 +49,7 @@ def main():
     searches = Path(sys.argv[0]).name == "main_imp_pretrain.py"
     last = -(-args.epochs // args.prune_epoch) + 1
     if args.dry_run:
-        time.sleep(5 * args.slow_plan)
+        time.sleep(1.5 * args.slow_plan)
         print(json.dumps(plan(args, last if searches else None)))
         return
     if "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" in os.environ:

@@ -9,6 +9,19 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+# The longest files, the longest first: script/test.sh hands the files out in the order of their
+# tests, and one of these at the end would keep one core busy when the others have nothing to do.
+LONGEST = (
+    "study", "interruptions", "distributed", "real_runs", "compile", "architectures", "models",
+    "report_command", "image_outcomes",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    places = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 @pytest.fixture(autouse=True)
 def _one_thread_and_a_seed():
     torch.set_num_threads(1)

@@ -42,6 +42,7 @@ from engine.distributed import (
     broadcast_from_main,
     is_main,
     main_first,
+    own_random_starts,
     seed_everything,
     sum_over_ranks,
 )
@@ -379,6 +380,18 @@ def test_spawned_processes_with_loaders_stop_by_a_signal_to_all_and_go_on_to_the
     resumed = start("run", "--resume")
     assert resumed.end() == 0, resumed.output
     assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_each_of_several_processes_draws_random_starts_of_its_own_and_one_those_of_the_seed():
+    def drawn(rank: int, world_size: int) -> float:
+        torch.manual_seed(7)
+        own_random_starts(Runtime(torch.device("cpu"), rank, world_size))
+        return float(torch.rand(()))
+
+    torch.manual_seed(7)
+    of_the_seed = float(torch.rand(()))
+    assert drawn(0, 1) == of_the_seed
+    assert len({drawn(rank, 3) for rank in range(3)}) == 3
 
 
 def test_an_absent_node_is_waited_for_with_a_line_and_not_for_ever(monkeypatch, capfd):

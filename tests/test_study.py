@@ -387,7 +387,10 @@ def test_a_second_signal_kills_jobs_that_do_not_stop(project):
     study.send_signal(signal.SIGINT)
     study.communicate(timeout=20)
     assert study.returncode == 130
-    project.run("--list")
+    started = re.findall(r"pid=(\d+)", (project.folder / "calls").read_text())
+    assert len(started) == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started[0]), signal.SIGKILL)
     assert project.names("end") == []
 
 

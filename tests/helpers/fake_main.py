@@ -64,7 +64,8 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     with open(os.environ["CALLS"], "a") as calls:
         gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "-")
-        calls.write(f"{time.time():.3f} start {folder} gpu={gpu} threads={args.threads}\n")
+        own = f"gpu={gpu} threads={args.threads} pid={os.getpid()}"
+        calls.write(f"{time.time():.3f} start {folder} {own}\n")
     if not (folder / "args.json").exists():
         flags = {**vars(args), "command": " ".join(["python", *sys.argv])}
         inputs = {"tickets_file": args.tickets_file, "init": args.init}

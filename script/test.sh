@@ -11,4 +11,4 @@ cd "$root"
 "$PYTHON" -m mypy
 mapfile -t scripts < <(git ls-files '*.sh' '*.sbatch' .ci/run 2>/dev/null || find script -name '*.sh')
 "$(dirname "$("$PYTHON" -c 'import sys; print(sys.executable)')")/shellcheck" -x "${scripts[@]}"
-"$PYTHON" -m pytest -n auto --dist loadfile "$@"
+"$PYTHON" -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@"

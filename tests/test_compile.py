@@ -28,7 +28,7 @@ import pruning_utils
 from attack_utils import PGDConfig, make_pgd
 from engine.steps import Execution, training_step
 from errors import RunFailed
-from models import build_model, compile_passes, compiled, fold_for_evaluation
+from models import build_model, compile_passes, compiled, fold_for_evaluation, resnet20s
 from pruning_utils import convolutions, pruning_model
 
 ATTACK = PGDConfig(8 / 255, 2, 4 / 255)
@@ -75,8 +75,10 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def _no_pictures(monkeypatch):
+def _short_runs(monkeypatch):
+    """No pictures, and a network of 8 layers: how many graphs there are does not depend on it."""
     skip_pictures(monkeypatch)
+    monkeypatch.setattr(resnet20s, "BLOCKS_PER_STAGE", 1)
 
 
 # --- counting -------------------------------------------------------------------------------------
@@ -88,7 +90,7 @@ def _no_pictures(monkeypatch):
     [("std", FP32, 2), ("adv", FP32, 3), ("adv", BF16, 3)],
     ids=["std-fp32", "adv-fp32", "adv-bf16"],
 )
-@pytest.mark.usefixtures("_no_pictures")
+@pytest.mark.usefixtures("_short_runs")
 def test_a_ticket_search_compiles_each_graph_once(data, tmp_path, counter, mode, graphs, flags):
     """Training pass, evaluation, attack: over epochs, states, the prunes between, a last batch."""
     run_imp(data, tmp_path / "run", *SEARCH, "--mode", mode, *flags, "--compile")
@@ -99,7 +101,7 @@ def test_a_ticket_search_compiles_each_graph_once(data, tmp_path, counter, mode,
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_no_pictures")
+@pytest.mark.usefixtures("_short_runs")
 def test_a_transfer_compiles_each_graph_once(data, tmp_path, counter):
     """The four, over epochs, the tests of all networks kept, and images that survive an attack."""
     search = [*SEARCH, "--mode", "std", *FP32]
@@ -112,7 +114,7 @@ def test_a_transfer_compiles_each_graph_once(data, tmp_path, counter):
     assert_same_run(tmp_path / "run", tmp_path / "plain")
 
 
-@pytest.mark.usefixtures("_no_pictures")
+@pytest.mark.usefixtures("_short_runs")
 def test_a_run_may_be_resumed_with_and_without_compile(data, tmp_path, counter):
     flags = [*SEARCH, *FP32, "--mode", "std"]
     with pytest.MonkeyPatch.context() as patch:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from helpers.gloo_cases import WORLD, free_port, two_gloo_processes
+from helpers.gloo_cases import WORLD, fork_ranks, free_port, two_gloo_processes
 from helpers.main_cases import (
     HERE,
     ROOT,
@@ -42,6 +42,7 @@ from engine.distributed import (
     broadcast_from_main,
     is_main,
     main_first,
+    own_random_starts,
     seed_everything,
     sum_over_ranks,
 )
@@ -164,7 +165,9 @@ def runs(tmp_path_factory):
     """(what one process finds, what rank 0 of two finds, what rank 1 finds)."""
     threads, root = torch.get_num_threads(), tmp_path_factory.mktemp("images")
     write_images(root)
-    launch(work, str(root), two_gloo_processes())
+    with pytest.MonkeyPatch.context() as patch:
+        fork_ranks(patch)
+        launch(work, str(root), two_gloo_processes())
     ranks = [load_checkpoint(root / f"rank{rank}.pth.tar") for rank in range(WORLD)]
     launch(work, str(root), Launch("cpu"))
     torch.set_num_threads(threads)
@@ -291,7 +294,12 @@ def start_nodes(root: Path, folder: Path, *flags: str, port: int) -> list[Proces
     shared = [str(root), *TINY, *HERE, *SPAWN, "--nproc", "1", "--world_size", "2", *flags]
     shared += ["--save_dir", str(folder), "--dist_url", f"tcp://127.0.0.1:{port}"]
     return [
-        Process("imp", [*shared, "--rank", str(rank)], log=f"{folder.name}-node{rank}.txt")
+        Process(
+            "imp",
+            [*shared, "--rank", str(rank)],
+            log=f"{folder.name}-node{rank}.txt",
+            before=fork_ranks,
+        )
         for rank in (0, 1)
     ]
 
@@ -358,7 +366,9 @@ def test_spawned_processes_with_loaders_stop_by_a_signal_to_all_and_go_on_to_the
     def start(name: str, *flags: str) -> Process:
         url = f"tcp://127.0.0.1:{free_port()}"
         return Process(
-            "imp", [*shared, "--save_dir", str(tmp_path / name), "--dist_url", url, *flags]
+            "imp",
+            [*shared, "--save_dir", str(tmp_path / name), "--dist_url", url, *flags],
+            before=fork_ranks,
         )
 
     whole = start("whole")
@@ -370,6 +380,18 @@ def test_spawned_processes_with_loaders_stop_by_a_signal_to_all_and_go_on_to_the
     resumed = start("run", "--resume")
     assert resumed.end() == 0, resumed.output
     assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_each_of_several_processes_draws_random_starts_of_its_own_and_one_those_of_the_seed():
+    def drawn(rank: int, world_size: int) -> float:
+        torch.manual_seed(7)
+        own_random_starts(Runtime(torch.device("cpu"), rank, world_size))
+        return float(torch.rand(()))
+
+    torch.manual_seed(7)
+    of_the_seed = float(torch.rand(()))
+    assert drawn(0, 1) == of_the_seed
+    assert len({drawn(rank, 3) for rank in range(3)}) == 3
 
 
 def test_an_absent_node_is_waited_for_with_a_line_and_not_for_ever(monkeypatch, capfd):

@@ -9,6 +9,7 @@ import copy
 import ctypes
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -431,7 +432,15 @@ def test_kept_memory_changes_no_bit():
     subprocess.run([sys.executable, "-c", SAME_AFTER], cwd=ROOT, check=True)
 
 
-def test_memory_is_kept_by_glibc_alone(monkeypatch):
-    monkeypatch.setattr(distributed.platform, "libc_ver", lambda: ("", ""))
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: pytest.fail("no glibc here"))
+M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # as malloc.h has them
+
+
+@pytest.mark.parametrize(
+    ("libc", "wanted"), [("glibc", {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1}), ("", {})]
+)
+def test_memory_is_kept_by_glibc_alone(libc, wanted, monkeypatch):
+    asked: dict[int, int] = {}
+    monkeypatch.setattr(distributed.platform, "libc_ver", lambda: (libc, "2.36"))
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=asked.__setitem__))
     distributed.keep_freed_memory()
+    assert asked == wanted

@@ -16,7 +16,7 @@ from helpers.evaluation_cases import (
     shorten_autoattack,
     trained,
 )
-from helpers.gloo_cases import WORLD, two_gloo_processes
+from helpers.gloo_cases import WORLD, fork_ranks, two_gloo_processes
 from helpers.main_cases import Interrupted
 from PIL import Image
 
@@ -129,7 +129,9 @@ def runs(tmp_path_factory):
     for rank in range(WORLD):
         (root / str(rank)).mkdir()
     launch(work, str(root), Launch("cpu"))
-    launch(work, str(root), two_gloo_processes())
+    with pytest.MonkeyPatch.context() as patch:
+        fork_ranks(patch)
+        launch(work, str(root), two_gloo_processes())
     torch.set_num_threads(threads)
     one = load_checkpoint(root / "of1" / "0.pth.tar")
     return one, [load_checkpoint(root / "of2" / f"{rank}.pth.tar") for rank in range(WORLD)]

@@ -1,6 +1,7 @@
 """The floors of the project: which folder may import which, and what has only one caller."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -172,12 +173,18 @@ def test_a_room_for_machines_without_pytorch_does_not_load_it(name):
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_every_folder_says_what_lives_there():
+def test_every_folder_says_what_lives_there_and_what_it_may_import():
     for name, path in FILES.items():
         if path.name == "__init__.py":
-            text = ast.get_docstring(ast.parse(path.read_text()))
-            assert text, name
-            assert "import" in text, name
+            text = ast.get_docstring(ast.parse(path.read_text())) or ""
+            told = re.search(r"ay import (.*?)[.:](?:\s|$)", text, re.DOTALL)
+            assert told, name
+            allowed = {*FLOORS[name], "errors"}
+            if told[1].startswith("everything below"):
+                below = [*FLOORS][: [*FLOORS].index(name)]
+                assert {room_of(other) for other in allowed} == set(below), name
+            else:
+                assert {*re.findall(r"[\w.]+", told[1])} & {*FILES, *FLOORS} == allowed, name
 
 
 def test_there_are_no_import_cycles():

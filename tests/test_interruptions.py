@@ -38,6 +38,7 @@ import main_downstream
 import main_imp_pretrain
 import pruning_utils
 from engine import steps, training
+from engine.training import StopSignals
 from errors import InputError, RunFailed
 from files import checkpoints, imp_run, transfer_run
 from files.atomic import write_json
@@ -679,14 +680,13 @@ def test_a_dead_rank_ends_the_run_within_seconds_and_a_signal_stops_all(whole, t
     assert len(load(newest(folder, "imp"))["resume"]["ranks"]) == 2
 
 
-def test_the_scripts_for_slurm_queue_again_what_left_preempted():
-    root = Path(main_imp_pretrain.__file__).parent
-    scripts = list((root / "script" / "slurm").glob("*.sbatch"))
-    assert len(scripts) >= 2
-    for script in scripts:
-        text = script.read_text()
-        for words in ("#SBATCH --requeue", "--signal=", "slurm/job.sh", "end_job"):
-            assert words in text, f"{script.name}: {words}"
+def test_a_second_ctrl_c_does_not_wait_for_the_step_and_a_second_sigterm_does():
+    with StopSignals() as stop:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+            signal.raise_signal(number)
+            assert stop.requested()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_the_runs_have_the_lengths_that_the_other_tests_count_on(whole):

@@ -128,13 +128,18 @@ def test_on_a_terminal_a_bar_shows_loss_accuracy_rate_and_eta(monkeypatch, capsy
     assert capsys.readouterr().out == ""  # no plain lines beside the bar
 
 
-def test_a_line_on_a_terminal_goes_above_the_bar(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "stderr", Terminal())
+def test_a_line_on_a_terminal_goes_above_the_bar(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stdout", terminal)
     with Progress(3, "epoch", None) as bar:
         bar.step(1, FakeMeter())
         say("in between")
         bar.step(1, FakeMeter())
-    assert capsys.readouterr().out == "in between\n"
+    first, rest = terminal.getvalue().split("\n", 1)
+    assert "/3 [" in first
+    assert first.rsplit("\r", 1)[1] == "in between"  # the bar was wiped away before it
+    assert "/3 [" in rest
 
 
 # --- metrics.jsonl --------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ def differences(one: Any, other: Any, at: str = "") -> Iterator[str]:
         yield f"{at}: {one}, {other}"
 
 
+@pytest.mark.usefixtures("skip_figures")
 def test_the_verdict_and_the_table_are_those_of_the_runs_beside_them(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)  # warnings name files as the command was given them
     write_report("results/miniature/runs", tmp_path)

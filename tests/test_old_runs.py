@@ -121,7 +121,7 @@ def make_old(folder, keys, flags):
         old = {key: payload[key] for key in keys}
         old["resume"] = {key: old["resume"][key] for key in RESUME}
         torch.save(old, path)
-    known = f"{SHARED_FLAGS} {flags}".split()
+    known = {*SHARED_FLAGS, *flags}
     recorded = json.loads((folder / "args.json").read_text())
     old = {name: value for name, value in recorded.items() if name in known}
     old["micro_batch"] = None  # what was recorded where it was left out

@@ -47,7 +47,7 @@ PLAIN = ((0.5,) * 3, (0.25,) * 3)
 
 
 @pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
+def _no_pictures(monkeypatch, skip_figures):
     skip_pictures(monkeypatch)
 
 

@@ -21,6 +21,8 @@ from report.verdict import judge
 from report.words import conclusion
 from report.write import judge_runs
 
+pytestmark = pytest.mark.usefixtures("skip_figures")
+
 IMAGES = 2000
 NOTHING = 100 * (1 - 0.025 ** (1 / IMAGES))  # half-width where no image differs: 0.184 points
 

@@ -212,9 +212,12 @@ def test_installed_reads_bounds_and_markers(line, python, satisfied, tmp_path):
     assert installed.satisfied(tmp_path / "more.txt", python) is satisfied
 
 
-def test_installed_understands_the_projects_own_files():
-    for name in ("requirements.txt", "requirements-dev.txt"):
-        installed.satisfied(ROOT / name)
+def test_installed_asks_for_every_package_of_the_projects_own_files(monkeypatch):
+    asked = set()
+    monkeypatch.setattr(installed.metadata, "version", lambda name: asked.add(name) or "999")
+    assert installed.satisfied(ROOT / "requirements-dev.txt", python=(3, 10))
+    texts = [(ROOT / f"requirements{part}.txt").read_text() for part in ("", "-extra", "-dev")]
+    assert asked == set(re.findall(r"^[\w.-]+(?=>=)", "\n".join(texts), re.MULTILINE))
 
 
 @pytest.fixture

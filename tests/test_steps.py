@@ -351,35 +351,6 @@ def test_placing_a_model_sets_the_layout_and_keeps_masks_and_values():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def one_step(channels_last, dtype, perturb=False, arch="resnet20s", side=12):
-    execution = Execution(channels_last=channels_last)
-    model = execution.place(network(arch, pruned=True).to(dtype)).train()
-    images, labels = as_floats(batches(6, side=side))[0]
-    optimizer = sgd(model)
-    attack = make_pgd(model, PGDConfig(8 / 255, 3, 2 / 255)) if perturb else None
-    torch.manual_seed(4)
-    loss, logits = training_step(
-        model, execution.images(images.to(dtype)), labels, optimizer, execution, attack
-    )
-    return {**everything(model, optimizer), "loss": loss, "logits": logits}
-
-
-@pytest.mark.parametrize(("arch", "side"), [("resnet20s", 12), ("resnet18", 32)])
-def test_layouts_agree_on_loss_and_batchnorm_statistics_in_single_precision(arch, side):
-    one, two = (one_step(layout, torch.float32, arch=arch, side=side) for layout in (True, False))
-    names = [name for name in one if name == "loss" or ".running_" in name]
-    assert len(names) > 30
-    for name in names:
-        assert distance(one[name], two[name]) < 1e-4, name
-
-
-@pytest.mark.parametrize("perturb", [False, True], ids=["clean", "attacked"])
-def test_layouts_agree_on_everything_in_double_precision(perturb):
-    one, two = (one_step(layout, torch.float64, perturb) for layout in (True, False))
-    for name, value in one.items():
-        assert distance(value, two[name]) < 1e-9, name
-
-
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_folded_evaluation_agrees(channels_last):
     execution = Execution(channels_last=channels_last)

@@ -4,6 +4,8 @@ Most tests copy the scripts into a project of their own, where stand-ins take th
 """
 
 import collections
+import contextlib
+import io
 import json
 import os
 import pty
@@ -20,8 +22,12 @@ from types import SimpleNamespace
 
 import pytest
 
+import errors
+import main_downstream
+import main_imp_pretrain
+import study.__main__ as study_main
 from files.study_record import Plan, read_study_record
-from study import machine
+from study import forecast, machine
 from study.config import Run
 from study.forecast import Forecast, study_seconds
 from study.progress import Epochs, Pace
@@ -64,6 +70,9 @@ class Project:
         for name in ("study", "files", "engine"):
             shutil.copytree(ROOT / name, folder / name)
         shutil.copy(ROOT / "errors.py", folder)
+        running = folder / "study/running.py"
+        assert "POLL = 0.3 " in running.read_text()
+        running.write_text(running.read_text().replace("POLL = 0.3 ", "POLL = 0.03 "))
         (folder / "report").mkdir()
         (folder / "report/__init__.py").touch()  # else a report on PYTHONPATH goes before it
         reporting = "import sys; print('reported', sys.argv[1])\n"
@@ -276,7 +285,7 @@ def test_a_transfer_starts_when_its_ticket_exists_not_when_all_tickets_do(projec
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_as_many_jobs_at_a_time_as_asked_for(jobs, project):
-    project.write(CONFIG.split("[transfer]")[0], **{'"--epochs 2"': '"--epochs 1 --seconds 2"'})
+    project.write(CONFIG.split("[transfer]")[0], **{'"--epochs 2"': '"--epochs 1 --seconds 0.8"'})
     project.append('[[pretraining]]\ntag = "fast"\nmode = "adv"\ndata = "d"\n')
     project.run("-J", str(jobs))
     changes = [(when, 1) for when, _ in project.calls("start")]
@@ -380,7 +389,10 @@ def test_a_second_signal_kills_jobs_that_do_not_stop(project):
     study.send_signal(signal.SIGINT)
     study.communicate(timeout=20)
     assert study.returncode == 130
-    project.run("--list")
+    started = re.findall(r"pid=(\d+)", (project.folder / "calls").read_text())
+    assert len(started) == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started[0]), signal.SIGKILL)
     assert project.names("end") == []
 
 
@@ -1029,13 +1041,16 @@ def test_the_multinode_job_starts_the_main_under_torchrun_on_every_node(project,
         (('"--epochs 2"', '"--save-dir x"'), "[transfer]: flags set --save_dir, as the grid does"),
     ],
 )
-def test_a_wrong_study_is_one_line_and_status_2(change, message, project):
+def test_a_wrong_study_is_one_line_and_status_2(change, message, project, capsys):
     project.write(CONFIG.replace(*change))
-    done = project.run("--dry_run", check=2)
-    assert done.stdout == ""
-    assert done.stderr.startswith(f"error: {project.config}: ")
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    with pytest.raises(SystemExit) as stop:
+        errors.run_main(lambda: sys.exit(study_main.main([str(project.config), "--dry_run"])))
+    done = capsys.readouterr()
+    assert stop.value.code == 2
+    assert done.out == ""
+    assert done.err.startswith(f"error: {project.config}: ")
+    assert message in done.err
+    assert done.err.count("\n") == 1
     assert not project.out.exists()
 
 
@@ -1126,18 +1141,26 @@ def test_a_tiny_study_of_the_real_mains_goes_on_after_an_interruption(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_real_mains_accept_the_flags_of_every_kind_of_ticket(tmp_path):
+def test_the_real_mains_accept_the_flags_of_every_kind_of_ticket(tmp_path, monkeypatch, capsys):
     config = tmp_path / "tiny.toml"
     kinds = 'states = [0, 2]\ntickets = ["imp", "omp", "random", "reinit"]\ndata_numbers = [0.1]'
     config.write_text(TINY.replace("OUT", str(tmp_path / "out")).replace("states = [0, 2]", kinds))
-    command = ["bash", str(ROOT / "script/study.sh"), str(config), "--dry_run", "-J", "2"]
-    done = subprocess.run(
-        [*command, "--only", "^imp|^omp|^random|state2-reinit"],
-        capture_output=True, text=True, env={**os.environ, "PYTHON": sys.executable}, timeout=200,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert re.findall(r"^  to do .*GPU-h  (\S+)$", done.stdout, re.M) == ["imp/std"]
-    assert listed(done.stdout)[-1] == ("to do", "transfer/std/folder/std/f0.1/state2-reinit/seed1")
-    assert "and 1 run of unknown cost, whose images are not there" in done.stdout
-    assert len(listed(done.stdout)) == 4
+
+    def in_process(command, **_):
+        printed = io.StringIO()
+        main = {"main_imp_pretrain.py": main_imp_pretrain, "main_downstream.py": main_downstream}
+        with contextlib.redirect_stdout(printed):
+            main[Path(command[1]).name].main(command[2:])
+        return subprocess.CompletedProcess(command, 0, printed.getvalue(), "")
+
+    monkeypatch.setattr(forecast, "subprocess", SimpleNamespace(run=in_process))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # a study's would outlive the test
+    monkeypatch.setattr(study_main, "cores", lambda: 1)  # a call at a time
+    only = "^imp|^omp|^random|state2-reinit"
+    assert study_main.main([str(config), "--dry_run", "-J", "1", "--only", only]) == 0
+    told = capsys.readouterr().out
+    assert re.findall(r"^  to do .*GPU-h  (\S+)$", told, re.M) == ["imp/std"]
+    assert listed(told)[-1] == ("to do", "transfer/std/folder/std/f0.1/state2-reinit/seed1")
+    assert "and 1 run of unknown cost, whose images are not there" in told
+    assert len(listed(told)) == 4
     assert not (tmp_path / "out").exists()

@@ -545,8 +545,6 @@ def as_process(main: str, argv: Arguments) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("main", "case", "told"),
     [
-        ("main_imp_pretrain", missing_folder, "no such folder"),
-        ("main_imp_pretrain", truncated_training_image, "not a whole image"),
         ("main_downstream", class_too_many_in_val, "train has not: violet"),
         ("main_imp_pretrain", lambda p: two_processes(class_gone(p), free_url()), "missing: green"),
     ],

@@ -49,7 +49,7 @@ def main():
     searches = Path(sys.argv[0]).name == "main_imp_pretrain.py"
     last = -(-args.epochs // args.prune_epoch) + 1
     if args.dry_run:
-        time.sleep(5 * args.slow_plan)
+        time.sleep(1.5 * args.slow_plan)
         print(json.dumps(plan(args, last if searches else None)))
         return
     if "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" in os.environ:
@@ -64,7 +64,8 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     with open(os.environ["CALLS"], "a") as calls:
         gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "-")
-        calls.write(f"{time.time():.3f} start {folder} gpu={gpu} threads={args.threads}\n")
+        own = f"gpu={gpu} threads={args.threads} pid={os.getpid()}"
+        calls.write(f"{time.time():.3f} start {folder} {own}\n")
     if not (folder / "args.json").exists():
         flags = {**vars(args), "command": " ".join(["python", *sys.argv])}
         inputs = {"tickets_file": args.tickets_file, "init": args.init}

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from attack_utils import PGDConfig, make_pgd
 from cli import build
 from cli.run_plan import ASSUMED_RATE, Cost, Input, PlannedState, RunPlan, Timing, Written
 from cli.salvage import state_given
@@ -253,9 +252,7 @@ def _timed(args: argparse.Namespace, images: int, passes: int, classes: int) -> 
     execution = build.execution(args, torch.device("cuda" if cuda else "cpu"))
     model = build_model(args.arch, classes, (0.5,) * 3, (0.5,) * 3, args.stem, args.width)
     execution.place(model).train()
-    optimizer = torch.optim.SGD(model.parameters(), args.lr, args.momentum)
-    attack = PGDConfig(args.train_eps, args.train_step, args.train_gamma, args.train_randinit)
-    perturb = make_pgd(model, attack) if args.mode == "adv" else None
+    optimizer, perturb = build.optimizer(args, model), build.train_attack(args, model, execution)
     count = min(build.images_per_pass(args), TIMED_IMAGES)
     batch = execution.images(torch.rand(count, 3, args.input_size, args.input_size))
     labels = torch.randint(classes, (count,), device=execution.device)

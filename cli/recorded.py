@@ -32,7 +32,7 @@ def take_recorded(args: argparse.Namespace) -> None:
     folder = Path(args.save_dir) if newest else Path(args.resume).parent
     args.recorded, args.arch_given = None, args.arch
     before = read_args(folder)
-    if not newest and not before:
+    if not newest and not before and Path(args.resume).is_file():
         warn(f"{args.resume}: no {names.ARGS} beside it: framing and attack are as flags say")
     theirs, given = before.get("dataset"), getattr(args, "dataset", None)
     if None not in (theirs, given) and theirs != given:

@@ -82,7 +82,7 @@ class RunFolder:
         ).differences():
             raise InputError(
                 f"{flag} is about {checkpoint}, of a run with --{name} {before}, not {now}; name "
-                "another checkpoint by --resume PATH"
+                "another --save_dir, or a checkpoint by --resume PATH"
             )
         for name in named - read_args(checkpoint.parent).keys():
             raise InputError(

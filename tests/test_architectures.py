@@ -200,6 +200,14 @@ def test_a_preact_file_is_told_from_a_resnet(tmp_path):
 # --- timm -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("main", [main_downstream.main, main_imp_pretrain.main])
+def test_a_network_of_timms_keeps_its_own_stem(tmp_path, capsys, main):
+    argv = ["-a", "timm:test_resnet", "--stem", "cifar", "--save_dir", str(tmp_path / "run")]
+    argv += ["--data", "x"] if main is main_downstream.main else ["x"]
+    line = one_error_line(argv, main, capsys)
+    assert "--stem cifar: timm:test_resnet has its own; leave it out" in line
+
+
 @needs_timm
 def test_timms_weights_round_trip_with_the_normalisation_inside(tmp_path):
     theirs = enliven(timm.create_model("test_resnet", num_classes=5)).eval()

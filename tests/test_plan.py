@@ -314,7 +314,7 @@ def test_only_the_images_of_the_chosen_classes_are_counted(data, how, tmp_path, 
     text = plan_transfer(capsys, data, *words, "--epochs", "3")
     assert "  3 epochs of 24 steps of 1\n" in text
     assert " on 8 validation images, a final test on 8\n" in text
-    for dataset, steps in (("cifar10", 9000), ("cifar100", 900), ("digits", 258)):
+    for dataset, steps in (("cifar10", 9000), ("cifar100", 900), ("digits", 260)):
         more = ["--epochs", "3", "--dataset", dataset]
         assert f"3 epochs of {steps} steps of 1\n" in plan_transfer(capsys, data, *words, *more)
     text = plan_imp(capsys, tmp_path / "none", *words)

@@ -520,6 +520,7 @@ PIXELS: dict[str, tuple[Callable[[Path], str], np.ndarray | None]] = {
     "CMYK JPEG": (save(SMOOTH.convert("CMYK"), "x.jpg"), None),
     "JPEG called .png": (save(SMOOTH, "x.png", format="JPEG"), None),
     "JPEG that EXIF turns": (save(SMOOTH, "x.jpg", exif=exif(6)), None),
+    "JPEG with an EXIF block cut off": (save(SMOOTH, "x.jpg", exif=b"Exif\0\0II*\0"), None),
     "PNG that EXIF turns": (save(SMOOTH, "x.png", exif=exif(6)), np.asarray(SMOOTH)),
     "TIFF that turns": (
         save(SMOOTH, "x.tif", tiffinfo={274: 6}),
@@ -588,6 +589,7 @@ def filled(root: Path, write: Callable[[Path], str]) -> Path:
         ("16-bit grey PNG", "16-bit grey pixels: the upper 8 bits are used"),
         ("16-bit PGM", "the largest 16-bit value in them is 65535 of 65535"),
         ("JPEG", ""),
+        ("JPEG with an EXIF block cut off", ""),
         ("TIFF that turns", ""),
     ],
 )

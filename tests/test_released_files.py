@@ -5,6 +5,7 @@ and with float masks, IMP checkpoints with the initial weights inside, no `resum
 """
 
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -27,6 +28,7 @@ from helpers.main_cases import (
 import main_downstream
 import main_imp_pretrain
 import pruning_utils
+from files.atomic import fingerprint, sha256_of, write_json
 from files.checkpoints import bare_keys, save_checkpoint
 from files.tickets import load_ticket
 from models import build_model
@@ -130,10 +132,23 @@ def test_evaluate_with_weights_alone_validates_that_network(data, imp, tmp_path)
     assert again["acc1"] == first["acc1"]
 
 
-def test_evaluate_prefers_the_checkpoint_of_the_folder_to_the_weights(data, imp, tmp_path):
-    shutil.copytree(imp, tmp_path / "run")
-    found = validated(data, tmp_path / "run", "--init", imp / "init.pth.tar")
-    assert found["checkpoint"] == str(tmp_path / "run" / "2-checkpoint.pth.tar")
+def test_evaluate_does_not_test_the_folders_checkpoint_in_place_of_other_weights(
+    data, imp, tmp_path, capsys
+):
+    run = Path(shutil.copytree(imp, tmp_path / "run"))
+    argv = imp_argv(data, run, "-e", "--init", imp / "init.pth.tar")
+    line = refused(main_imp_pretrain.main, argv, capsys)
+    assert f"is about {run / '2-checkpoint.pth.tar'}, of a run with --init None" in line
+    found = validated(data, tmp_path / "own", "--init", imp / "init.pth.tar")
+    assert found["checkpoint"] == str(imp / "init.pth.tar")
+    args = read_json(run / "args.json")
+    content = {
+        "init": "lay/elsewhere",
+        "init_content": fingerprint(sha256_of(imp / "init.pth.tar")),
+    }
+    write_json(run / "args.json", args | content)
+    found = validated(data, run, "--init", imp / "init.pth.tar")
+    assert found["checkpoint"] == str(run / "2-checkpoint.pth.tar")
 
 
 def test_evaluate_frames_images_as_the_run_has_recorded(data, imp, tmp_path, capsys):
@@ -302,11 +317,11 @@ def test_data_lie_in_the_released_scripts_folder_where_there_is_no_other(
     monkeypatch.chdir(tmp_path / "code")
     flags = ["--dataset", "folder", *TINY, "--device", "cpu", *TRANSFER, "-j", "0"]
     main_downstream.main([*flags, "--save_dir", "run"])
-    assert "data: ../data holds folder, data does not" in capsys.readouterr().out
+    assert "data: ../data holds folder, data does not" in capsys.readouterr().err
     assert read_json(tmp_path / "code" / "run" / "args.json")["data"] == "../data"
     shutil.copytree(data, tmp_path / "code" / "data")
     main_downstream.main([*flags, "--save_dir", "own"])
-    assert "../data" not in capsys.readouterr().out
+    assert "../data" not in capsys.readouterr().err
 
 
 def test_without_any_data_the_usual_folder_is_named(tmp_path, capsys):

@@ -136,12 +136,9 @@ class RunFolder:
 
     def _check_remains(self) -> None:
         """Raise InputError if a folder without `args.json` holds what a run would overwrite."""
-        salvaged = self.flags.get("continue_from")
-        if (
-            self.resume is not None
-            or salvaged
-            and Path(salvaged).parent.resolve() == self.path.resolve()
-        ):
+        ticket = self.flags.get("continue_from")
+        salvaged = ticket is not None and Path(ticket).resolve().parent == self.path.resolve()
+        if self.resume is not None or salvaged:
             return
         for pattern in OF_A_RUN:
             for found in self.path.glob(pattern):

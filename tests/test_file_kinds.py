@@ -88,7 +88,7 @@ def script_bytes():
         (b"\xef\xbb\xbf\n  <HTML lang=en>", "a web page"),
         (b'<?xml version="1.0"?><Error>', "a web page"),
         (LFS.encode(), "a Git LFS pointer"),
-        (gzip.compress(b"x" * 999), "a gzip archive"),
+        (gzip.compress(b"x" * 999, mtime=0), "a gzip archive"),
         (
             tar_bytes(),
             "a tar archive: unpack it (tar -xf) and pass the file in it, of run/model.pth",

@@ -63,8 +63,7 @@ class RunFolder:
         if self.resume is None or not (self.path / self.last_file).is_file():
             return False
         before = read_args(self.path)
-        gone = {n for n in self.inputs if before.get(n) == self.flags[n] and not self._is_there(n)}
-        self._reading({*self.inputs} - gone).check()
+        self._reading([name for name in self.inputs if not self._is_gone(name, before)]).check()
         told = ""
         if before.get("data", self.flags.get("data")) != self.flags.get("data"):
             told = f" (with --data {before['data']}; the one of the flags was not looked at)"
@@ -76,17 +75,16 @@ class RunFolder:
 
         `flag` is what is to be done with the network in `checkpoint`.
         """
-        named = {name for name in inputs if self.flags.get(name) is not None}
-        for name, before, now in replace(
-            self._reading(named), path=checkpoint.parent
-        ).differences():
+        named = [name for name in inputs if self.flags.get(name) is not None]
+        other = replace(self._reading(named), path=checkpoint.parent)
+        for name, before, now in other.differences():
             raise InputError(
                 f"{flag} is about {checkpoint}, of a run with --{name} {before}, not {now}; name "
                 "another --save_dir, or a checkpoint by --resume PATH"
             )
-        for name in named - read_args(checkpoint.parent).keys():
+        if named and not read_args(checkpoint.parent).keys() & {*named}:
             raise InputError(
-                f"{flag} is about {checkpoint}, whose run is not known: leave out --{name}"
+                f"{flag} is about {checkpoint}, whose run is not known: leave out --{named[0]}"
             )
 
     def _reading(self, inputs: Collection[str]) -> RunFolder:
@@ -94,8 +92,10 @@ class RunFolder:
         flags = {name: self.flags.get(name) for name in (*inputs, "continue_from")}
         return replace(self, flags=flags, inputs=inputs, contents=self.read(inputs))
 
-    def _is_there(self, name: str) -> bool:
-        return self.flags[name] is None or Path(self.flags[name]).is_file()
+    def _is_gone(self, name: str, before: Mapping[str, Any]) -> bool:
+        """Whether an input that a run had, by the same path, is no more."""
+        path = self.flags[name]
+        return path is not None and path == before.get(name) and not Path(path).is_file()
 
     def checkpoint(self) -> Path | None:
         """What `--resume` means: nothing, the folder's newest file, or the path that it names."""

@@ -82,16 +82,8 @@ def evaluate_checkpoint(
     """
     if request.save_adv and evaluator.runtime.world_size > 1:
         raise InputError("--save_adv works in one process only")
-    warnings, usual = Warnings(), mean_std(spec.dataset)
-    model = load_network(str(path), arch, mean, std, otherwise=usual, tell=warnings.add)
-    class_names = class_names_in(files.load_checkpoint(path))
-    say(f"testing {path}")
-    tested = Tested(path, evaluator.execution.place(model), class_names, warnings)
-    say(pruning.remain_line(model))
+    tested = _read_network(path, evaluator, spec, arch, mean, std)
     kind, where = request.eval_set
-    stem, size = stem_of(model), spec.input_size
-    if stem is not None and (stem == "cifar") != (size < 64):
-        tested.warnings.add(f"the {stem} stem on images of {size} pixels: check --input_size")
     if kind == "cifar10_c":
         where = where or str(Path(spec.root) / CIFAR10_C_FOLDER)
     about = {
@@ -122,6 +114,26 @@ def evaluate_checkpoint(
         forget_progress(save_dir, EVALUATION_PROGRESS)
     measured = [f"{n.upper()} {found[n]:.2f} %" for n in ("sa", "ra") if found[n] is not None]
     say(f"test {', '.join(measured)}, {found['images']} images; in {save_dir / EVALUATION}")
+
+
+def _read_network(
+    path: Path,
+    evaluator: Evaluator,
+    spec: DataSpec,
+    arch: str | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> Tested:
+    """Rebuild the network, and say which it is and what may be wrong with it."""
+    warnings, usual = Warnings(), mean_std(spec.dataset)
+    model = load_network(str(path), arch, mean, std, otherwise=usual, tell=warnings.add)
+    class_names = class_names_in(files.load_checkpoint(path))
+    say(f"testing {path}")
+    say(pruning.remain_line(model))
+    stem, size = stem_of(model), spec.input_size
+    if stem is not None and (stem == "cifar") != (size < 64):
+        warnings.add(f"the {stem} stem on images of {size} pixels: check --input_size")
+    return Tested(path, evaluator.execution.place(model), class_names, warnings)
 
 
 def keep_former(folder: Path, about: Mapping[str, Any]) -> None:

@@ -32,8 +32,8 @@ from engine.log import (
     say_for_scripts,
     warn,
 )
-from engine.run_folder import supervise
 from engine.steps import Metrics
+from engine.supervision import supervise
 from engine.training import StopSignals
 from errors import InputError, run_main
 from evaluation.autoattack import forget_progress

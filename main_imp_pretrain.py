@@ -24,9 +24,9 @@ from engine.data_warnings import compare_classes, warn_of_skipped
 from engine.distributed import Runtime, broadcast_from_main, on_main
 from engine.launching import launch
 from engine.log import RunLog, Warnings, plot_curves, say, say_for_scripts, warn
-from engine.run_folder import supervise
 from engine.schedules import Schedule
 from engine.steps import Metrics
+from engine.supervision import supervise
 from engine.training import StopSignals
 from errors import InputError, run_main
 from evaluation.validation import validate, validate_file

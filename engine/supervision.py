@@ -1,0 +1,129 @@
+"""A run from its beginning to its end: its checkpoint taken up, its folder held, its stop told.
+
+A run that a signal stops leaves the file PREEMPTED for the scripts that requeue it, and exits with
+status 75.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from engine.distributed import is_main, on_main
+from engine.log import Warnings, say, warn
+from engine.run_folder import GLOBAL_BATCH, NODES, PROCESSES, WARNINGS, RunFolder, holding
+from engine.training import NotFinite, Preempted, StopSignals, Training
+from errors import InputError, RunFailed, memory_advice
+from files import names
+from files.atomic import copy_into
+
+
+class Run(Protocol):
+    """What a main's algorithm looks like from outside."""
+
+    training: Training
+    warnings: Warnings
+
+    def contents(self) -> dict[str, str]:
+        """Fingerprints of the input files, by flag."""
+
+    def facts(self) -> dict[str, Any]:
+        """What else `args.json` says of the run."""
+
+    def resume(self, path: Path) -> None:
+        """Take up a checkpoint."""
+
+    def belongings(self) -> Collection[str]:
+        """The files beside that checkpoint with which the run goes on."""
+
+    def run(self) -> None:
+        """Do what is left, and write the results."""
+
+
+def supervise(make: Callable[[StopSignals], Run], folder: RunFolder, images: int) -> None:
+    """Make a run, take up its checkpoint if there is one, hold its folder, and let it run.
+
+    Args:
+        images: per pass; for the advice when memory runs out.
+    """
+    checkpoint = folder.checkpoint()
+    folder.check()
+    if checkpoint:
+        folder.check_origin(checkpoint)
+    if folder.is_finished():
+        return
+    with StopSignals() as stop:
+        run = make(stop)
+        if checkpoint:
+            replace(folder, contents=run.contents()).check_origin(checkpoint)
+            if not (checkpoint.parent / names.ARGS).exists():
+                run.warnings.add(
+                    f"{checkpoint}: no {names.ARGS} beside it: whether its run had the same flags "
+                    "is not known"
+                )
+            with _taking_up(checkpoint):
+                run.resume(checkpoint)  # before the folder is claimed: it may be refused
+        facts = {**run.facts(), **_processes(run.training), WARNINGS: run.warnings.lines}
+        folder = replace(folder, contents=run.contents(), facts=facts)
+        with holding(folder), _ending(folder, run.training), memory_advice(images):
+            run.warnings.recall(folder.warnings())
+            folder.record(run.warnings.lines)
+            if checkpoint:
+                on_main(lambda: _bring(run.belongings(), checkpoint.parent, folder.path))
+            run.run()
+            folder.record(run.warnings.lines)  # some are of what was met on the way
+
+
+def _bring(files: Collection[str], source: Path, folder: Path) -> None:
+    """Copy what a run goes on with, if its checkpoint lies in another folder than its own."""
+    found = {name: source / name for name in files if not (folder / name).exists()}
+    copy_into(folder, {name: path for name, path in found.items() if path.is_file()})
+
+
+def _processes(training: Training) -> dict[str, int]:
+    """How a run is shared out; under torchrun the flags do not say it."""
+    runtime = training.runtime
+    return {
+        NODES: runtime.nodes,  # as the flag means it
+        PROCESSES: runtime.world_size,
+        GLOBAL_BATCH: training.loader.batch_size,
+    }
+
+
+@contextlib.contextmanager
+def _ending(folder: RunFolder, training: Training) -> Iterator[None]:
+    """A run that a signal stops leaves PREEMPTED and exits; a diverged one says what is left."""
+    try:
+        yield
+    except NotFinite as error:
+        kept = folder.last_checkpoint()
+        last = f"the last good file is {kept}" if kept else "no checkpoint was written yet"
+        raise RunFailed(f"{error}; {last}; try a lower --lr") from error
+    except Preempted:
+        if is_main():
+            name = signal.Signals(training.stop.received or signal.SIGTERM).name
+            try:
+                (folder.path / names.PREEMPTED).write_text(f"{name}; go on with --resume\n")
+            except OSError as error:  # it has saved all the same
+                warn(f"{folder.path}: no {names.PREEMPTED} could be left ({error.strerror})")
+            say(f"stopped by {name} after saving; go on with --resume")
+        raise SystemExit(names.PREEMPTED_STATUS) from None
+
+
+@contextlib.contextmanager
+def _taking_up(path: Path) -> Iterator[None]:
+    """Inside, whatever a checkpoint lacks or holds too much of becomes an InputError."""
+    try:
+        yield
+    except (InputError, RunFailed):
+        raise
+    except KeyError as error:
+        raise InputError(f"{path}: no checkpoint to resume from, it lacks {error}") from error
+    except RuntimeError as error:
+        raise InputError(f"{path}: another network than the flags ask for") from error
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise InputError(f"{path}: no checkpoint that this program wrote ({error})") from error

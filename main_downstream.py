@@ -39,6 +39,7 @@ from errors import InputError, run_main
 from evaluation.autoattack import forget_progress
 from evaluation.checkpoint import evaluate_checkpoint
 from evaluation.split_test import SplitTest, check_source_classes
+from evaluation.tested import NetworkFile
 from files import names, transfer_run
 from files.checkpoints import to_cpu
 from files.class_names import class_names_in
@@ -303,14 +304,11 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
         checkpoint = folder.checkpoint_to_test()
         folder.check_named(checkpoint, "--evaluate", NETWORK_FILES)
         evaluate_checkpoint(
-            checkpoint,
+            NetworkFile(checkpoint, args.arch_given, mean=args.mean, std=args.std),
             build.target_evaluator(args, runtime),
             build.request(args),
             build.data_spec(args),
             folder.path,
-            args.arch_given,
-            args.mean,
-            args.std,
         )
     else:
         images = build.images_per_pass(args)

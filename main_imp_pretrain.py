@@ -29,8 +29,10 @@ from engine.steps import Metrics
 from engine.supervision import supervise
 from engine.training import StopSignals
 from errors import InputError, run_main
+from evaluation.tested import NetworkFile
 from evaluation.validation import validate, validate_file
 from files import imp_run, names
+from files.atomic import check_writable
 from files.checkpoints import to_cpu
 from files.class_names import class_names_in
 from files.imp_run import SearchRecord
@@ -285,14 +287,10 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
             say(args.recorded)
         path, key = networks.file_to_validate(args, folder)
         validate_file(
-            path,
+            NetworkFile(path, args.arch_given, key, args.mean, args.std),
             build.source_evaluator(args, runtime),
             build.data_spec(args),
             folder.path,
-            arch=args.arch_given,
-            key=key,
-            mean=args.mean,
-            std=args.std,
         )
     else:
         images = build.images_per_pass(args)
@@ -317,6 +315,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif args.ticket != "imp":
         prune_without_training(args)
     else:
+        if args.evaluate:
+            check_writable(Path(args.save_dir) / names.EVALUATION, f"--save_dir {args.save_dir}")
         launch(work, args, build.launch_options(args))
 
 

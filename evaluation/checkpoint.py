@@ -6,75 +6,47 @@ percent.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import count
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-import pruning_utils as pruning
-from dataset import DataSpec, build_loaders, mean_std
-from engine.data_warnings import compare_classes, warn_of_notes, warn_of_skipped
-from engine.distributed import is_main, on_main
-from engine.log import Warnings, provenance, say
+from dataset import DataSpec
+from engine.data_warnings import warn_of_notes, warn_of_skipped
+from engine.log import say
 from errors import InputError
 from evaluation.autoattack import forget_progress
 from evaluation.evaluator import Evaluator
 from evaluation.request import Request
 from evaluation.sets import SEVERITIES, adversarial_loader, cifar10_c_loader, corruptions
-from evaluation.split_test import (
-    SplitTest,
-    check_classes,
-    check_source_classes,
-    count_classes,
+from evaluation.split_test import SplitTest, check_source_classes, count_classes
+from evaluation.tested import (
+    NetworkFile,
+    Tested,
+    about,
+    keep_former,
+    read_network,
+    splits_to_test,
+    write_evaluation,
 )
-from files import checkpoints as files
-from files.atomic import move, write_json
-from files.class_names import CLASSES, class_names_in
-from files.names import EVALUATION, EVALUATION_OUTCOMES, EVALUATION_PROGRESS, former
+from files.checkpoints import save_checkpoint
+from files.class_names import CLASSES
+from files.names import EVALUATION, EVALUATION_OUTCOMES, EVALUATION_PROGRESS
 from files.transfer_run import role_of
-from input_pipeline.loader import Loader
-from models import load_network, stem_of
 
 CIFAR10_C_FOLDER = "CIFAR-10-C"  # as the archive unpacks
 
 
-@dataclass(frozen=True)
-class Tested:
-    """A network, the names of its classes if its file has them, and what its test goes on past."""
-
-    path: Path
-    model: nn.Module
-    class_names: tuple[str, ...] | None
-    warnings: Warnings
-
-    def compare(self, loader: Loader) -> None:
-        """Raise InputError, or warn, where the images are of other classes."""
-        check_classes(self.model, loader, "--resume")
-        compare_classes(self.class_names, loader, f"--resume {self.path}", self.warnings)
-
-
 def evaluate_checkpoint(
-    path: Path,
-    evaluator: Evaluator,
-    request: Request,
-    spec: DataSpec,
-    save_dir: Path,
-    arch: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    file: NetworkFile, evaluator: Evaluator, request: Request, spec: DataSpec, save_dir: Path
 ) -> None:
-    """Rebuild the network from the checkpoint, test it, write eval.json.
+    """Rebuild the network in a checkpoint, test it as `request` says, write eval.json.
 
     Args:
         spec: how images are framed, and the data set whose test split is used, if it is.
-        arch: the network, where it is not left to the file to tell.
-        mean, std: used in place of the file's own; the data set's where it has none.
 
     Raises:
         InputError: the file holds no network of ours, or one of other classes; images or an
@@ -82,77 +54,28 @@ def evaluate_checkpoint(
     """
     if request.save_adv and evaluator.runtime.world_size > 1:
         raise InputError("--save_adv works in one process only")
-    tested = _read_network(path, evaluator, spec, arch, mean, std)
+    tested = read_network(file, evaluator, spec)
     kind, where = request.eval_set
     if kind == "cifar10_c":
         where = where or str(Path(spec.root) / CIFAR10_C_FOLDER)
-    about = {
-        "checkpoint": str(path),
-        "eval_set": f"{kind}:{where}" if where else kind,
+    attacked = kind == "test" and request.attacked
+    said = {
+        **about(file, evaluator, spec, f"{kind}:{where}" if where else kind),
         "asked": request.recorded(),
-        "dataset": spec.dataset,
-        "input_size": spec.input_size,
-        "augment": spec.augment,
-        "eval_batch_size": evaluator.batch_size,
-        "amp": evaluator.execution.precision,
-        "seed": evaluator.seed,
+        "attack": str(evaluator.attack) if attacked else None,
     }
-    attack = {"attack": str(evaluator.attack) if request.attacked else None}
-    on_main(lambda: keep_former(save_dir, about | (attack if kind == "test" else {})))
+    keep_former(save_dir, said)
     if kind == "cifar10_c":
         found = _on_cifar10_c(evaluator, tested, request, replace(spec, root=where))
     elif kind == "adv":
         found = _on_adversarial(evaluator, tested, request, spec)
     else:
         found = _on_test_split(evaluator, tested, request, spec, save_dir)
-    if is_main():
-        write_json(
-            save_dir / EVALUATION,
-            {**about, "warnings": tested.warnings.lines, **found, **provenance()},
-        )
+    write_evaluation(save_dir, said, tested.warnings, found)
     if request.autoattack:
         forget_progress(save_dir, EVALUATION_PROGRESS)
     measured = [f"{n.upper()} {found[n]:.2f} %" for n in ("sa", "ra") if found[n] is not None]
     say(f"test {', '.join(measured)}, {found['images']} images; in {save_dir / EVALUATION}")
-
-
-def _read_network(
-    path: Path,
-    evaluator: Evaluator,
-    spec: DataSpec,
-    arch: str | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-) -> Tested:
-    """Rebuild the network, and say which it is and what may be wrong with it."""
-    warnings, usual = Warnings(), mean_std(spec.dataset)
-    model = load_network(str(path), arch, mean, std, otherwise=usual, tell=warnings.add)
-    class_names = class_names_in(files.load_checkpoint(path))
-    say(f"testing {path}")
-    say(pruning.remain_line(model))
-    stem, size = stem_of(model), spec.input_size
-    if stem is not None and (stem == "cifar") != (size < 64):
-        warnings.add(f"the {stem} stem on images of {size} pixels: check --input_size")
-    return Tested(path, evaluator.execution.place(model), class_names, warnings)
-
-
-def keep_former(folder: Path, about: Mapping[str, Any]) -> None:
-    """Give what an evaluation of another kind has left in the folder another name.
-
-    about: what the new `eval.json` will say of itself.
-    """
-    path = folder / EVALUATION
-    try:
-        before = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return
-    if isinstance(before, dict) and all(before.get(name) == about[name] for name in about):
-        return
-    number = next(n for n in count(1) if not (folder / former(EVALUATION, n)).exists())
-    for name in (EVALUATION, EVALUATION_OUTCOMES):
-        if (folder / name).is_file():
-            move(folder / name, folder / former(name, number))
-    say(f"{path}: of another test; it is {former(EVALUATION, number)} now")
 
 
 # --- the evaluation sets --------------------------------------------------------------------------
@@ -166,14 +89,7 @@ def _on_test_split(
     save_dir: Path,
 ) -> dict[str, Any]:
     model, role = tested.model, role_of(tested.path)
-    _, _, loader = build_loaders(
-        spec,
-        batch_size=2,  # of the training images, which nobody asks for
-        eval_batch_size=evaluator.batch_size,
-        **evaluator.loading(),
-        seed=evaluator.seed,
-        pin_memory=evaluator.execution.device.type == "cuda",
-    )
+    _, loader = splits_to_test(evaluator, spec)
     assert loader is not None  # only an ImageNet layout has none
     warn_of_notes(tested.warnings, loader)
     tested.compare(loader)
@@ -185,7 +101,7 @@ def _on_test_split(
     warn_of_skipped(tested.warnings, loader)
     if request.save_adv:
         data, label = (torch.cat(parts) for parts in zip(*crafted, strict=True))
-        files.save_checkpoint(
+        save_checkpoint(
             request.save_adv, {"data": data, "label": label, CLASSES: list(loader.classes)}
         )
         say(f"{request.save_adv}: {len(label)} adversarial images")
@@ -194,7 +110,6 @@ def _on_test_split(
     return {
         **test.accuracy(role)._asdict(),
         "images": test.asked.num_images,
-        "attack": str(evaluator.attack) if request.attacked else None,
         **further,
     }
 

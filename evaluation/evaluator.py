@@ -6,6 +6,7 @@ find, but for an attack's random starts, which each process draws for its own ba
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from attack_utils import Perturb, PGDConfig, checked, make_pgd, with_restarts
 from engine.distributed import Runtime, sum_over_ranks
 from engine.log import Progress
 from engine.steps import Execution, Meter, Metrics, evaluate, hits
-from errors import memory_advice
+from errors import RunFailed, memory_advice
 from input_pipeline.loader import Loader
 from models import compile_passes, fold_for_evaluation
 
@@ -112,6 +113,8 @@ class Evaluator:
             network: a network that `network()` returned.
             label: the text before the progress bar.
             perturb: the attack; none if left out.
+
+        Raises RunFailed where an output is NaN or infinite: it says no class.
         """
         meter = Meter(self.execution.device)
         return self._pass(network, loader, label, perturb, meter, [])
@@ -161,7 +164,7 @@ class Evaluator:
                     else:  # no image of it could be read, but the other processes count on it
                         report(0, meter)
 
-            return evaluate(
+            metrics = evaluate(
                 network,
                 batches(),
                 execution=self.execution,
@@ -169,6 +172,12 @@ class Evaluator:
                 report=report,
                 meter=meter,
             )
+        if not math.isfinite(metrics.loss):  # of NaN the first class would be the largest
+            raise RunFailed(
+                f"{label}: the network's output is not finite (did its training diverge? --amp "
+                "fp16 overflows first)"
+            )
+        return metrics
 
     def report(self, bar: Progress, rounds: int) -> Report:
         """`watch` in the first `rounds` batches, those that every process has one of."""

@@ -128,18 +128,13 @@ def _kept(attack: Perturb, crafted: list[tuple[Tensor, Tensor]]) -> Perturb:
     return perturb
 
 
-def check_classes(
-    network: nn.Module, loader: Loader, what: str, how: str = "by --dataset and --classes"
-) -> None:
-    """Raise InputError, naming `what`, if a network has other classes than the images.
-
-    `how` says by which flags the images are chosen.
-    """
+def check_classes(network: nn.Module, loader: Loader, what: str) -> None:
+    """Raise InputError, naming `what`, if a network has other classes than the images."""
     classes = count_classes(network)
     if classes != loader.num_classes:
         raise InputError(
             f"{what}: a network of {classes} classes, the evaluation set has "
-            f"{loader.num_classes}; choose {how}"
+            f"{loader.num_classes}; name another set, or --classes"
         )
 
 

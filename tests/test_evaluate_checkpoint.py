@@ -26,6 +26,7 @@ from helpers.main_cases import (
 
 import main_downstream
 from engine import log
+from errors import RunFailed
 from evaluation.evaluator import Evaluator
 from evaluation.request import Request
 from evaluation.split_test import SplitTest
@@ -40,7 +41,7 @@ ATTACK = ["--test_eps", "4/255", "--test_step", "3"]
 TRAIN = ["--mode", "adv", "--epochs", "3", "--lr", "0.05", "--eval_from", "2", "--train_step", "1"]
 ALWAYS = {
     "checkpoint", "eval_set", "dataset", "input_size", "augment", "seed", "eval_batch_size", "sa",
-    "ra", "images", "warnings", "amp", "asked",
+    "ra", "images", "warnings", "amp", "asked", "attack", "data", "classes",
 }  # fmt: skip
 
 
@@ -93,7 +94,7 @@ def refused(capsys, *flags):
 def test_eval_json_of_the_test_split(data, run, checkpoint, tmp_path):
     found = evaluate(checkpoint, tmp_path / "out", data=data)
     assert names(tmp_path / "out") == {"eval.json", "eval.outcomes.safetensors"}
-    assert set(found) == ALWAYS | {"attack"}
+    assert set(found) == ALWAYS
     assert found["checkpoint"] == str(checkpoint)
     assert (found["eval_set"], found["dataset"], found["images"]) == ("test", "folder", 12)
     assert found["attack"] == "PGD-3, eps 4/255, step size 2/255, random start"
@@ -334,6 +335,17 @@ def test_an_evaluation_leaves_what_one_of_another_kind_has_found(data, checkpoin
     assert (tmp_path / "eval.1.outcomes.safetensors").read_bytes() == outcomes
 
 
+@pytest.mark.parametrize("value", [float("nan"), 3e38])
+def test_a_network_whose_output_is_not_finite_has_no_accuracy(data, checkpoint, tmp_path, value):
+    content = load(checkpoint)
+    last = [name for name in content["state_dict"] if name.endswith("weight")][-1]
+    content["state_dict"][last].fill_(value)
+    save_checkpoint(tmp_path / "diverged.pth.tar", content)
+    with pytest.raises(RunFailed, match=r"test SA \(diverged\): the network's output is not finite"):
+        evaluate(tmp_path / "diverged.pth.tar", tmp_path / "out", data=data)
+    assert not (tmp_path / "out" / "eval.json").exists()
+
+
 @pytest.mark.parametrize("flag", ["--save_dir", "--save_adv"])
 def test_a_place_that_cannot_be_written_is_told_before_the_test(
     data, checkpoint, tmp_path, capsys, flag
@@ -491,7 +503,7 @@ def test_autoattack_and_masking_checks_go_into_eval_json(
     flags = ["--eval_attack", "autoattack", "--check_masking", "--eval_images", 9]
     flags += ["--masking_source", run / "model_SA_best.pth.tar"]
     found = evaluate(checkpoint, tmp_path, *flags, data=data)
-    assert set(found) == ALWAYS | {"attack", "autoattack", "masking_checks"}
+    assert set(found) == ALWAYS | {"autoattack", "masking_checks"}
     result = found["autoattack"]
     assert result["network"] == "ra_best"
     assert (result["images"], result["sa"]) == (9, found["sa"])

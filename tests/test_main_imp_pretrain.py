@@ -35,6 +35,7 @@ import attack_utils
 import main_imp_pretrain
 import pruning_utils
 from engine import steps
+from engine.log import provenance
 from engine.steps import Metrics
 from files.atomic import sha256_of, write_json
 from files.checkpoints import save_checkpoint
@@ -441,13 +442,17 @@ def test_evaluate_writes_eval_json_with_the_accuracy_of_the_run(data, run, tmp_p
         resume = ["--resume", str(folder / name)] if name else []
         run_imp(data, folder, *SCHEDULE, "--evaluate", *resume)
         written = read_json(folder / "eval.json")
-        told = {"checkpoint", "input_size", "augment", "acc1", "acc5", "warnings"}
-        assert set(written) == told | {"eval_batch_size", "amp"}
+        told = {"checkpoint", "eval_set", "dataset", "data", "classes", "input_size", "augment"}
+        told |= {"eval_batch_size", "amp", "seed", "acc1", "acc5", "images", "warnings"}
+        assert set(written) == told | set(provenance())
         assert (written["eval_batch_size"], written["amp"]) == (12, "off")
         assert written["checkpoint"] == str(folder / (name or "2-checkpoint.pth.tar"))
         assert written["acc1"] == of_epoch[epoch - 1]
         assert written["acc5"] == 100
-    (folder / "eval.json").unlink()
+    kept = read_json(folder / "eval.1.json")  # of the other network
+    assert kept["checkpoint"] == str(folder / "1-checkpoint.pth.tar")
+    for name in ("eval.json", "eval.1.json"):
+        (folder / name).unlink()
     assert contents(folder) == before  # nothing else was touched
     assert " * Acc@1 " in capsys.readouterr().out
 
@@ -463,8 +468,20 @@ def test_evaluate_names_the_flags_that_this_main_has(data, run, tmp_path, capsys
     best = run.folder / "1-model_best.pth.tar"
     argv = flags_of(data, tmp_path, "--evaluate", "--resume", str(best), "--classes", "2")
     line = one_error_line(argv, main_imp_pretrain.main, capsys)
-    assert line.endswith("a network of 3 classes, the evaluation set has 2; choose by DATA and "
-                         "--classes")  # fmt: skip
+    told = "a network of 3 classes, the evaluation set has 2; name another set, or --classes"
+    assert line.endswith(told)
+
+
+def test_evaluate_tells_before_its_test_that_its_place_cannot_be_written(
+    data, run, tmp_path, capsys
+):
+    (tmp_path / "file").write_text("")
+    argv = flags_of(
+        data, tmp_path / "file", "--evaluate", "--resume", str(run.folder / "2-checkpoint.pth.tar")
+    )
+    line = one_error_line(argv, main_imp_pretrain.main, capsys)
+    assert "--save_dir" in line
+    assert "cannot be written" in line
 
 
 def test_loaders_of_evaluate_have_no_more_processes_than_threads(data, run, tmp_path, monkeypatch):

@@ -1,0 +1,142 @@
+"""What `--evaluate` tests, a network and images, and `eval.json`, which says so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+import pruning_utils as pruning
+from dataset import DataSpec, build_loaders, mean_std
+from engine.data_warnings import compare_classes
+from engine.distributed import on_main
+from engine.log import Warnings, provenance, say
+from evaluation.evaluator import Evaluator
+from evaluation.split_test import check_classes
+from files.atomic import move, write_json
+from files.checkpoints import load_checkpoint
+from files.class_names import class_names_in
+from files.names import EVALUATION, EVALUATION_OUTCOMES, former
+from input_pipeline.loader import Loader
+from models import load_network, stem_of
+
+
+@dataclass(frozen=True)
+class NetworkFile:
+    """Where a network lies, and what is to be taken in place of what its file tells.
+
+    arch: the network, where it is not left to the file to tell. key: the file's entry with the
+    weights, if not the usual one. mean, std: used in place of the file's own; the data set's where
+    it has none.
+    """
+
+    path: Path
+    arch: str | None = None
+    key: str | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A network, the names of its classes if its file has them, and what its test goes on past."""
+
+    path: Path
+    model: nn.Module
+    class_names: tuple[str, ...] | None
+    warnings: Warnings
+
+    def compare(self, loader: Loader) -> None:
+        """Raise InputError, or warn, where the images are of other classes."""
+        check_classes(self.model, loader, str(self.path))
+        compare_classes(self.class_names, loader, str(self.path), self.warnings)
+
+
+def read_network(file: NetworkFile, evaluator: Evaluator, spec: DataSpec) -> Tested:
+    """Rebuild the network, under its masks, and say which it is and what may be wrong with it.
+
+    Raises InputError for a file without a network of ours.
+    """
+    say(f"testing {file.path}")
+    warnings, usual = Warnings(), mean_std(spec.dataset)
+    model = load_network(
+        str(file.path),
+        file.arch,
+        file.mean,
+        file.std,
+        key=file.key,
+        otherwise=usual,
+        tell=warnings.add,
+    )
+    say(pruning.remain_line(model))
+    stem, size = stem_of(model), spec.input_size
+    if stem is not None and (stem == "cifar") != (size < 64):
+        warnings.add(f"the {stem} stem on images of {size} pixels: check --input_size")
+    class_names = class_names_in(load_checkpoint(file.path))
+    return Tested(file.path, evaluator.execution.place(model), class_names, warnings)
+
+
+def splits_to_test(evaluator: Evaluator, spec: DataSpec) -> tuple[Loader, Loader | None]:
+    """A data set's validation and test images; only an ImageNet layout has no test split."""
+    _, validation, test = build_loaders(
+        spec,
+        batch_size=2,  # of the training images, which nobody asks for
+        eval_batch_size=evaluator.batch_size,
+        **evaluator.loading(),
+        seed=evaluator.seed,
+        pin_memory=evaluator.execution.device.type == "cuda",
+    )
+    return validation, test
+
+
+def about(file: NetworkFile, evaluator: Evaluator, spec: DataSpec, eval_set: str) -> dict[str, Any]:
+    """What `eval.json` says of a test, whatever is measured: the network, the images, how."""
+    return {
+        "checkpoint": str(file.path),
+        **({"init_key": file.key} if file.key else {}),
+        "eval_set": eval_set,
+        "dataset": spec.dataset,
+        "data": spec.root,
+        "classes": spec.classes,
+        "input_size": spec.input_size,
+        "augment": spec.augment,
+        "eval_batch_size": evaluator.batch_size,
+        "amp": evaluator.execution.precision,
+        "seed": evaluator.seed,
+    }
+
+
+def write_evaluation(
+    folder: Path, about: Mapping[str, Any], warnings: Warnings, found: Mapping[str, Any]
+) -> None:
+    """Write `eval.json`, on rank 0."""
+    said = {**about, "warnings": warnings.lines, **found, **provenance()}
+    on_main(lambda: write_json(folder / EVALUATION, said))
+
+
+def keep_former(folder: Path, about: Mapping[str, Any]) -> None:
+    """Give what an evaluation of another kind has left in the folder another name, on rank 0.
+
+    about: what the new `eval.json` will say of itself.
+    """
+    on_main(lambda: _keep_former(folder, about))
+
+
+def _keep_former(folder: Path, about: Mapping[str, Any]) -> None:
+    path = folder / EVALUATION
+    try:
+        before = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return
+    if isinstance(before, dict) and all(before.get(name) == about[name] for name in about):
+        return
+    number = next(n for n in count(1) if not (folder / former(EVALUATION, n)).exists())
+    for name in (EVALUATION, EVALUATION_OUTCOMES):
+        if (folder / name).is_file():
+            move(folder / name, folder / former(name, number))
+    say(f"{path}: of another test; it is {former(EVALUATION, number)} now")

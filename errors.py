@@ -32,6 +32,11 @@ class RunFailed(RuntimeError):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's error says first; the rest is often a page of its internals."""
+    return str(error).strip().partition("\n")[0]
+
+
 @contextlib.contextmanager
 def failures_named() -> Iterator[None]:
     """Turn a full disk, a dead loader worker and a dead rank into RunFailed, wherever they show."""
@@ -45,7 +50,7 @@ def failures_named() -> Iterator[None]:
             f"{where}: cannot be written ({error.strerror}); free some space"
         ) from error
     except RuntimeError as error:
-        first = str(error).partition("\n")[0]
+        first = first_line(error)
         if DEAD_WORKER in first:
             raise RunFailed(
                 f"a loader process died ({first}); if memory ran out, lower --workers"

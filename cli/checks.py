@@ -10,6 +10,7 @@ import torch
 
 from errors import InputError
 from models import ARCHS
+from models.normalize import check_constants
 
 
 def check_milestones(args: argparse.Namespace, given: Sequence[int] | None) -> list[str]:
@@ -123,6 +124,8 @@ def check_together(args: argparse.Namespace) -> None:
         raise InputError("--cuda_graphs needs CUDA; leave it out")
     if (args.mean is None) != (args.std is None):
         raise InputError("--mean and --std go together: give both or neither")
+    if args.mean is not None:
+        check_constants(args.mean, args.std, ("--mean", "--std"))
 
 
 def _check_what_is_tested(args: argparse.Namespace) -> None:

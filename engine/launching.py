@@ -23,7 +23,7 @@ import torch.multiprocessing as mp
 
 from engine.distributed import Runtime
 from engine.log import say
-from errors import InputError, RunFailed, exit_with, failures_named
+from errors import InputError, RunFailed, exit_with, failures_named, first_line
 from input_pipeline.loader import STOP_SIGNALS
 
 PATIENCE = 10.0  # seconds of waiting for other nodes until a line says so
@@ -215,9 +215,8 @@ def _init_group(how: Launch, device: torch.device, **where: Any) -> None:
     try:
         dist.init_process_group(backend, timeout=timedelta(seconds=how.timeout), **where)
     except (dist.DistError, ValueError, OSError) as error:
-        first = str(error).splitlines()[0]
         raise InputError(
-            f"cannot join the process group at {where['init_method']}: {first}"
+            f"cannot join the process group at {where['init_method']}: {first_line(error)}"
         ) from error
 
 

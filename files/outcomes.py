@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load
 
-from errors import InputError
+from errors import InputError, first_line
 from files.atomic import replacing
 
 FORMAT = "double-win-outcomes-1"
@@ -101,8 +101,7 @@ def read_outcomes(path: AnyPath) -> Outcomes:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         about = header.get("__metadata__", {})
     except Exception as error:  # a torn or hostile file fails in many ways
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path}: damaged, or no outcomes at all ({reason})") from error
+        raise InputError(f"{path}: damaged, or no outcomes at all ({first_line(error)})") from error
     if about.get("format") != FORMAT:
         raise InputError(f"{path}: not a file of outcomes; a test of this program writes one")
     packed = {name: array.tobytes() for name, array in arrays.items()}

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from errors import RunFailed
+from errors import RunFailed, first_line
 
 BACKEND = "inductor"  # what compiles; tests that only count take a quicker one
 
@@ -45,9 +45,8 @@ class CompiledPasses:
             return self.run(self.network, images)
         except torch._dynamo.exc.TorchDynamoException as error:
             cause = getattr(error, "inner_exception", error)
-            first = str(cause).strip().partition("\n")[0]
             raise RunFailed(
-                f"--compile: {type(cause).__name__}: {first}; leave the flag out"
+                f"--compile: {type(cause).__name__}: {first_line(cause)}; leave the flag out"
             ) from error
 
     def settle(self, layer: nn.Module, weight: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import torch
 from torchvision.models import get_model_weights
 
-from errors import InputError
+from errors import InputError, first_line
 from files.atomic import sha256_of
 
 TORCHVISION = "torchvision"
@@ -109,8 +109,7 @@ def hub_file(init: str) -> Path:
             f"--init {init}: no repository {found['repo']}, or a private one"
         ) from error
     except Exception as error:  # of the client, its transport, and what a torn download raises
-        first = str(error).partition("\n")[0]
-        raise InputError(f"--init {init}: download failed ({first})") from error
+        raise InputError(f"--init {init}: download failed ({first_line(error)})") from error
 
 
 def web_file(init: str) -> Path:

@@ -19,6 +19,7 @@ from errors import InputError, run_main
 from files.atomic import replacing
 from files.sealed import content_hash
 from models.command import OneLineParser
+from models.normalize import check_constants
 from models.pretrained import load_network
 from models.zoo import ARCHS, build_model, classifier, stem_and_width, stem_of
 
@@ -179,6 +180,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     mean, std = _triple("--mean", args.mean), _triple("--std", args.std)
     if (mean is None) != (std is None):
         raise InputError("--mean and --std go together")
+    if mean is not None and std is not None:
+        check_constants(mean, std, ("--mean", "--std"))
     if args.input_size is not None and args.input_size < 1:
         raise InputError(f"--input_size {args.input_size} must be at least 1")
     model = load_network(args.checkpoint, args.arch, mean, std)

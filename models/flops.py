@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from errors import InputError
+from errors import InputError, first_line
 
 
 def estimate_flops(
@@ -60,9 +60,9 @@ def _see_black(model: nn.Module, height: int, width: int) -> None:
             model.eval()(zeros)
     except RuntimeError as error:
         arch = getattr(model, "arch", type(model).__name__)
-        first = str(error).partition("\n")[0]
         raise InputError(
-            f"-a {arch}: takes no images of {height}x{width} pixels; another --input_size ({first})"
+            f"-a {arch}: takes no images of {height}x{width} pixels; another --input_size "
+            f"({first_line(error)})"
         ) from error
     finally:
         for module in training:

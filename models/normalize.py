@@ -1,9 +1,12 @@
 """Input normalisation as a layer, so that attacks and clients see images in [0, 1]."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from errors import InputError
 
 
 class Normalize(nn.Module):
@@ -28,3 +31,20 @@ class Normalize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return (images - self.mean[:, None, None]) / self.std[:, None, None]
+
+
+def check_constants(
+    mean: Sequence[float], std: Sequence[float], names: tuple[str, str] = ("mean", "std")
+) -> None:
+    """Raise InputError, calling them by `names`, for constants that cannot normalise images."""
+    for name, values in zip(names, (mean, std), strict=True):
+        shown = " ".join(f"{value:.6g}" for value in values)
+        if len(values) != 3 or not all(map(math.isfinite, values)):
+            raise InputError(f"{name} must be three finite numbers, not {shown}")
+        if max(values) > 1:
+            raise InputError(
+                f"{name} {shown} is of images of 0 to 255, and images are in [0, 1] here: divide "
+                "it by 255"
+            )
+    if min(std) <= 0:
+        raise InputError(f"{names[1]} must be above 0, not {' '.join(f'{v:.6g}' for v in std)}")

@@ -16,6 +16,7 @@ from files.checkpoints import load_checkpoint
 from files.kinds import is_safetensors
 from files.weight_names import torchvision_name
 from models.fit import check_fit, size_of
+from models.normalize import check_constants
 from models.source import Source, read_layout
 from models.zoo import (
     build_model,
@@ -268,12 +269,8 @@ def _choose_constants(
     if source.constants is None:
         return [], []
     mean, std = source.constants
-    for name, value in (("mean", mean), ("std", std)):
-        if value.shape != (3,) or not bool(torch.isfinite(value).all()):
-            key = source.names.get(name, name)
-            raise InputError(f"{where}: {key} must be three finite numbers, not {value.tolist()}")
-    if not bool((std > 0).all()):
-        raise InputError(f"{where}: {source.names.get('std', 'std')} must be above 0")
+    of_mean, of_std = (f"{where}: {source.names.get(name, name)}" for name in ("mean", "std"))
+    check_constants(mean.flatten().tolist(), std.flatten().tolist(), (of_mean, of_std))
     own_mean, own_std = model.get_buffer("normalize.mean"), model.get_buffer("normalize.std")
     if torch.allclose(own_mean.cpu().float(), mean.float(), rtol=0, atol=1e-6) and torch.allclose(
         own_std.cpu().float(), std.float(), rtol=0, atol=1e-6

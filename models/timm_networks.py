@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from errors import InputError
+from errors import InputError, first_line
 from models.fold import observe_folds
 from models.normalize import Normalize
 
@@ -65,8 +65,7 @@ def _create(arch: str, num_classes: int) -> Any:
     try:
         return timm.create_model(name, pretrained=False, num_classes=num_classes)
     except (RuntimeError, ValueError, TypeError) as error:
-        first = str(error).partition("\n")[0]
-        raise InputError(f"-a {arch}: timm cannot build it ({first})") from error
+        raise InputError(f"-a {arch}: timm cannot build it ({first_line(error)})") from error
 
 
 def _classifier_name(network: Any, arch: str) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from errors import InputError
 from files.weight_names import torchvision_name
+from models.normalize import check_constants
 from models.preact_resnet import VARIANTS as PREACT
 from models.preact_resnet import PreActResNet
 from models.resnet import VARIANTS, ResNet
@@ -52,11 +53,7 @@ def build_model(
         raise InputError(f"unknown stem {stem!r}; choose from {', '.join(STEMS)}")
     if num_classes < 1 or width < 1:
         raise InputError(f"num_classes and width must be at least 1, not {num_classes} and {width}")
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise InputError(
-            "mean and std must be three numbers each, std above 0, "
-            f"not {tuple(mean)} and {tuple(std)}"
-        )
+    check_constants(mean, std)
     if arch.startswith(TIMM):
         return build_timm(arch, num_classes, mean, std)
     if arch == "resnet20s":

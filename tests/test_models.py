@@ -152,7 +152,7 @@ def test_resnet20s_shortcut_subsamples_and_pads():
         ({"num_classes": 0}, "num_classes"),
         ({"width": 0}, "width"),
         ({"std": (0.2, 0.0, 0.2)}, "above 0"),
-        ({"mean": (0.5,)}, "three numbers"),
+        ({"mean": (0.5,)}, "mean must be three finite numbers, not 0.5"),
     ],
 )
 def test_wrong_arguments_are_told(change, text):

@@ -256,6 +256,14 @@ def test_one_entry_at_fault_is_an_error_that_names_it(name, fault, tmp_path):
     assert all(torch.equal(before[n], v) for n, v in model.state_dict().items())
 
 
+def test_constants_of_images_of_0_to_255_are_refused(tmp_path):
+    payload = robustbench_file(plain_weights())
+    payload["normalize.mean"] = payload["normalize.mean"] * 255
+    told = r"weights.pth.tar: normalize.mean 125.307 122.961 113.857 is of images of 0 to 255"
+    with pytest.raises(InputError, match=told):
+        load_pretrained(network(), write(tmp_path, payload), fc="strict")
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_wrong_architecture_is_an_error_that_names_the_right_one(name, tmp_path):
     path = write(tmp_path, LAYOUTS[name][0](plain_weights()))

@@ -302,7 +302,7 @@ DATA = [
     (lambda place: transfer(place, "-b", "1"), ["batch size 1", "at least 2"]),
     (lambda place: imp(place, "--classes", place.file("c.txt")), ["c.txt", "names no class"]),
     (lambda place: imp(place, "--classes", place.file("c", b"pink")), ["no such class", "pink"]),
-    (lambda place: imp(place, "--std", "0,1,1", "--mean", "0,0,0"), ["std above 0"]),
+    (lambda place: imp(place, "--std", "0,1,1", "--mean", "0,0,0"), ["--std must be above 0"]),
     (lambda place: imp(place, "--std", "1,1,1"), ["--mean and --std go together"]),
 ]  # fmt: skip
 

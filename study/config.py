@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,11 +38,16 @@ class Needed:
         return self.folder / names.ticket(self.state)
 
 
-# Flags that the grid gives each transfer, by its own keys; another value would belie its folder.
-OF_THE_GRID = frozenset(
-    ("--mode", "--dataset", "--tag", "--init", "--tickets_file", "--ticket_file", "--reinit")
-    + ("--data_number", "--seed", "--save_dir", "--resume")
+# Flags that a study gives each run, by its own keys; another value would belie the run's folder.
+OF_EVERY_RUN = frozenset(
+    ("--mode", "--tag", "--save_dir", "--resume")
+    + ("--evaluate", "-e", "--dry_run", "--export_released")  # with these a run is none
 )
+OF_A_SEARCH = OF_EVERY_RUN | {"--ticket"}
+OF_THE_GRID = OF_EVERY_RUN | {
+    *("--dataset", "--init", "--tickets_file", "--ticket_file", "--reinit"),
+    *("--data_number", "--seed"),
+}
 
 
 def flag_of(word: str) -> str:
@@ -128,7 +133,9 @@ def _pretraining(table: Table, tag: str, flags: list[str], out: Path) -> Run:
     arguments = [table.text("data"), "--mode", mode, "--tag", tag]
     if init := table.text("init", ""):
         arguments += ["--init", init]
-    arguments += [*flags, *table.flags("flags")]
+    own = [*flags, *table.flags("flags")]
+    _refuse(OF_A_SEARCH, own, table, "use its keys")
+    arguments += own
     table.end()
     return Run(f"imp/{tag}", SEARCH, tuple(arguments), out / "imp" / tag)
 
@@ -146,17 +153,12 @@ class Grid:
         self.fractions = table.several("data_numbers", float, lambda f: 0 < f <= 1, [1.0])
         self.seeds = table.several("seeds", int, lambda s: s >= 0, [1])
         self.tickets = table.several("tickets", str, TICKETS, ["imp"])
-        self.flags = table.flags_by(
-            ["all", *self.modes, *self.datasets]
-            + [f"{dataset} {mode}" for dataset in self.datasets for mode in self.modes]
-        )
+        pairs = tuple(f"{dataset} {mode}" for dataset in self.datasets for mode in self.modes)
+        self.flags = table.flags_by(["all", *self.modes, *self.datasets, *pairs])
+        instead = "use its keys, and for a search the flags of its [[pretraining]]"
         for words in (flags, *self.flags.values()):
-            for flag in OF_THE_GRID.intersection(map(flag_of, words)):
-                raise InputError(
-                    f"{table.path}: [transfer]: flags set {flag}, as the grid does for each run; "
-                    "use its keys, and for a search the flags of its [[pretraining]]"
-                )
-        self.without = table.several("without", str, lambda w: w in self.flags, [])
+            _refuse(OF_THE_GRID, words, table, instead)
+        self.without = table.several("without", str, pairs, [])
         table.end()
 
     def plan(self, path: Path, tags: Sequence[str], evidence_margin: float | None) -> Plan:
@@ -212,6 +214,16 @@ class Grid:
         at = f"state{state}" if kind == "imp" else f"state{state}-{kind}"
         name = f"transfer/{tag}/{dataset}/{mode}/f{fraction:g}/{at}/seed{seed}"
         return Run(name, TRANSFER, tuple(arguments), self.out / name, (ticket,))
+
+
+def _refuse(flags: Collection[str], words: Sequence[str], table: Table, instead: str) -> None:
+    """Raise InputError where words of a command give a flag that the study itself gives."""
+    for word in words:
+        if (flag := flag_of(word)) in flags:
+            raise InputError(
+                f"{table.path}: [{table.name}]: flags set {flag}, as the study does for each run; "
+                f"{instead}"
+            )
 
 
 def _without(arguments: tuple[str, ...], *flags: str) -> tuple[str, ...]:

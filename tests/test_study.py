@@ -1021,10 +1021,11 @@ def test_the_multinode_job_starts_the_main_under_torchrun_on_every_node(project,
         (("[0, 2]", '[0]\ntickets = ["imps"]'), "must be one of imp, omp, random, reinit"),
         (("[0, 2]", '[0]\n[transfer.flags]\nsvhn = "x"'), "[transfer.flags] svhn is not known"),
         (("[0, 2]", '[0]\nwithout = ["svhn std"]'), "[transfer] without is 'svhn std'; it must be"),
+        (("[0, 2]", '[0]\nwithout = ["std"]'), "without is 'std'; it must be one of cifar10 std"),
         (('datasets = ["cifar10"]', ""), "[transfer] needs datasets"),
         (
             ('"--epochs 2"', '"--epochs 2 --seed 7"'),
-            "[transfer]: flags set --seed, as the grid does",
+            "[transfer]: flags set --seed, as the study does",
         ),
         (
             ("[0, 2]", '[0]\n[transfer.flags]\nadv = "--tag=x"'),
@@ -1038,7 +1039,12 @@ def test_the_multinode_job_starts_the_main_under_torchrun_on_every_node(project,
         (("[0, 2]", "[0]\ndata_numbers = []"), "[transfer] data_numbers is []; it must be a list"),
         (("[0, 2]", "[0]\ntickets = []"), "[transfer] tickets is []; it must be a list with at"),
         (('["std", "adv"]', "[]"), "[transfer] modes is []; it must be a list with at least one"),
-        (('"--epochs 2"', '"--save-dir x"'), "[transfer]: flags set --save_dir, as the grid does"),
+        (('"--epochs 2"', '"--save-dir x"'), "flags set --save_dir, as the study does"),
+        (('"--epochs 2"', '"-e"'), "[pretraining]: flags set -e, as the study does"),
+        (
+            ('init = "adv.pt"', 'init = "adv.pt"\nflags = "--mode std"'),
+            "[pretraining]: flags set --mode, as the study does",
+        ),
     ],
 )
 def test_a_wrong_study_is_one_line_and_status_2(change, message, project, capsys):

@@ -107,10 +107,13 @@ def read_ticket(path: AnyPath) -> Ticket:
         masks, notes = _unpack(path, payload, _shapes(path, header)), list[str]()
     else:
         masks, notes = ticket_masks(payload, str(path))
+    kind = header.get("kind", payload.get(KIND))
+    if kind is None and "state_prune" not in payload:  # which IMP's checkpoints have
+        notes.append("the file does not say how its masks were found; they count as IMP's")
     state: Any = header.get("state", payload.get("state_prune"))
     return Ticket(
         masks,
-        kind=header.get("kind", payload.get(KIND, "imp")),
+        kind=kind or "imp",
         state=int(state) if str(state).isdecimal() else None,
         sha256=hashlib.sha256(content).hexdigest(),
         init_sha256=header.get("init_sha256"),

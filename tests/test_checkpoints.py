@@ -571,3 +571,14 @@ def test_a_file_is_flushed_before_it_is_renamed_and_its_directory_after(tmp_path
     monkeypatch.setattr(os, "replace", renamed)
     save_checkpoint(tmp_path / "c.pth.tar", {"epoch": 1})
     assert order == ["file", "rename", "directory"]
+
+
+@pytest.mark.parametrize(
+    ("beside", "told"), [({}, True), ({"state_prune": 1}, False), ({"ticket_kind": "omp"}, False)]
+)
+def test_masks_of_unknown_origin_are_told_to_count_as_imp(tmp_path, beside, told):
+    masks = {"conv1.weight_mask": torch.tensor([[[[1.0, 0.0]]]])}
+    torch.save({"state_dict": masks, **beside}, tmp_path / "masks.pt")
+    ticket = read_ticket(tmp_path / "masks.pt")
+    assert ticket.kind == beside.get("ticket_kind", "imp")
+    assert any("they count as IMP's" in note for note in ticket.notes) == told

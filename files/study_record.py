@@ -49,9 +49,9 @@ class Plan:
     """What a study's file asked for at one time: the states of tickets and the seeds, and where.
 
     config: the TOML file. evidence_margin: in points, if it fixes one. regimes: (data set, mode) of
-    what is run; None where an earlier version did not record them. late: results of groups that are
-    in this plan first were there already, so that it is unknown what was fixed beforehand. begun:
-    results of any of its groups were.
+    what is run. tickets: their kinds. Either is None where an earlier version did not record it.
+    late: results of groups that are in this plan first were there already, so that it is unknown
+    what was fixed beforehand. begun: results of any of its groups were.
     """
 
     config: str
@@ -62,6 +62,7 @@ class Plan:
     data_numbers: tuple[float, ...]
     evidence_margin: float | None = None
     regimes: tuple[tuple[str, str], ...] | None = None
+    tickets: tuple[str, ...] | None = None
     late: bool = False
     begun: bool = False
 
@@ -77,6 +78,10 @@ class Plan:
     def runs(self, dataset: str, mode: str) -> bool:
         """Whether it plans transfers to this data set under this regime, as far as is known."""
         return self.regimes is None or (dataset, mode) in self.regimes
+
+    def has(self, ticket: str) -> bool:
+        """Whether it plans transfers of this kind of ticket, as far as is known."""
+        return self.tickets is None or ticket in self.tickets
 
 
 @dataclass(frozen=True)
@@ -152,8 +157,9 @@ def record_plan(out: Path, plan: Plan) -> None:
 
 
 def _same(known: Plan, plan: Plan) -> bool:
-    """Whether two plans ask for the same, whatever results there were."""
-    return dataclasses.replace(known, late=plan.late, begun=plan.begun) == plan
+    """Whether two plans ask for the same, whatever results there were, as far as is known."""
+    known = dataclasses.replace(known, late=plan.late, begun=plan.begun)
+    return dataclasses.replace(known, tickets=known.tickets or plan.tickets) == plan
 
 
 def _groups_with_results(out: Path, plan: Plan) -> set[Group | None]:
@@ -210,8 +216,11 @@ def _plan(data: Any) -> Plan:
     regimes = data.get("regimes")
     if regimes is not None:
         regimes = tuple((dataset, mode) for dataset, mode in map(_texts, regimes))
-    return Plan(data["config"], **lists, evidence_margin=margin, regimes=regimes, late=late,
-                begun=begun)  # fmt: skip
+    tickets = data.get("tickets")
+    if tickets is not None:
+        tickets = tuple(_texts(tickets))
+    return Plan(data["config"], **lists, evidence_margin=margin, regimes=regimes, tickets=tickets,
+                late=late, begun=begun)  # fmt: skip
 
 
 def _texts(values: Any) -> list[str]:

@@ -11,12 +11,12 @@ from files.results import DENSE
 from report.judged import BESIDE, MEASURES, GroupVerdict, TicketRow, Verdict
 from report.words import (
     ANSWERS,
-    LOOKS,
     SIGNS,
     conclusion,
     difference,
     evidence_rule,
     kinds,
+    look,
     rule,
 )
 
@@ -78,7 +78,7 @@ def _evidence(group: GroupVerdict) -> list[str]:
     return [
         *_aligned(rows),
         f"  [95 % interval]; {evidence_rule(group)}",
-        f"  {LOOKS[group.look]}",
+        f"  {look(group)}",
     ]
 
 

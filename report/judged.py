@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from files.results import DENSE, Group, RunResult
+from files.results import DENSE, MODES, Group, RunResult
 from files.study_record import StudyRecord
 from report.evidence import Difference, Evidence, sparsest_with_evidence
 
@@ -115,8 +115,9 @@ class GroupVerdict:
 
     tolerance, margins: what a ticket may lack on each measure, in points, by the rule and for the
     evidence. evidence_margin: that of the evidence where it is fixed; None where it is the rule's
-    tolerance. planned: the states that were to be transferred. look: whether the number of seeds
-    was fixed beforehand; None where that is unknown. study: whose plans the group is part of.
+    tolerance. margin_given: whether it was given to the report, not fixed by a study. planned: the
+    states that were to be transferred. seeds: those that were, None where that is unknown. study:
+    whose plans the group is part of.
     """
 
     group: Group
@@ -127,14 +128,48 @@ class GroupVerdict:
     error: str | None = None
     margins: Mapping[str, float | None] = field(default_factory=dict)
     evidence_margin: float | None = None
+    margin_given: bool = False
     planned: frozenset[int] = frozenset()
-    look: Look | None = None
+    seeds: frozenset[int] | None = None
     study: StudyRecord | None = None
 
     @property
     def all_rows(self) -> tuple[TicketRow, ...]:
         """The dense network, where there is one, and the tickets."""
         return self.rows if self.dense is None else (self.dense, *self.rows)
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The regimes that were to be run: those that its study does not leave out."""
+        plans = self.study.of(self.group) if self.study else ()
+        planned = [m for m in MODES if any(plan.runs(self.group.dataset, m) for plan in plans)]
+        return tuple(planned or MODES)
+
+    def look_at(self, *rows: TicketRow) -> Look | None:
+        """Whether the seeds of these rows and of the dense network were fixed beforehand.
+
+        None where that is unknown. "interim": some that were planned have yet to run.
+        """
+        if self.seeds is None:
+            return None
+        if {run.seed for row in self.all_rows for run in row.runs} - self.seeds:
+            return "sequential"
+        modes = {run.mode for row in self.all_rows for run in row.runs}  # a study may leave one out
+        compared = (self.dense, *rows) if self.dense else rows
+        have = [
+            {run.seed for run in row.runs if run.mode == mode} for row in compared for mode in modes
+        ]
+        return "fixed" if all(self.seeds <= seeds for seeds in have) else "interim"
+
+    @property
+    def look(self) -> Look | None:
+        """The same of all of IMP's tickets."""
+        return self.look_at(*self.found)
+
+    @property
+    def interim(self) -> tuple[TicketRow, ...]:
+        """The tickets of IMP of which not all of the seeds that were planned have run."""
+        return tuple(row for row in self.found if self.look_at(row) == "interim")
 
     @property
     def found(self) -> tuple[TicketRow, ...]:
@@ -270,7 +305,7 @@ def _row_json(row: TicketRow, group: GroupVerdict) -> dict[str, Any]:
         },
         "evidence": dict(row.evidence),
         "double_win_evidence": row.double_win_evidence,
-        "look": group.look,
+        "look": group.look_at(row),
         "evidence_margin": group.evidence_margin,
         "tickets_sha256": list(row.hashes),
     }

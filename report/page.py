@@ -13,7 +13,7 @@ from report.judged import BESIDE, MEASURES, GroupVerdict, TicketRow, Verdict
 from report.markup import Cell, listing, number, table, text, words
 from report.page_evidence import contrast_table, explained, undecided
 from report.runs import Point
-from report.words import ANSWERS, LOOKS, conclusion, difference, evidence_rule
+from report.words import ANSWERS, conclusion, difference, evidence_rule, look
 
 SECTIONS = (
     "verdict", "figures", "tickets", "undecided", "contrasts", "runs", "missing", "warnings",
@@ -107,7 +107,7 @@ def _sentence(group: GroupVerdict, margins_differ: bool) -> str:
     warned = dict.fromkeys(line for row in group.all_rows for line in row.warnings)
     if group.rows and not group.error:
         margin = f"{evidence_rule(group)}. ".capitalize() if margins_differ else ""
-        parts.append(f"<small>{text(f'{margin}{LOOKS[group.look]}')}</small>")
+        parts.append(f"<small>{text(f'{margin}{look(group)}')}</small>")
     return f'<li class="{kind}">{" ".join(parts)}{_warnings(list(warned))}</li>'
 
 

@@ -14,7 +14,7 @@ from errors import InputError
 from files import names
 from files.results import MODES, REGIMES
 from files.study_record import StudyRecord
-from report.judged import MEASURES, GroupVerdict, Look, Measure, TicketRow, Verdict
+from report.judged import IMP, MEASURES, GroupVerdict, Measure, TicketRow, Verdict
 from report.power import ENOUGH_TO_START, Missing, missing
 
 
@@ -37,28 +37,47 @@ def _with_plan(
     plans = study.beforehand(group.group) if study else ()
     if not plans:
         return dataclasses.replace(group, planned=frozenset(known), study=study)
-    states = frozenset(state for plan in plans for state in plan.states)
-    look = _look(group, {seed for plan in plans for seed in plan.seeds})
-    return dataclasses.replace(group, planned=states, look=look, study=study)
+    states = frozenset(state for plan in plans if plan.has(IMP) for state in plan.states)
+    seeds = frozenset(seed for plan in plans for seed in plan.seeds)
+    return dataclasses.replace(group, planned=states, seeds=seeds, study=study)
 
 
-def fixed_margins(groups: Sequence[GroupVerdict]) -> list[float | None]:
+def fixed_margins(
+    groups: Sequence[GroupVerdict], records: Sequence[StudyRecord]
+) -> list[float | None]:
     """The margin of the evidence that each group's study has fixed, in points; None without any.
 
-    Raises InputError where studies of different folders have fixed different ones.
+    Raises InputError where a group has runs in the folders of studies that fix different ones.
     """
-    margins, fixed = [], dict[Path, set[float]]()
+    margins: list[float | None] = []
     for group in groups:
-        margins.append(group.study.margin(group.group) if group.study else None)
-        if group.study and margins[-1] is not None:
-            fixed.setdefault(group.study.folder, set()).add(margins[-1])
-    if len(fixed) > 1 and len(set().union(*fixed.values())) > 1:
-        several = "; ".join(
-            f"{folder}: {' and '.join(f'{margin:g}' for margin in sorted(fixed[folder]))}"
-            for folder in sorted(fixed)
-        )
-        raise InputError(f"the studies fix different margins ({several}): give --evidence_margin")
+        fixed = {
+            record.folder: margin
+            for record in records
+            if _is_of(group, record) and (margin := record.margin(group.group)) is not None
+        }
+        if len(set(fixed.values())) > 1:
+            several = "; ".join(f"{folder}: {margin:g}" for folder, margin in fixed.items())
+            raise InputError(
+                f"{group.group}: its studies fix different margins ({several}): give "
+                "--evidence_margin"
+            )
+        margins.append(next(iter(fixed.values()), None))
     return margins
+
+
+def overridden_margins(groups: Sequence[GroupVerdict], given: float) -> list[str]:
+    """Say which margins that studies have fixed give way to one that is given, a line for each."""
+    having: dict[tuple[Path, float], list[GroupVerdict]] = {}
+    for group in groups:
+        fixed = group.study.margin(group.group) if group.study else None
+        if group.study and fixed is not None and fixed != given:
+            having.setdefault((group.study.folder, fixed), []).append(group)
+    return [
+        f"{folder / names.STUDY}: {_first(several)}: evidence_margin was fixed to {fixed:g} before "
+        f"there were results; the {given:g} of --evidence_margin counts"
+        for (folder, fixed), several in having.items()
+    ]
 
 
 def changed_margins(groups: Sequence[GroupVerdict]) -> list[str]:
@@ -68,11 +87,16 @@ def changed_margins(groups: Sequence[GroupVerdict]) -> list[str]:
         change = group.study.changed_margin(group.group) if group.study else None
         if group.study and change:
             having.setdefault((group.study.folder, change), []).append(group)
-    lines = []
-    for (folder, change), (first, *others) in having.items():
-        more = f" and {len(others)} more" if others else ""
-        lines.append(f"{folder / names.STUDY}: {first.group}{more}: {change}")
-    return lines
+    return [
+        f"{folder / names.STUDY}: {_first(several)}: {change}"
+        for (folder, change), several in having.items()
+    ]
+
+
+def _first(groups: Sequence[GroupVerdict]) -> str:
+    """The first of several groups, and how many there are beside it."""
+    first, *others = groups
+    return f"{first.group}{f' and {len(others)} more' if others else ''}"
 
 
 def _is_of(group: GroupVerdict, record: StudyRecord) -> bool:
@@ -83,15 +107,6 @@ def _is_of(group: GroupVerdict, record: StudyRecord) -> bool:
 
 def _seeds(rows: Iterable[TicketRow | None], modes: Sequence[str] = MODES) -> set[int]:
     return {run.seed for row in rows if row for run in row.runs if run.mode in modes}
-
-
-def _look(group: GroupVerdict, planned: Iterable[int]) -> Look:
-    beforehand = set(planned)
-    if _seeds(group.all_rows) - beforehand:
-        return "sequential"
-    modes = {run.mode for row in group.all_rows for run in row.runs}  # a study may leave one out
-    have = [_seeds([row], [mode]) for row in (group.dense, *group.found) for mode in modes]
-    return "fixed" if all(beforehand <= seeds for seeds in have) else "interim"
 
 
 # --- what is missing ------------------------------------------------------------------------------

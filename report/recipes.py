@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from files import names
-from files.results import MODES, REGIMES
+from files.results import MODES, REGIMES, RunResult
 from report.judged import GroupVerdict
 
 TRAINING = (
@@ -29,19 +29,44 @@ WORDS = {
 RECIPE = {"std": TRAINING, "adv": TRAINING + ATTACKS}  # by mode
 
 
-def mixed_recipes(groups: Iterable[GroupVerdict]) -> list[str]:
-    """Name what differs between the runs of a group under one regime: a line for each such regime.
+OF_PRETRAINING = ("mean", "std")  # each has those that its weights were made for
+
+Recipes = Mapping[Path, Mapping[str, Any]]  # by the path of results.json: what args.json says
+
+
+def read_recipes(results: Iterable[RunResult]) -> dict[Path, Mapping[str, Any]]:
+    """Read how runs were made.
 
     A run without a readable `args.json`, and what an earlier version did not record, count as
-    alike.
+    like any other.
     """
+    return {run.path: _flags(run.path) for run in results}
+
+
+def mixed_recipes(groups: Iterable[GroupVerdict], recipes: Recipes) -> list[str]:
+    """Name what differs between the runs of a group under one regime: a line for each."""
     lines = []
     for group, mode in itertools.product(groups, MODES):
-        runs = [run for row in group.all_rows for run in row.runs if run.mode == mode]
-        apart = list(_apart([_flags(run.path) for run in runs], RECIPE[mode]))
+        apart = list(_apart(_of([group], mode, recipes), RECIPE[mode]))
         if apart:
             lines.append(f"{group.group}: {REGIMES[mode]} by different recipes: {'; '.join(apart)}")
     return lines
+
+
+def recipes_apart(a: GroupVerdict, b: GroupVerdict, recipes: Recipes) -> list[str]:
+    """Name what differs between the networks and the recipes of two pre-trainings."""
+    archs = sorted({run.arch for group in (a, b) for row in group.all_rows for run in row.runs})
+    found = [f"architectures {' and '.join(archs)}"] if len(archs) > 1 else []
+    for mode in MODES:
+        keys = [key for key in RECIPE[mode] if key not in OF_PRETRAINING]
+        if apart := list(_apart(_of([a, b], mode, recipes), keys)):
+            found.append(f"{REGIMES[mode]} by {', '.join(apart)}")
+    return found
+
+
+def _of(groups: Iterable[GroupVerdict], mode: str, recipes: Recipes) -> list[Mapping[str, Any]]:
+    runs = (run for group in groups for row in group.all_rows for run in row.runs)
+    return [recipes.get(run.path, {}) for run in runs if run.mode == mode]
 
 
 def _apart(runs: Sequence[Mapping[str, Any]], keys: Iterable[str]) -> Iterable[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from errors import InputError
@@ -12,9 +13,10 @@ from files.results import DENSE, RANDOM, REGIMES, TICKETS, Group, RunResult
 from files.study_record import StudyRecord
 from report.groups import SHOWN, group_runs
 from report.judged import BESIDE, MEASURES, GroupVerdict, Measure, Stat, TicketRow, Verdict
-from report.plan import changed_margins, fixed_margins, with_plan
+from report.plan import changed_margins, fixed_margins, overridden_margins, with_plan
+from report.recipes import Recipes, mixed_recipes
 from report.runs import natural_order
-from report.weighing import AllTested, contrasts, weigh, without_outcomes
+from report.weighing import AllTested, comparable, contrasts, weigh, without_outcomes
 
 DEFAULT_MARGIN = 0.5  # points; only used where the dense network has a single seed
 
@@ -25,6 +27,7 @@ def judge(
     tested: AllTested | None = None,
     evidence_margin: float | None = None,
     records: Sequence[StudyRecord] = (),
+    recipes: Recipes | None = None,
 ) -> Verdict:
     """Judge every ticket against the dense network of its group, by the rule and by the evidence.
 
@@ -35,8 +38,8 @@ def judge(
 
     The evidence is that of docs/verdict.md, from the outcomes `tested`, for `evidence_margin`
     points, else for the margin that the group's study has fixed, else for the rule's tolerance;
-    `records` say what studies planned beforehand. Raises InputError where they have fixed different
-    margins.
+    `records` say what studies planned beforehand, `recipes` how runs were made. Raises InputError
+    where studies of one group have fixed different margins.
     """
     for name, points in (("margin", margin), ("evidence_margin", evidence_margin)):
         if points is not None and not (math.isfinite(points) and points >= 0):
@@ -53,12 +56,17 @@ def judge(
         if len(archs) > 1:
             warnings.append(f"{group}: mixes the architectures {', '.join(archs)}")
     order = sorted(groups, key=lambda g: (g.data, -g.data_number, natural_order(g.name)))
-    planned = with_plan([_judge_group(group, groups[group], margin) for group in order], records)
+    planned = [
+        dataclasses.replace(group, missing=_missing(group))
+        for group in with_plan([_judge_group(g, groups[g], margin) for g in order], records)
+    ]
     if evidence_margin is None:
-        fixed = fixed_margins(planned)
+        fixed = fixed_margins(planned, records)
         warnings += changed_margins(planned)
     else:
         fixed = [evidence_margin] * len(planned)
+        planned = [dataclasses.replace(group, margin_given=True) for group in planned]
+        warnings += overridden_margins(planned, evidence_margin)
     warnings += _of_tickets(planned) + [
         f"{group.group}: state {state} was not planned beforehand, so it is no part of the chain "
         "of double wins with evidence"
@@ -66,12 +74,16 @@ def judge(
         for state in sorted(group.unplanned)
     ]
     judged = [weigh(group, tested, own) for group, own in zip(planned, fixed, strict=True)]
-    warnings += without_outcomes(judged, tested)
-    between = contrasts(judged, tested)
-    return Verdict(margin, tuple(judged), tuple(warnings), between)
+    warnings += mixed_recipes(judged, recipes or {})
+    beside, apart = comparable(judged, recipes or {})
+    warnings += apart + without_outcomes(judged, beside, tested)
+    return Verdict(margin, tuple(judged), tuple(warnings), contrasts(beside, tested))
 
 
-def _identity(run: RunResult) -> tuple[str, int | None, str]:
+Identity = tuple[str, int | None, str]
+
+
+def _identity(run: RunResult) -> Identity:
     """What makes two runs of a group runs of the same ticket; counts may round its density."""
     return run.ticket, run.state, f"{run.density:.3g}"
 
@@ -127,8 +139,8 @@ def _of_tickets(groups: Iterable[GroupVerdict]) -> list[str]:
                     f"({several}), whose runs count as those of one ticket"
                 )
         lines += [
-            f"{group.group}: {title} stands for different ticket files with runs of the same seed, "
-            f"judged apart and not contrasted: {', '.join(sorted(several))}"
+            f"{group.group}: {title} stands for different tickets, judged apart and not "
+            f"contrasted: {', '.join(sorted(several))}"
             for title, several in apart.items()
         ]
     return lines
@@ -157,15 +169,20 @@ def _stat(measure: Measure, runs: Iterable[RunResult]) -> Stat | None:
 
 
 def _judge_group(group: Group, runs: list[RunResult], margin: float) -> GroupVerdict:
-    tickets: dict[tuple[object, ...], list[RunResult]] = {}
+    tickets: dict[Identity, list[RunResult]] = {}
     for run in runs:
         tickets.setdefault(_identity(run), []).append(run)
+    of_state = Counter((kind, state) for kind, state, _ in tickets)
     rows = []
-    for which, same in (row for found in tickets.values() for row in _told_apart(found).items()):
-        stats = {m.name: _stat(m, same) for m in (*MEASURES, *BESIDE)}
-        first = same[0]
-        of = (group, first.ticket, first.state, first.density)
-        rows.append(TicketRow(*of, tuple(same), stats, which=which))
+    for identity, found in tickets.items():
+        first = found[0]
+        several = first.state is not None and of_state[identity[:2]] > 1
+        density = f"density {first.density:.4g}" if several else ""
+        for file, same in _told_apart(found).items():
+            stats = {m.name: _stat(m, same) for m in (*MEASURES, *BESIDE)}
+            which = ", ".join(filter(None, (density, file)))
+            of = (group, first.ticket, first.state, first.density)
+            rows.append(TicketRow(*of, tuple(same), stats, which=which))
     dense = next((row for row in rows if row.ticket == DENSE), None)
     tolerance: dict[str, float | None] = {}
     for measure in MEASURES:
@@ -182,7 +199,7 @@ def _judge_group(group: Group, runs: list[RunResult], margin: float) -> GroupVer
             f"{group}: no dense run, so nothing to match; transfer the dense network too "
             "(state 0: the same command without a ticket)"
         )
-    return GroupVerdict(group, dense, tuple(rest), tolerance, _missing(group, rows), error)
+    return GroupVerdict(group, dense, tuple(rest), tolerance, (), error)
 
 
 def _with_wins(
@@ -201,21 +218,24 @@ def _with_wins(
     return dataclasses.replace(row, wins=wins, double_win=double)
 
 
-def _missing(group: Group, rows: list[TicketRow]) -> tuple[str, ...]:
+def _missing(group: GroupVerdict) -> tuple[str, ...]:
     """Name the runs that the group's own grid of tickets, regimes and seeds lacks.
 
-    A run that did not measure what is judged is named as well.
+    A regime that its study leaves out is not missed. A run that did not measure what is judged is
+    named as well.
     """
-    seeds = sorted({run.seed for row in rows for run in row.runs})
+    seeds = sorted({run.seed for row in group.all_rows for run in row.runs})
     lines = []
-    for row in rows:
+    for row in group.all_rows:
         there = {(run.mode, run.seed) for run in row.runs}
-        for mode, regime in REGIMES.items():
+        for mode in group.modes:
             gone = [str(seed) for seed in seeds if (mode, seed) not in there]
             if gone:
-                lines.append(f"{group}: {row.name}, {regime}, seed {', '.join(gone)}")
+                lines.append(f"{group.group}: {row.name}, {REGIMES[mode]}, seed {', '.join(gone)}")
         for run in row.runs:
             absent = [m.title for m in MEASURES if m.mode == run.mode and m.value(run) is None]
             if absent:
-                lines.append(f"{group}: {row.name}, {' and '.join(absent)} of seed {run.seed}")
+                lines.append(
+                    f"{group.group}: {row.name}, {' and '.join(absent)} of seed {run.seed}"
+                )
     return tuple(lines)

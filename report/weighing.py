@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from report.evidence import (
     paired_difference,
 )
 from report.judged import MEASURES, Contrast, GroupVerdict, Measure, TicketRow
+from report.recipes import Recipes, recipes_apart
 
 
 class Tested(NamedTuple):
@@ -33,6 +35,14 @@ class Tested(NamedTuple):
     split: str
     attack: str
     bits: BoolArray
+
+
+class Beside(NamedTuple):
+    """Two pre-trainings that are contrasted, and their tickets of each state."""
+
+    a: GroupVerdict
+    b: GroupVerdict
+    rows: Mapping[int, tuple[TicketRow, TicketRow]]
 
 
 AllTested = Mapping[Path, Mapping[str, Tested]]  # by the path of results.json and the measure
@@ -162,19 +172,45 @@ def weigh(
     )
 
 
-def contrasts(groups: Sequence[GroupVerdict], tested: AllTested) -> tuple[Contrast, ...]:
-    """Compare what IMP's tickets of each two pre-trainings lack, where they share the test split.
+def comparable(groups: Sequence[GroupVerdict], recipes: Recipes) -> tuple[list[Beside], list[str]]:
+    """Find the pre-trainings that may be contrasted: the same test split, network and recipe.
 
-    Only those states that both have are compared, and of which each has one ticket.
+    Only those states are contrasted that both have at one density, and of which each has one
+    ticket. Returns those with any, and a line for whatever is left out.
     """
-    return tuple(contrast for a, b in _beside(groups) for contrast in _contrasts_of(a, b, tested))
-
-
-def _beside(groups: Sequence[GroupVerdict]) -> Iterator[tuple[GroupVerdict, GroupVerdict]]:
-    """Each two groups that may be contrasted."""
+    pairs, lines = [], []
     for a, b in itertools.combinations(groups, 2):
-        if a.group.place == b.group.place and a.group.test_split == b.group.test_split:
-            yield a, b
+        if a.group.place != b.group.place or a.group.test_split != b.group.test_split:
+            continue
+        rows_a, rows_b = (
+            {row.state: row for row in group.found if not row.which and row.state is not None}
+            for group in (a, b)
+        )
+        states = [state for state in rows_a if state in rows_b]
+        if not states:
+            continue
+        where = f"{a.group} and {b.group.name}"
+        if apart := recipes_apart(a, b, recipes):
+            lines.append(f"{where}: not contrasted, as they differ: {'; '.join(apart)}")
+            continue
+        same = [state for state in states if _same_density(rows_a[state], rows_b[state])]
+        lines += [
+            f"{where}: {rows_a[state].name} is not contrasted: its density is "
+            f"{rows_a[state].density:.4g} and {rows_b[state].density:.4g}"
+            for state in states
+            if state not in same
+        ]
+        pairs.append(Beside(a, b, {state: (rows_a[state], rows_b[state]) for state in same}))
+    return pairs, lines
+
+
+def _same_density(one: TicketRow, other: TicketRow) -> bool:
+    return math.isclose(one.density, other.density, rel_tol=0.005)  # counts may round it
+
+
+def contrasts(pairs: Iterable[Beside], tested: AllTested) -> tuple[Contrast, ...]:
+    """Compare what IMP's tickets of each two pre-trainings lack."""
+    return tuple(contrast for pair in pairs for contrast in _contrasts_of(pair, tested))
 
 
 def _attacks(groups: Iterable[GroupVerdict], measure: Measure, tested: AllTested) -> list[str]:
@@ -183,14 +219,14 @@ def _attacks(groups: Iterable[GroupVerdict], measure: Measure, tested: AllTested
     return sorted({tested.attack for side in sides for tested in side.tested.values()})
 
 
-def _contrasts_of(a: GroupVerdict, b: GroupVerdict, tested: AllTested) -> Iterator[Contrast]:
-    rows_a, rows_b = ({row.state: row for row in group.found if not row.which} for group in (a, b))
-    for state, measure in itertools.product(rows_a, MEASURES):
-        if state is None or state not in rows_b or len(_attacks((a, b), measure, tested)) > 1:
+def _contrasts_of(beside: Beside, tested: AllTested) -> Iterator[Contrast]:
+    a, b = beside.a, beside.b
+    for (state, rows), measure in itertools.product(beside.rows.items(), MEASURES):
+        if len(_attacks((a, b), measure, tested)) > 1:
             continue
         pairs = [
-            (_side(group.dense, measure, tested), _side(rows[state], measure, tested))
-            for group, rows in ((a, rows_a), (b, rows_b))
+            (_side(group.dense, measure, tested), _side(row, measure, tested))
+            for group, row in zip((a, b), rows, strict=True)
         ]
         if _same_images([side for pair in pairs for side in pair]):
             found = contrast(*(Compared(dense.bits, own.bits) for dense, own in pairs))
@@ -202,7 +238,9 @@ def _contrasts_of(a: GroupVerdict, b: GroupVerdict, tested: AllTested) -> Iterat
             yield Contrast(a.group, b.group, state, measure.name, found)
 
 
-def without_outcomes(groups: Sequence[GroupVerdict], tested: AllTested) -> list[str]:
+def without_outcomes(
+    groups: Sequence[GroupVerdict], beside: Sequence[Beside], tested: AllTested
+) -> list[str]:
     """Name what the evidence had to do without, and tests that differ: a line each."""
     lines = []
     for group, measure in itertools.product(groups, MEASURES):
@@ -220,11 +258,11 @@ def without_outcomes(groups: Sequence[GroupVerdict], tested: AllTested) -> list[
         attacks = _attacks([group], measure, tested)
         if len(attacks) > 1:
             lines.append(f"{where}: measured by different attacks: {'; '.join(attacks)}")
-    for (a, b), measure in itertools.product(_beside(groups), MEASURES):
-        attacks = _attacks((a, b), measure, tested)
+    for pair, measure in itertools.product(beside, MEASURES):
+        attacks = _attacks((pair.a, pair.b), measure, tested)
         if len(attacks) > 1:
             lines.append(
-                f"{a.group} and {b.group.name}: {measure.title}: measured by different attacks, so "
-                f"they are not contrasted: {'; '.join(attacks)}"
+                f"{pair.a.group} and {pair.b.group.name}: {measure.title}: measured by different "
+                f"attacks, so they are not contrasted: {'; '.join(attacks)}"
             )
     return lines

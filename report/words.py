@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from files.results import REGIMES
 from report.evidence import Difference, Evidence
 from report.judged import MEASURES, GroupVerdict, TicketRow
 
@@ -11,10 +12,18 @@ SIGNS: dict[Evidence, str] = {"matches": "+", "worse": "-", "undecided": "?"}
 ANSWERS = {True: "yes", False: "no", None: "undecided"}
 LOOKS = {
     "fixed": "The number of seeds was fixed beforehand.",
-    "interim": "interim: not all of the seeds that were planned have run; above 5 % if it goes on",
+    "interim": "interim: not all of the seeds that were planned have run{of}; above 5 % if it goes "
+    "on",
     "sequential": "sequential: above 5 %, since seeds were added to those that were planned",
     None: "This assumes that the number of seeds was fixed beforehand.",
 }
+
+
+def look(group: GroupVerdict) -> str:
+    """Say whether the number of seeds was fixed beforehand, and of which tickets it is open."""
+    waiting = group.interim
+    some = f" of {', '.join(row.name for row in waiting)}" if waiting != group.found else ""
+    return LOOKS[group.look].format(of=some)
 
 
 # --- the rule -------------------------------------------------------------------------------------
@@ -43,8 +52,16 @@ def conclusion(group: GroupVerdict) -> str:
     if rule is not None:
         chance = ", possibly by chance" if group.by_chance else ""
         said = f"Sparsest double win: {_where(rule)} by the paper\u2019s rule{chance}"
+    elif not group.found:
+        said = "No ticket of IMP"
     elif any(row.double_win is None for row in group.found):
-        said = "No double-win ticket so far; missing runs leave some tickets open"
+        left_out = [regime for mode, regime in REGIMES.items() if mode not in group.modes]
+        what = (
+            f"{left_out[0]}, which the study leaves out, leaves"
+            if left_out
+            else ("missing runs leave")
+        )
+        said = f"No double-win ticket so far; {what} some tickets open"
     else:
         said = "No double-win ticket by the paper\u2019s rule"
     join = ";" if group.by_chance else ","
@@ -80,7 +97,8 @@ def kinds(found: Iterable[Difference | None]) -> str:
 def evidence_rule(group: GroupVerdict) -> str:
     """Say in words what a ticket may lack, and how surely, by the evidence."""
     if group.evidence_margin is not None:
-        margin = f"{group.evidence_margin:g} (fixed, not estimated)"
+        who = "given to the report" if group.margin_given else "fixed by the study"
+        margin = f"{group.evidence_margin:g} ({who}, not estimated)"
     elif any(group.margins.get(measure.name) is not None for measure in MEASURES):
         margin = "the rule\u2019s tolerance, which is itself estimated (or give --evidence_margin)"
     else:

@@ -18,7 +18,7 @@ from report.groups import group_runs
 from report.judged import Verdict
 from report.page import page
 from report.pictures import draw_pictures
-from report.recipes import mixed_recipes
+from report.recipes import read_recipes
 from report.runs import read_curve, read_runs
 from report.verdict import DEFAULT_MARGIN, judge
 from report.weighing import read_tested
@@ -68,14 +68,14 @@ def judge_runs(
     """Read the runs below a folder and judge them; what could not be read is among the warnings.
 
     Without an `evidence_margin` it is the one that a group's study has fixed, if it has. Raises
-    InputError when there is no usable run, or when several studies have fixed different margins.
+    InputError when there is no usable run, or when a group's studies have fixed different margins.
     """
     results, problems = read_runs(runs_dir)
     tested, unusable = read_tested(results)
     records, damaged = read_study_records(runs_dir)
-    verdict = judge(results, margin, tested, evidence_margin, records)
-    mixed = mixed_recipes(verdict.groups)
-    warnings = (*problems, *damaged, *unusable, *mixed, *verdict.warnings)
+    recipes = read_recipes(results)
+    verdict = judge(results, margin, tested, evidence_margin, records, recipes)
+    warnings = (*problems, *damaged, *unusable, *verdict.warnings)
     return Judged(results, dataclasses.replace(verdict, warnings=warnings))
 
 

@@ -172,6 +172,7 @@ class Grid:
             tuple(self.fractions),
             evidence_margin,
             tuple(self.regimes()),
+            tuple(self.tickets),
         )
 
     def regimes(self) -> Iterator[tuple[str, str]]:

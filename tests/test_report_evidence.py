@@ -18,7 +18,7 @@ from report.difference_figure import difference_figure
 from report.figures import accuracy_figure, styles
 from report.plan import plan_text
 from report.verdict import judge
-from report.words import conclusion
+from report.words import conclusion, evidence_rule, look
 from report.write import judge_runs
 
 pytestmark = pytest.mark.usefixtures("skip_figures")
@@ -289,7 +289,8 @@ def test_a_margin_that_was_changed_after_a_look_does_not_count_and_is_told_of(
     assert found == {"cifar10": before}
     assert " to 3 after the first results" in line
     verdict = verdict_of(tmp_path)  # --evidence_margin settles it
-    assert (verdict.evidence_margin, verdict.warnings) == (0.5, ())
+    assert verdict.evidence_margin == 0.5
+    assert len(verdict.warnings) == (before is not None)  # that it takes the place of the fixed one
     plan(tmp_path, [1], (1, 2, 3), evidence_margin=before)
     assert margins(tmp_path) == ({"cifar10": before}, [])
 
@@ -316,7 +317,7 @@ def test_a_group_that_is_planned_later_has_the_margin_of_its_own_first_plan(tmp_
     assert main([str(tmp_path)]) == 0
     html = (tmp_path / "report" / "report.html").read_text()
     assert "by a margin, which differs and is told below," in html
-    assert "Margin in points: 2 (fixed, not estimated). The number of seeds" in html
+    assert "Margin in points: 2 (fixed by the study, not estimated). The number of seeds" in html
 
 
 def test_the_same_plan_under_another_path_is_no_change(tmp_path):
@@ -342,15 +343,36 @@ def test_a_record_of_an_earlier_version_has_the_margin_of_its_first_plan(tmp_pat
     assert "changed to 2" in line
 
 
-def test_studies_of_different_folders_that_fix_different_margins_are_an_error(tmp_path):
+def test_each_group_has_the_margin_of_its_own_study(tmp_path):
     for number, margin in enumerate((1.0, 2.5), start=1):
         folder, tag = tmp_path / str(number), f"adv{number}"
         plan(folder, [1], (1, 2, 3), pretrainings=(tag,), evidence_margin=margin)
         study(folder, {0: (), 1: ()}, pretraining=tag, init_sha256=str(number) * 64)
+    verdict = verdict_of(tmp_path, margin=None)
+    assert [group.evidence_margin for group in verdict.groups] == [1.0, 2.5]
+
+
+def test_studies_of_one_group_that_fix_different_margins_are_an_error(tmp_path):
+    for seed, margin in enumerate((1.0, 2.5), start=1):
+        folder = tmp_path / str(seed)
+        plan(folder, [1], (1, 2), evidence_margin=margin)
+        study(folder, {0: (), 1: ()}, seeds=(seed,))
     folders = rf"different margins \({tmp_path}/1: 1; {tmp_path}/2: 2.5\): give --evidence_margin"
     with pytest.raises(InputError, match=folders):
         verdict_of(tmp_path, margin=None)
     assert verdict_of(tmp_path).evidence_margin == 0.5
+
+
+def test_a_margin_that_is_given_in_place_of_a_fixed_one_is_told_of(tmp_path):
+    plan(tmp_path, [1], (1, 2, 3), evidence_margin=1.0)
+    study(tmp_path, {0: (), 1: ()})
+    verdict = verdict_of(tmp_path, margin=5.0)
+    (line,) = (line for line in verdict.warnings if "evidence_margin" in line)
+    assert "was fixed to 1 before there were results; the 5 of --evidence_margin counts" in line
+    assert (
+        evidence_rule(only(verdict)) == "margin in points: 5 (given to the report, not estimated)"
+    )
+    assert not any("evidence_margin" in w for w in verdict_of(tmp_path, margin=1.0).warnings)
 
 
 # --- what was planned, and what is missing --------------------------------------------------------
@@ -384,16 +406,16 @@ def test_two_files_that_plan_the_same_group_count_both(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("planned", "look"),
+    ("planned", "expected"),
     [((1, 2, 3), "fixed"), ((1, 2, 3, 4), "interim"), ((1, 2), "sequential"), (None, None)],
 )
-def test_seeds_are_compared_with_those_that_were_planned_first(tmp_path, planned, look):
+def test_seeds_are_compared_with_those_that_were_planned_first(tmp_path, planned, expected):
     if planned:
         plan(tmp_path, [1], planned)
     study(tmp_path, {0: (), 1: (), 3: ()})
     plan(tmp_path, [1, 2], [1, 2, 3])
     group = only(verdict_of(tmp_path))
-    assert group.look == look
+    assert group.look == expected
     assert group.planned == ({1} if planned else {1, 3})
 
 
@@ -403,6 +425,37 @@ def test_a_planned_seed_that_one_ticket_lacks_makes_it_interim(tmp_path, lacking
     study(tmp_path, {0: (), 1: ()})
     shutil.rmtree(tmp_path / "adv" / lacking)
     assert only(verdict_of(tmp_path)).look == "interim"
+
+
+def test_only_the_tickets_that_lack_seeds_are_interim(tmp_path):
+    plan(tmp_path, [1, 2], [1, 2, 3])
+    study(tmp_path, {0: (), 1: (), 2: ()})
+    shutil.rmtree(tmp_path / "adv" / "2-3")
+    group = only(verdict_of(tmp_path))
+    assert [(row.state, group.look_at(row)) for row in group.found] == [
+        (1, "fixed"),
+        (2, "interim"),
+    ]
+    assert "planned have run of imp state 2; above 5 %" in look(group)
+
+
+def test_a_study_of_other_tickets_plans_none_of_imp(tmp_path):
+    plan(tmp_path, [1, 2], [1, 2, 3], tickets=("omp",))
+    study(tmp_path, {0: (), 1: ()}, ticket="omp")
+    verdict = verdict_of(tmp_path)
+    assert only(verdict).planned == frozenset()
+    assert "has not run" not in plan_text(verdict)
+    assert conclusion(only(verdict)).startswith("No ticket of IMP")
+
+
+def test_a_regime_that_a_study_leaves_out_is_not_missing(tmp_path):
+    plan(tmp_path, [1], [1, 2, 3], regimes=(("cifar10", "std"),))
+    study(tmp_path, {0: (), 1: ()})
+    for folder in tmp_path.glob("adv/*/adv"):
+        shutil.rmtree(folder)
+    verdict = verdict_of(tmp_path)
+    assert verdict.missing == ()
+    assert "AT, which the study leaves out, leaves some tickets open" in conclusion(only(verdict))
 
 
 def test_a_regime_that_a_study_leaves_out_is_not_waited_for(tmp_path):

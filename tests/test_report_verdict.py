@@ -238,12 +238,12 @@ def test_two_tickets_of_one_state_are_no_copies_of_each_other(kind):
             (f"{kind} state 1 (ticket aaaaaaaa)", 2),
             (f"{kind} state 1 (ticket bbbbbbbb)", 1),
         ]
-        told = [line for line in verdict.warnings if "ticket files" in line]
+        told = [line for line in verdict.warnings if "different tickets" in line]
         assert len(told) == 1
         assert not any("left out" in line for line in verdict.warnings)
     assert told[0].endswith(
-        f"{kind} state 1 stands for different ticket files with runs of the same seed, judged "
-        "apart and not contrasted: ticket aaaaaaaa, ticket bbbbbbbb"
+        f"{kind} state 1 stands for different tickets, judged apart and not contrasted: "
+        "ticket aaaaaaaa, ticket bbbbbbbb"
     )
     hashes = [row["tickets_sha256"] for row in verdict.to_json()["rows"]]
     assert hashes == [["a" * 64], ["b" * 64]]
@@ -278,6 +278,39 @@ def test_several_tickets_of_a_state_are_not_contrasted():
     runs += ticket(1, 90, 80, 40, **changes)
     assert judge(runs).contrasts == ()
     assert len(judge(runs[:4] + runs[6:]).contrasts) == 3
+
+
+def test_tickets_of_one_state_and_two_densities_are_told_apart_by_them():
+    verdict = judge(DENSE + ticket(1, 90, 80, 40) + ticket(1, 70, 60, 20, density=0.5))
+    names = [row.name for row in only(verdict).rows]
+    assert names == ["imp state 1 (density 0.8)", "imp state 1 (density 0.5)"]
+    (line,) = verdict.warnings
+    assert line.endswith("not contrasted: density 0.5, density 0.8")
+
+
+@pytest.mark.parametrize(
+    ("changes", "recipe", "told"),
+    [
+        ({}, {}, None),
+        ({"density": 0.5}, {}, "imp state 1 is not contrasted: its density is 0.8 and 0.5"),
+        ({"arch": "resnet50"}, {}, "as they differ: architectures resnet18 and resnet50"),
+        ({}, {"epochs": 24}, "as they differ: ST by epochs 12 and 24; AT by epochs 12 and 24"),
+        ({}, {"mean": "0.5"}, None),  # which a pre-training has of its own
+    ],
+)
+def test_only_like_is_contrasted_with_like(changes, recipe, told):
+    ours = DENSE + ticket(1, 90, 80, 40)
+    other = {"pretraining": "std"}
+    theirs = ticket(0, 91, 81, 41, **{**other, **changes, "density": 1.0})
+    theirs += ticket(1, 90, 80, 40, **{**other, **changes})
+    recipes = {run.path: {"epochs": 12, "mean": "0.4"} for run in ours}
+    recipes |= {run.path: {"epochs": 12, "mean": "0.4", **recipe} for run in theirs}
+    verdict = judge(ours + theirs, recipes=recipes)
+    assert len(verdict.contrasts) == (3 if told is None else 0)
+    between = [line for line in verdict.warnings if "contrasted" in line]
+    assert [line.partition("and std: ")[2] for line in between] == (
+        [] if told is None else [told if "state" in told else f"not contrasted, {told}"]
+    )
 
 
 def test_mixed_architectures_and_a_runs_own_warnings_are_told():

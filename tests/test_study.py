@@ -198,7 +198,8 @@ def test_what_is_planned_is_recorded_before_the_first_run(project):
     assert read_study_record(project.out) is None
     project.run("--only", "^imp/std$")
     regimes = (("cifar10", "std"), ("cifar10", "adv"))
-    plan = Plan(str(project.config), (2,), (1,), ("std", "adv"), ("cifar10",), (1.0,), 1.5, regimes)
+    plan = Plan(str(project.config), (2,), (1,), ("std", "adv"), ("cifar10",), (1.0,), 1.5, regimes,
+                tickets=("imp",))  # fmt: skip
     assert read_study_record(project.out).plans == (plan,)
 
 

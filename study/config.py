@@ -185,7 +185,7 @@ class Grid:
     def untrained(self, kind: str, imp: Run) -> Run:
         """Tickets by one-shot magnitude or by chance, from the weights that IMP rewinds to."""
         folder = self.out / kind / imp.folder.name
-        arguments = _without(imp.arguments, "--init", "--init_key")
+        arguments = without(imp.arguments, "--init", "--init_key")
         arguments += ("--ticket", kind, "--init", str(imp.folder / names.INIT))
         needs = (Needed(imp.folder, 0),)
         return Run(f"{kind}/{folder.name}", imp.main, arguments, folder, needs)
@@ -227,7 +227,7 @@ def _refuse(flags: Collection[str], words: Sequence[str], table: Table, instead:
             )
 
 
-def _without(arguments: tuple[str, ...], *flags: str) -> tuple[str, ...]:
+def without(arguments: tuple[str, ...], *flags: str) -> tuple[str, ...]:
     """Arguments without some flags and their values."""
     kept, words = [], iter(arguments)
     for word in words:

@@ -14,11 +14,10 @@ from typing import Any
 
 from errors import InputError
 from files.results import TICKETS
-from study.config import Needed, Run, Study
+from study.config import Needed, Run, Study, without
 from study.state import has_last_ticket
 
-SPECIFIC = ("--init", "--tickets_file", "--tag", "--seed")  # no matter for the cost
-
+SPECIFIC = ("--tickets_file", "--tag", "--seed")  # no matter for the plan
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
@@ -49,7 +48,7 @@ def make_forecasts(
     jobs: int,
     further: Callable[[Run], Sequence[str]] = lambda _: (),
 ) -> dict[str, Forecast]:
-    """The forecast of every run by name. Runs that cost the same share one call of the main.
+    """The forecast of every run by name. Runs whose plans are alike share one call of the main.
 
     Args:
         jobs: calls at a time.
@@ -90,13 +89,13 @@ def _held_signals() -> Iterator[None]:
 
 
 def _kind(run: Run) -> tuple[str, ...]:
-    """What the cost depends on: the main and its arguments, without those of one run only."""
-    kept, skip = [run.main], False
-    for word in run.arguments:
-        if not skip and word not in SPECIFIC:
-            kept.append(word)
-        skip = not skip and word in SPECIFIC
-    return tuple(kept)
+    """What the plan depends on: the main and its arguments, without those of one run only.
+
+    Initial weights count where they are from outside: they may be missing. Those of a run that
+    needs a ticket are written with it.
+    """
+    written = ("--init",) if run.needs else ()
+    return (run.main, *without(run.arguments, *SPECIFIC, *written))
 
 
 def _forecast(run: Run, python: str, out: Path, further: Sequence[str]) -> Forecast:

@@ -57,7 +57,7 @@ class Job:
         *lines, self.rest = (self.rest + self.reader.read()).split(b"\n")
         texts = [line.decode(errors="replace").rstrip() for line in lines]
         self.last = next((text for text in reversed(texts) if text), self.last)
-        return [self.epochs.described(line) for line in self.epochs.look(self.seconds)]
+        return [self.epochs.described(epoch) for epoch in self.epochs.look(self.seconds)]
 
     def kill(self) -> None:
         """End the job and whatever it has started."""

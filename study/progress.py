@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from files import names
+from files.metrics import read_metrics
 from study.config import Run
 
-NOT_SHOWN = ("epoch", "seconds")  # of a line of metrics.jsonl
+NOT_SHOWN = ("epoch", "seconds")  # of an epoch's figures
 
 
 class Epochs:
@@ -29,30 +29,29 @@ class Epochs:
         self.before = self.done
 
     def look(self, age: float) -> list[dict[str, Any]]:
-        """The lines of the epochs that have been recorded since the last look.
+        """The figures of the epochs that have been recorded since the last look.
 
         A run that is resumed drops what its checkpoint does not know; then those count again.
         """
-        lines = self._lines()
-        if lines is None:
+        epochs = self._epochs()
+        if epochs is None:
             return []
-        done = lines[-1]["epoch"] + 1 if lines else 0
-        new = [line for line in lines if line["epoch"] >= self.done]
+        done = epochs[-1]["epoch"] + 1 if epochs else 0
+        new = [epoch for epoch in epochs if epoch["epoch"] >= self.done]
         self.before = min(self.before, done)
         self.reached = age if new else self.reached
         self.done = done
         return new
 
-    def _lines(self) -> list[dict[str, Any]] | None:
-        """Every complete line; None if the file is as it was, or not there."""
+    def _epochs(self) -> list[dict[str, Any]] | None:
+        """The figures of every epoch; None if the file is as it was, or not there."""
         try:
             status = self.path.stat()
             if (status.st_mtime_ns, status.st_size) == self.seen:
                 return None
             self.seen = (status.st_mtime_ns, status.st_size)
-            text = self.path.read_bytes()
-            return [json.loads(line) for line in text.split(b"\n")[:-1]]
-        except (OSError, ValueError):  # torn by a kill: the run repairs it when it is resumed
+            return read_metrics(self.path)
+        except OSError:
             return None
 
     @property
@@ -64,11 +63,11 @@ class Epochs:
     def share_before(self) -> float:
         return self.before / self.total if self.total else 0.0
 
-    def described(self, line: Mapping[str, Any]) -> str:
+    def described(self, epoch: Mapping[str, Any]) -> str:
         """One epoch's figures as text: `epoch 2/30: train loss 0.512, train acc 81.2, …`."""
-        figures = [f"{_words(k)} {v:.4g}" for k, v in line.items() if k not in NOT_SHOWN]
+        figures = [f"{_words(k)} {v:.4g}" for k, v in epoch.items() if k not in NOT_SHOWN]
         total = f"/{self.total}" if self.total else ""
-        return f"epoch {line['epoch'] + 1}{total}: {', '.join(figures)}"
+        return f"epoch {epoch['epoch'] + 1}{total}: {', '.join(figures)}"
 
 
 def _words(name: str) -> str:

@@ -28,7 +28,7 @@ import main_imp_pretrain
 import study.__main__ as study_main
 from files.study_record import Plan, read_study_record
 from study import forecast, machine
-from study.config import Run
+from study.config import Run, read_study
 from study.forecast import Forecast, study_seconds
 from study.progress import Epochs, Pace
 
@@ -617,6 +617,30 @@ def test_time_it_tells_how_long_all_of_it_takes(project):
     assert done.stderr == "error: --time_it goes with --dry_run\n"
 
 
+def test_initial_weights_from_outside_are_looked_for_in_each_search_and_a_studys_own_once(
+    project, monkeypatch
+):
+    asked = []
+
+    def answer(command, **_):
+        asked.append(Path(command[command.index("--save_dir") + 1]).relative_to(project.out))
+        path = command[command.index("--init") + 1]
+        missing = {"name": "--init", "path": path, "missing": True}
+        plan = {"epochs": 2, "last_ticket": None, "cost": None, "inputs": [missing]}
+        return subprocess.CompletedProcess(command, 0, json.dumps(plan), "")
+
+    monkeypatch.setattr(forecast, "subprocess", SimpleNamespace(run=answer))
+    changes = {'mode = "std"': 'mode = "adv"\ninit = "std.pt"', '["std", "adv"]': '["std"]'}
+    project.write(**changes)
+    project.append('tickets = ["imp", "omp"]')
+    study = read_study(project.config)
+    told = forecast.make_forecasts(study, study.runs, "python", 1)
+    missing = list(dict.fromkeys(line for one in told.values() for line in one.missing))
+    assert missing == ["--init std.pt", "--init adv.pt"]
+    kinds = ["imp/std", "imp/adv", "omp/std", "transfer/std/cifar10/std/f1/state0/seed1"]
+    assert [path.as_posix() for path in asked] == kinds
+
+
 def test_runs_that_do_not_train_take_no_time():
     def told(flop, seconds, epochs=1):
         return Forecast(epochs, None, flop, 1.0, flop, 0.0, seconds, ())
@@ -681,6 +705,16 @@ def test_epochs_that_were_done_before_are_not_counted_to_the_pace_of_a_job(tmp_p
     assert (epochs.share_before, epochs.share, epochs.reached) == (0.375, 0.25, 9.0)
     assert epochs.look(10.0) == []
     assert epochs.reached == 9.0
+
+
+def test_lines_that_are_no_epochs_are_passed_over_and_end_no_study(tmp_path):
+    epochs = Epochs(tmp_path, 3)
+    odd = ['{"x": 1}', "[1]", "3", "null", "", '{"epoch": "2"}', "\xff"]
+    good = '{"epoch": 0, "seconds": 1.0, "val_sa": 80.0, "train_loss": "low", "lr": NaN}'
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*odd, good, *odd]), encoding="latin-1")
+    (seen,) = epochs.look(5.0)
+    assert epochs.described(seen) == "epoch 1/3: val SA 80"
+    assert (epochs.done, epochs.reached) == (1, 5.0)
 
 
 def test_what_is_left_is_told_from_the_pace_of_the_same_sort_of_run(tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 from errors import InputError
 from files import names
 from files.results import MODES, REGIMES
-from files.study_record import StudyRecord
+from files.study_record import Plan, StudyRecord
 from report.judged import IMP, MEASURES, GroupVerdict, Measure, TicketRow, Verdict
 from report.power import ENOUGH_TO_START, Missing, missing
 
@@ -234,35 +234,46 @@ def _in_words(lack: Wanted) -> list[str]:
 
 
 def _commands(lack: Wanted) -> list[str]:
-    """The study's commands for it; a seed that the study does not name goes into its file first.
+    """The study's commands for it; seeds and a state that it does not name go into its file first.
 
-    There are none where the study or its file is not known.
+    There are none where the study or its file is not known, or the ticket's state.
     """
-    study = lack.group.study
+    study, state = lack.group.study, lack.row.state
     plan = study.of(lack.group.group)[-1] if study else None
-    if study is None or plan is None or not Path(plan.config).is_file():
+    if study is None or plan is None or state is None or not Path(plan.config).is_file():
         return []
-    asked, dataset = set(plan.seeds), lack.group.group.dataset
+    group = lack.group.group
     wanted_of = {mode: lack.numbers(mode) for mode in MODES if lack.seeds[mode]}
-    numbers = {mode: seeds for mode, seeds in wanted_of.items() if plan.runs(dataset, mode)}
-    more = {seed for seeds in numbers.values() for seed in seeds} - asked
+    numbers = {mode: seeds for mode, seeds in wanted_of.items() if plan.runs(group.dataset, mode)}
     lines = [
         f"# {plan.config} leaves out {REGIMES[mode]}; without it the ticket stays undecided"
         for mode in wanted_of
         if mode not in numbers
     ]
-    if more:
-        seeds = sorted(asked | more | _seeds(lack.group.all_rows))
-        lines.append(f"# in {plan.config}: [transfer] seeds = {seeds}")
+    if numbers:
+        seeds_to_run = {seed for seeds in numbers.values() for seed in seeds}
+        lines += _to_add(plan, seeds_to_run, _seeds(lack.group.all_rows), state)
     root = Path(__file__).resolve().parent.parent
     script = os.path.relpath(root / "script" / "study.sh")
-    group = lack.group.group
     where = f"{re.escape(group.pretraining)}/{re.escape(group.dataset)}"
     for mode, seeds in numbers.items():
         only = (
             f"^transfer/{where}/{mode}/{re.escape(f'f{group.data_number:g}')}/"
-            f"state(0|{lack.row.state})/seed({'|'.join(map(str, seeds))})$"
+            f"state(0|{state})/seed({'|'.join(map(str, seeds))})$"
         )
         config = ["bash", script, plan.config, "--out", str(study.folder), "--only", only]
         lines.append(shlex.join(config))
     return lines
+
+
+def _to_add(plan: Plan, seeds: set[int], there: set[int], state: int) -> list[str]:
+    """What a study's file must name first, for its commands to run these seeds of this state.
+
+    there: the seeds that have run, which it names with them.
+    """
+    lines = []
+    if not seeds <= set(plan.seeds):
+        lines.append(f"seeds = {sorted({*plan.seeds, *seeds, *there})}")
+    if state not in plan.states:
+        lines.append(f"states = {sorted({0, *plan.states, state})}")
+    return [f"# in {plan.config}: [transfer] {line}" for line in lines]

@@ -561,6 +561,18 @@ def test_plan_lists_the_cheapest_first_with_the_studys_commands(tmp_path, capsys
     )
 
 
+def test_plan_says_which_state_goes_into_the_studys_file_first(tmp_path, capsys):
+    config = tmp_path / "my.toml"
+    config.write_text("")
+    plan(tmp_path, [1, 5], [1, 2, 3])
+    study(tmp_path, {0: (), 1: (), 3: ()}, seeds=(1,))
+    assert main([str(tmp_path), "--plan", "--evidence_margin", "1"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    added = [line for line in told if "# in" in line]
+    assert added == [f"   # in {config}: [transfer] states = [0, 1, 3, 5]"]
+    assert "/state(0|3)/" in told[told.index(added[0]) + 1]
+
+
 @pytest.mark.parametrize(
     ("regimes", "left_out"), [((("cifar10", "std"), ("svhn", "adv")), "AT"), ((), "ST and AT")]
 )

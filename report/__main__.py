@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from errors import InputError, RunFailed, failures_named
-from report.console import print_verdict
-from report.plan import plan_text
+from errors import InputError, run_main
+from report.console import print_plan, print_verdict
 from report.tickets import inspect_ticket
 from report.verdict import DEFAULT_MARGIN
 from report.write import judge_runs, write_report
@@ -60,40 +59,30 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
+    """Run the command; the exit status is 1 when a group has no dense run to match, else 0.
 
-    Returns the exit status: 0; 1 when a group has no dense run to match, or the report cannot be
-    written; 2 for wrong input.
+    Raises InputError for wrong input, RunFailed where the report cannot be written.
     """
-    try:
-        args = build_parser().parse_args(argv)
-        if (args.runs is None) == (args.inspect is None):
-            raise InputError("give either RUNS, a folder, or --inspect TICKET, a file")
-        if args.input_size is not None and args.input_size < SMALLEST_INPUT:
-            raise InputError(
-                f"--input_size is {args.input_size}: it must be at least {SMALLEST_INPUT} pixels"
-            )
-        if args.inspect is not None:
-            print(inspect_ticket(args.inspect, args.input_size))
-            return 0
-        if args.plan:
-            _, verdict = judge_runs(Path(args.runs), args.margin, args.evidence_margin)
-            for line in verdict.warnings:
-                print(f"warning: {line}", file=sys.stderr)
-            print(plan_text(verdict))
-            for line in verdict.errors:
-                print(f"error: {line}", file=sys.stderr)
-            return 1 if verdict.errors else 0
-        with failures_named():
-            verdict, files = write_report(args.runs, args.out, args.margin, args.evidence_margin)
-    except (InputError, RunFailed) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
-    print_verdict(verdict, files)
+    args = build_parser().parse_args(argv)
+    if (args.runs is None) == (args.inspect is None):
+        raise InputError("give either RUNS, a folder, or --inspect TICKET, a file")
+    if args.input_size is not None and args.input_size < SMALLEST_INPUT:
+        raise InputError(
+            f"--input_size is {args.input_size}: it must be at least {SMALLEST_INPUT} pixels"
+        )
+    if args.inspect is not None:
+        print(inspect_ticket(args.inspect, args.input_size))
+        return 0
+    if args.plan:
+        _, verdict = judge_runs(Path(args.runs), args.margin, args.evidence_margin)
+        print_plan(verdict)
+    else:
+        verdict, files = write_report(args.runs, args.out, args.margin, args.evidence_margin)
+        print_verdict(verdict, files)
     return 1 if verdict.errors else 0
 
 
 if __name__ == "__main__":
     with contextlib.suppress(AttributeError):  # `| head` ends the command quietly; not on Windows
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    sys.exit(main())
+    run_main(lambda: sys.exit(main()))

@@ -9,8 +9,10 @@ from pathlib import Path
 from files import names
 from files.results import DENSE
 from report.judged import BESIDE, MEASURES, GroupVerdict, TicketRow, Verdict
+from report.plan import plan_text
 from report.words import (
-    ANSWERS,
+    BY_EVIDENCE,
+    BY_RULE,
     SIGNS,
     conclusion,
     difference,
@@ -20,7 +22,7 @@ from report.words import (
     rule,
 )
 
-MOST_MISSING = 10  # lines about missing runs
+MOST_MISSING = 10  # lines about missing runs, of which one may name several
 
 
 def print_verdict(verdict: Verdict, files: Sequence[Path]) -> None:
@@ -30,12 +32,22 @@ def print_verdict(verdict: Verdict, files: Sequence[Path]) -> None:
     for group in verdict.groups:
         print(table(group, verdict), end="\n\n")
     if verdict.missing:
-        print(f"{len(verdict.missing)} missing:", *verdict.missing[:MOST_MISSING], sep="\n  ")
-        print(f"  … (all in {names.PAGE})" if len(verdict.missing) > MOST_MISSING else "")
+        print("missing:", *verdict.missing[:MOST_MISSING], sep="\n  ")
+        lines = len(verdict.missing)
+        print(f"  … (all {lines} lines in {names.PAGE})" if lines > MOST_MISSING else "")
     sys.stdout.flush()
     for line in verdict.errors:
         print(f"error: {line}", file=sys.stderr)
     print("written:", *files, sep="\n  ")
+
+
+def print_plan(verdict: Verdict) -> None:
+    """Print what would decide the tickets that are undecided, and what went wrong."""
+    for line in verdict.warnings:
+        print(f"warning: {line}", file=sys.stderr)
+    print(plan_text(verdict), flush=True)
+    for line in verdict.errors:
+        print(f"error: {line}", file=sys.stderr)
 
 
 def table(group: GroupVerdict, verdict: Verdict) -> str:
@@ -94,6 +106,6 @@ def _cells(row: TicketRow, notes: Sequence[str]) -> list[str]:
         cells.append(("missing" if stat is None else str(stat)) + sign)
     beside = [row.stats[measure.name] for measure in BESIDE]
     cells.append(" / ".join("-" if stat is None else f"{stat.mean:.2f}" for stat in beside))
-    cells.append("" if dense else {True: "yes", False: "no", None: "open"}[row.double_win])
-    cells.append("" if dense else ANSWERS[row.double_win_evidence])
+    cells.append("" if dense else BY_RULE[row.double_win])
+    cells.append("" if dense else BY_EVIDENCE[row.double_win_evidence])
     return cells

@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 from report.evidence import Difference, Evidence
 from report.figures import Look, house_style, plain, sparsity_axis, state_of
 from report.judged import MEASURES, GroupVerdict, Measure
+from report.words import of_data
 
 BAND = "#cfd3da"
 RULE, EVIDENCE = 0.955, 0.885  # heights of the two rows of stars, as fractions of the panel
@@ -36,7 +37,7 @@ def difference_figure(groups: Sequence[GroupVerdict], look: Look) -> Figure:
         for axis in axes[-1]:
             axis.set_xlabel("sparsity (% of weights pruned)")
         key = groups[0].group
-        figure.suptitle(f"{plain(key.data)}, {100 * key.data_number:g} % of the training data")
+        figure.suptitle(of_data(plain(key.data), key.data_number))
         figure.legend(handles=_legend(), loc="outside lower center", ncols=4)
     return figure
 

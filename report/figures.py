@@ -22,9 +22,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
+from files.atomic import replacing
 from files.results import DENSE
 from report.judged import IMP, MEASURES, GroupVerdict, Measure, TicketRow
 from report.runs import Point, natural_order
+from report.words import of_data
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -82,13 +84,18 @@ def styles(pretrainings: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write `stem`.png and `stem`.svg, and return the two paths."""
+    """Write `stem`.png and `stem`.svg, each whole or not at all, and return the two paths.
+
+    Raises RunFailed for a full disk and the like.
+    """
     FigureCanvasAgg(figure)
-    paths = [stem.with_name(stem.name + suffix) for suffix in (".png", ".svg")]
+    png, svg = (stem.with_name(stem.name + suffix) for suffix in (".png", ".svg"))
     with house_style():
-        figure.savefig(paths[0], dpi=150, facecolor="white")
-        figure.savefig(paths[1], facecolor="white", metadata={"Date": None})
-    return paths
+        with replacing(png) as temporary:
+            figure.savefig(temporary, format="png", dpi=150, facecolor="white")
+        with replacing(svg) as temporary:
+            figure.savefig(temporary, format="svg", facecolor="white", metadata={"Date": None})
+    return [png, svg]
 
 
 # --- accuracy against sparsity ------------------------------------------------------------------
@@ -114,7 +121,7 @@ def accuracy_figure(groups: Sequence[GroupVerdict], look: Look) -> Figure:
                 axis.text(0.5, 0.5, "no runs", transform=axis.transAxes, ha="center", color="#666")
         axes[0].set_ylabel("accuracy on the test set (%)")
         key = groups[0].group
-        figure.suptitle(f"{plain(key.data)}, {100 * key.data_number:g} % of the training data")
+        figure.suptitle(of_data(plain(key.data), key.data_number))
         handles = _legend(groups, look)
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8))
     return figure
@@ -155,15 +162,14 @@ def _draw_group(
                 x, y, color=colour, linestyle=dashes, linewidth=0.8, marker=marker, markersize=3.5,
                 markerfacecolor="white", zorder=2,
             )  # fmt: skip
-    tickets = [row for row in group.rows if row.ticket == "imp"]
-    points = _points(tickets, measure, aside)
+    points = _points(group.found, measure, aside)
     if points:
         x, y, spread = zip(*points, strict=True)
         axis.errorbar(
             x, y, spread if any(spread) else None, color=colour, marker=marker, linewidth=1.8,
             markersize=5, capsize=3, elinewidth=1, zorder=3,
         )  # fmt: skip
-    stars = _points((row for row in tickets if row.double_win), measure, aside)
+    stars = _points((row for row in group.found if row.double_win), measure, aside)
     above = ScaledTranslation(0, 9 / 72, axis.figure.dpi_scale_trans)  # the marker stays in sight
     axis.plot(
         [x for x, _, _ in stars], [y for _, y, _ in stars], linestyle="", marker="*",
@@ -179,9 +185,10 @@ def _draw_chance(
     for row in group.all_rows:
         stat, half = row.stats[measure.name], row.chance.get(measure.name)
         if row.ticket in (DENSE, IMP) and stat is not None and half is not None:
+            low, high = max(stat.mean - half, 0.0), min(stat.mean + half, 100.0)
             axis.vlines(
-                state_of(row.density) + aside, stat.mean - half, stat.mean + half, color=colour,
-                linewidth=4, alpha=0.3, zorder=1,
+                state_of(row.density) + aside, low, high, color=colour, linewidth=4, alpha=0.3,
+                zorder=1,
             )  # fmt: skip
 
 
@@ -248,7 +255,7 @@ def _bars(groups: Sequence[GroupVerdict], grey: str) -> list[Line2D]:
 def time_figure(
     title: str, curves: Mapping[str, Sequence[tuple[str, bool, Sequence[Point]]]], look: Look
 ) -> Figure:
-    """Draw accuracy against training time, a panel per measure.
+    """Draw accuracy on the validation set against wall-clock time, a panel per measure.
 
     `curves` is {measure: [(pre-training, is dense, points)]}. The dense network is dashed, the
     ticket of each pre-training is solid.
@@ -272,9 +279,9 @@ def time_figure(
                     markevery=max(1, len(xy) // 6), markerfacecolor="white" if dense else colour,
                 )  # fmt: skip
             axis.set_title(measure.title)
-            axis.set_xlabel(f"training time ({unit})")
+            axis.set_xlabel(f"wall-clock time, evaluation included ({unit})")
             axis.set_xlim(left=0)
-        figure.axes[0].set_ylabel("accuracy (%)")
+        figure.axes[0].set_ylabel("accuracy on the validation set (%)")
         figure.suptitle(plain(title, 80))
         names = dict.fromkeys(name for lines in curves.values() for name, *_ in lines)
         handles = [

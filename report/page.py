@@ -13,7 +13,15 @@ from report.judged import BESIDE, MEASURES, GroupVerdict, TicketRow, Verdict
 from report.markup import Cell, listing, number, table, text, words
 from report.page_evidence import contrast_table, explained, undecided
 from report.runs import Point
-from report.words import ANSWERS, conclusion, difference, evidence_rule, look
+from report.words import (
+    BY_EVIDENCE,
+    BY_RULE,
+    conclusion,
+    difference,
+    evidence_rule,
+    look,
+    of_data,
+)
 
 SECTIONS = (
     "verdict", "figures", "tickets", "undecided", "contrasts", "runs", "missing", "warnings",
@@ -52,7 +60,7 @@ def page(
         _section("undecided", "What would decide the rest", undecided(verdict)),
         _section("contrasts", "Between pre-trainings", contrast_table(verdict)),
         _section("runs", f"Every run ({len(runs)})", _run_table(runs, curves)),
-        _section("missing", f"Missing runs ({len(verdict.missing)})", listing(verdict.missing)),
+        _section("missing", "What is missing", listing(verdict.missing)),
         _section("warnings", "Warnings and omissions", listing(verdict.warnings)),
     ]
     links = "".join(f'<a href="#{name}">{name}</a>' for name in SECTIONS)
@@ -79,10 +87,10 @@ def _verdict(verdict: Verdict) -> str:
         "Under AT, both figures are those of the network with the best validation RA.</p>",
         explained(verdict),
     ]
-    for dataset, fraction in dict.fromkeys(g.group.place for g in verdict.groups):
-        parts.append(f"<h3>{text(dataset)}, {100 * fraction:g} % of the training data</h3><ul>")
+    for place in dict.fromkeys(group.group.place for group in verdict.groups):
+        parts.append(f"<h3>{text(of_data(*place))}</h3><ul>")
         for group in verdict.groups:
-            if group.group.place == (dataset, fraction):
+            if group.group.place == place:
                 parts.append(_sentence(group, len(verdict.evidence_margins) > 1))
         parts.append("</ul>")
     return "".join(parts)
@@ -137,8 +145,8 @@ def _ticket_table(verdict: Verdict) -> str:
     for group in verdict.groups:
         for row in group.all_rows:
             judged = row is not group.dense
-            double = {True: "yes", False: "no", None: "open"}[row.double_win] if judged else "–"
-            surely = ANSWERS[row.double_win_evidence] if judged else "–"
+            double = BY_RULE[row.double_win] if judged else "–"
+            surely = BY_EVIDENCE[row.double_win_evidence] if judged else "–"
             beside = [row.stats[measure.name] for measure in BESIDE]
             rows.append(
                 [
@@ -204,8 +212,8 @@ def _run_table(runs: Sequence[RunResult], curves: Mapping[Path, Sequence[Point]]
             ]
         )
     caption = (
-        "One row a run. The curve is SA (solid) and RA (dashed) by epoch, from 0 to 100 %; "
-        "it sorts by the highest SA."
+        "One row a run; accuracies in percent on the test set. The curve is SA (solid) and RA "
+        "(dashed) on the validation set by epoch, from 0 to 100 %; it sorts by the highest SA."
     )
     return table(caption, heads, rows)
 
@@ -220,7 +228,7 @@ def curve_svg(points: Sequence[Point], most: int = 60) -> str:
     lines = []
     for name, read in (("sa", lambda p: p.sa), ("ra", lambda p: p.ra)):
         lines.append(_polyline(name, kept, read, first, max(last - first, 1.0)))
-    label = f"accuracy from epoch {first:g} to {last:g}"
+    label = f"validation accuracy from epoch {first:g} to {last:g}"
     return (
         f'<svg class="curve" viewBox="0 0 120 44" role="img" aria-label="{label}">'
         f'<path class="frame" d="M2 2V42H118"/>{"".join(lines)}</svg>'

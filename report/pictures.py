@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from errors import InputError
-from files.results import Group
+from files.results import REGIMES
 from files.tickets import load_ticket
 from report.difference_figure import difference_figure
 from report.figures import (
@@ -19,16 +19,18 @@ from report.figures import (
     styles,
     time_figure,
 )
-from report.judged import MEASURES, GroupVerdict, TicketRow, Verdict
+from report.judged import IMP, MEASURES, GroupVerdict, TicketRow, Verdict
 from report.page import Picture
 from report.runs import Point
 from report.tickets import Masks, TicketFile, find_tickets, layer_densities, overlap_matrix, pick
+from report.words import of_data
 
-MOST_SOURCES = 16  # IMP runs whose tickets are drawn
+MOST_SOURCES = 16  # runs whose tickets are drawn
 MOST_TICKETS = 16  # rows of the overlap's heat map, where fewer sources allow it
-MOST_STATES = 4  # tickets of one IMP run
+MOST_STATES = 4  # tickets of one source
 
 Curves = Mapping[Path, Sequence[Point]]  # by the path of results.json
+Lines = dict[str, list[tuple[str, bool, Sequence[Point]]]]  # as `time_figure` takes them
 
 
 def draw_pictures(
@@ -48,8 +50,8 @@ def draw_pictures(
     return pictures, notes
 
 
-def _places(verdict: Verdict) -> Iterator[tuple[str, list[GroupVerdict]]]:
-    """Yield the groups of each data set and fraction, with a name that is good for a file."""
+def _places(verdict: Verdict) -> Iterator[tuple[str, str, list[GroupVerdict]]]:
+    """Yield a name that is good for a file, a title, and the groups of a data set and fraction."""
     used: set[str] = set()
     for place in dict.fromkeys(group.group.place for group in verdict.groups):
         name = base = slug(place[0], f"{100 * place[1]:g}%")
@@ -58,11 +60,8 @@ def _places(verdict: Verdict) -> Iterator[tuple[str, list[GroupVerdict]]]:
                 break
             name = f"{base}-{number}"
         used.add(name.lower())
-        yield name, [group for group in verdict.groups if group.group.place == place]
-
-
-def _title(group: Group) -> str:
-    return f"{group.data}, {100 * group.data_number:g} % of the training data"
+        groups = [group for group in verdict.groups if group.group.place == place]
+        yield name, of_data(*place), groups
 
 
 def _look(verdict: Verdict) -> dict[str, tuple[str, str]]:
@@ -73,21 +72,20 @@ def _look(verdict: Verdict) -> dict[str, tuple[str, str]]:
 
 
 def _accuracy_pictures(verdict: Verdict, out: Path) -> Iterator[Picture]:
-    for name, groups in _places(verdict):
+    for name, title, groups in _places(verdict):
         stem = out / f"accuracy-{name}"
         save_figure(accuracy_figure(groups, _look(verdict)), stem)
         caption = (
             "Mean over seeds. Bars with caps: one standard deviation. Pale wide bars: 95 % for "
             "other test images, where outcomes are there. Dashed: the dense network of the same "
             "colour. Stars: double wins by the rule. Thin lines: baselines, which may leave the "
-            "panel at the bottom. A gap is a missing run. Each step to the right prunes 20 % of "
-            "what is left."
+            "panel at the bottom. A gap is a missing run."
         )
-        yield Picture(stem, f"Accuracy against sparsity: {_title(groups[0].group)}", caption)
+        yield Picture(stem, f"Accuracy against sparsity: {title}", caption)
 
 
 def _difference_pictures(verdict: Verdict, out: Path) -> Iterator[Picture]:
-    for name, groups in _places(verdict):
+    for name, title, groups in _places(verdict):
         judged = [group for group in groups if group.dense is not None and group.found]
         if not judged:
             continue
@@ -96,57 +94,60 @@ def _difference_pictures(verdict: Verdict, out: Path) -> Iterator[Picture]:
         caption = (
             "What each ticket that IMP found lacks against its dense network, with 95 % intervals "
             "(dashed: of images only or of seeds alone; very wide ones leave the panel). Grey: "
-            "within the margin. A ticket matches where its interval lies above the band\u2019s "
-            "lower edge and is worse where it lies below. Stars: double wins on all three."
+            "within the margin. With two seeds or more on both sides a ticket matches where its "
+            "interval lies above the band\u2019s lower edge, and is worse where it lies below; "
+            "with one it is always undecided. Stars: double wins on all three."
         )
-        yield Picture(stem, f"Differences to the dense network: {_title(groups[0].group)}", caption)
+        yield Picture(stem, f"Differences to the dense network: {title}", caption)
 
 
 def _time_pictures(
     verdict: Verdict, curves: Curves, out: Path, notes: list[str]
 ) -> Iterator[Picture]:
-    for name, groups in _places(verdict):
-        title = f"Accuracy against training time: {_title(groups[0].group)}"
-        lines = _timed_lines(groups, curves)
+    for name, title, groups in _places(verdict):
+        heading = f"Validation accuracy against time: {title}"
+        lines, once = _timed_lines(groups, curves)
         if not lines:
-            notes.append(f"{title} is left out: no metrics.jsonl tells seconds.")
+            why = "no metrics.jsonl tells seconds of several epochs"
+            notes.append(f"{heading} is left out: {why}.")
             continue
+        if once:
+            notes.append(f"{heading} leaves out what was measured once: {', '.join(once)}.")
         stem = out / f"time-{name}"
-        save_figure(time_figure(_title(groups[0].group), lines, _look(verdict)), stem)
+        save_figure(time_figure(title, lines, _look(verdict)), stem)
         caption = (
             "One seed. Solid: the sparsest double-win ticket (without one, the sparsest ticket); "
-            "dashed: the dense network. Accuracy on the test set, or on the validation set where "
-            "the test set is only measured at the end."
+            "dashed: the dense network. Accuracy on the validation set, after epochs that measured "
+            "it. The time is all that passed while the run was going on, evaluations included."
         )
-        yield Picture(stem, title, caption)
+        yield Picture(stem, heading, caption)
 
 
-def _timed_lines(
-    groups: Iterable[GroupVerdict], curves: Curves
-) -> dict[str, list[tuple[str, bool, Sequence[Point]]]]:
-    """Choose what to draw against time: {measure: [(pre-training, is dense, curve)]}.
+def _timed_lines(groups: Iterable[GroupVerdict], curves: Curves) -> tuple[Lines, list[str]]:
+    """Choose what to draw against time, and name what has a single point, which is no curve.
 
     Each pre-training has its dense network, and its sparsest double win or else sparsest ticket.
     """
-    lines: dict[str, list[tuple[str, bool, Sequence[Point]]]] = {}
+    lines: Lines = {}
+    once: dict[str, None] = {}
     for group in groups:
-        found = [row for row in group.rows if row.ticket == "imp"]
-        chosen = group.sparsest or min(found, key=lambda row: row.density, default=None)
-        for row, measure in itertools.product((group.dense, chosen), MEASURES):
-            curve = _first_timed_curve(row, measure.mode, curves)
-            if curve is not None:
+        chosen = group.sparsest or next(reversed(group.found), None)
+        rows = [row for row in (group.dense, chosen) if row is not None]
+        for row, measure in itertools.product(rows, MEASURES):
+            curve = _timed_curve(row, measure.mode, curves)
+            if len(curve) > 1:
                 line = (group.group.name, row is group.dense, curve)
                 lines.setdefault(measure.name, []).append(line)
-    return lines
+            elif curve:
+                once[f"{group.group.name} {row.name} under {REGIMES[measure.mode]}"] = None
+    return lines, list(once)
 
 
-def _first_timed_curve(row: TicketRow | None, mode: str, curves: Curves) -> Sequence[Point] | None:
-    """Return the curve of the lowest seed that recorded its seconds."""
-    for run in sorted(row.runs if row else (), key=lambda run: run.seed):
-        points = curves.get(run.path, ())
-        if run.mode == mode and any(point.seconds is not None for point in points):
-            return points
-    return None
+def _timed_curve(row: TicketRow, mode: str, curves: Curves) -> Sequence[Point]:
+    """The points with seconds of the lowest seed that has several; else one, else none."""
+    runs = sorted((run for run in row.runs if run.mode == mode), key=lambda run: run.seed)
+    timed = [[p for p in curves.get(run.path, ()) if p.seconds is not None] for run in runs]
+    return max(timed, key=lambda points: min(len(points), 2), default=[])
 
 
 # --- the tickets --------------------------------------------------------------------------------
@@ -172,7 +173,7 @@ def _ticket_pictures(
         out / "density",
         "Density of each layer",
         "Weights left in each convolution, in the order of the network, for up to four tickets "
-        "of each IMP run; darker is sparser.",
+        "of each source; darker is sparser.",
     )
     names = [f"{ticket.source} {ticket.state}" for ticket, _ in masks]
     overlap = overlap_matrix([mask for _, mask in masks])
@@ -180,22 +181,24 @@ def _ticket_pictures(
     yield Picture(
         out / "overlap",
         "Mask overlap",
-        "Intersection over union of the surviving weights of two tickets, named by IMP run and "
+        "Intersection over union of the surviving weights of two tickets, named by source and "
         "state. Two random masks of density d would overlap by d / (2 - d).",
     )
 
 
 def _choose_tickets(sources: Mapping[str, list[TicketFile]], notes: list[str]) -> list[TicketFile]:
-    """Choose a few states of each IMP run: those that all runs share, where there are any."""
-    shared = set.intersection(*({t.state for t in files} for files in sources.values()))
+    """Choose a few states of each source: those that all of IMP's runs share, where it has any."""
+    states_of = {name: {ticket.state for ticket in files} for name, files in sources.items()}
+    of_imp = [states_of[name] for name, files in sources.items() if files[0].kind == IMP]
+    shared = set.intersection(*of_imp) if of_imp else set()
     if len(sources) > MOST_SOURCES:
-        notes.append(f"Tickets of the first {MOST_SOURCES} of {len(sources)} IMP runs are drawn.")
-    drawn = list(sources.values())[:MOST_SOURCES]
+        notes.append(f"Tickets of the first {MOST_SOURCES} of {len(sources)} sources are drawn.")
+    drawn = list(sources)[:MOST_SOURCES]
     most = max(1, min(MOST_STATES, MOST_TICKETS // len(drawn)))
     chosen = []
-    for files in drawn:
-        states = pick(shared or {t.state for t in files}, most)
-        chosen += [ticket for ticket in files if ticket.state in states]
+    for name in drawn:
+        states = states_of[name].intersection(pick(shared, most)) or pick(states_of[name], most)
+        chosen += [ticket for ticket in sources[name] if ticket.state in states]
     return chosen
 
 

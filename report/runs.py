@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from errors import InputError
 from files import names
+from files.metrics import read_metrics
 from files.results import RunResult, read_results
 from files.study_record import files_below
 
@@ -59,45 +59,25 @@ def read_runs(runs_dir: str | Path) -> tuple[list[RunResult], list[str]]:
 
 
 class Point(NamedTuple):
-    """One evaluated epoch: seconds since the start, test accuracies in percent."""
+    """One evaluated epoch: wall-clock seconds since the run began, those of evaluations included.
 
-    epoch: float
+    sa, ra: on the validation set, in percent.
+    """
+
+    epoch: int
     seconds: float | None
     sa: float | None
     ra: float | None
 
 
 def read_curve(run: RunResult) -> list[Point]:
-    """Read the test accuracy of a run by epoch from the `metrics.jsonl` beside its results.
+    """Read the validation accuracy of a run by epoch from the `metrics.jsonl` beside its results.
 
-    Validation accuracy stands in where the run never measured the test set. The curve is empty
-    without a file; lines that cannot be read (a run cut off in mid-write) are left out.
+    The curve is empty without a file that can be read.
     """
-    rows: dict[float, dict[str, float]] = {}
     try:
-        lines = run.path.with_name(names.METRICS).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
+        epochs = read_metrics(run.path.with_name(names.METRICS))
+    except OSError:
         return []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict):
-            numbers = {key: float(v) for key, v in row.items() if _is_finite(v)}
-            if "epoch" in numbers:  # a resumed run may repeat an epoch: the later line stands
-                rows[numbers["epoch"]] = numbers
-    keys = {}
-    for key in ("sa", "ra"):
-        tested = any(f"test_{key}" in row for row in rows.values())
-        keys[key] = f"test_{key}" if tested else f"val_{key}"
-    points = [
-        Point(epoch, row.get("seconds"), row.get(keys["sa"]), row.get(keys["ra"]))
-        for epoch, row in sorted(rows.items())
-    ]
+    points = [Point(e["epoch"], e.get("seconds"), e.get("val_sa"), e.get("val_ra")) for e in epochs]
     return [point for point in points if point.sa is not None or point.ra is not None]
-
-
-def _is_finite(value: Any) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and abs(value) < 1e15  # NaN and infinity fail this

@@ -16,6 +16,7 @@ from files.atomic import sha256_of
 from files.study_record import files_below
 from files.tickets import load_ticket, ticket_header
 from pruning_utils import MASK_SUFFIX
+from report.judged import IMP
 from report.runs import natural_order
 
 Masks = Mapping[str, Tensor]
@@ -23,18 +24,20 @@ Masks = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class TicketFile:
-    """A ticket below the runs; `source` is the tag of the IMP run that found it."""
+    """A ticket below the runs; `source` names the run that wrote it, `kind` says how it did."""
 
     path: Path
     source: str
     state: int
+    kind: str = IMP
 
 
 def find_tickets(runs_dir: str | Path) -> dict[str, list[TicketFile]]:
-    """Find the `{k}-ticket.safetensors` files below a folder, by IMP run, in order of state.
+    """Find the `{k}-ticket.safetensors` files below a folder, by source, in order of state.
 
-    State 0, the dense network, is left out. A run is named by its tag, or by its mode where it has
-    none; runs of one name get their folder too.
+    State 0, the dense network, is left out. A source is named by its run's tag, or by its mode
+    where it has none, and by its kind where that is not IMP; those of one name get their folder
+    too.
     """
     root = Path(runs_dir)
     folders: dict[Path, dict[int, Path]] = {}
@@ -43,28 +46,31 @@ def find_tickets(runs_dir: str | Path) -> dict[str, list[TicketFile]]:
         state = path.name.removesuffix(names.TICKET_SUFFIX)
         if state.isdecimal() and int(state) > 0:
             folders.setdefault(path.parent, {})[int(state)] = path
-    tags = {folder: _tag(folder) for folder in folders}
+    origins = {folder: _run_and_kind(folder) for folder in folders}
     found = {}
     for folder, paths in folders.items():
-        name = tags[folder]
-        if list(tags.values()).count(name) > 1:
+        name, kind = origins[folder]
+        if list(origins.values()).count((name, kind)) > 1:
             name = f"{name} ({folder.relative_to(root).as_posix()})"
-        found[name] = [TicketFile(paths[state], name, state) for state in sorted(paths)]
+        found[name] = [TicketFile(paths[state], name, state, kind) for state in sorted(paths)]
     return dict(sorted(found.items(), key=lambda item: natural_order(item[0])))
 
 
-def _tag(folder: Path) -> str:
+def _run_and_kind(folder: Path) -> tuple[str, str]:
+    """The name of the run in a folder and the kind of its tickets, as its `args.json` tells."""
     try:
         recorded = json.loads((folder / names.ARGS).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return folder.name
+        recorded = None
     places = [recorded] if isinstance(recorded, dict) else []
     places += [value for place in places for value in place.values() if isinstance(value, dict)]
-    for key in ("tag", "mode"):
-        for place in places:
-            if isinstance(place.get(key), str) and place[key]:
-                return place[key]
-    return folder.name
+
+    def told(key: str) -> str:
+        values = (place.get(key) for place in places)
+        return next((value for value in values if isinstance(value, str) and value), "")
+
+    name, kind = told("tag") or told("mode") or folder.name, told("ticket") or IMP
+    return (name, kind) if kind == IMP else (f"{name}, {kind}", kind)
 
 
 def pick(states: Iterable[int], most: int = 4) -> list[int]:

@@ -9,7 +9,8 @@ from report.evidence import Difference, Evidence
 from report.judged import MEASURES, GroupVerdict, TicketRow
 
 SIGNS: dict[Evidence, str] = {"matches": "+", "worse": "-", "undecided": "?"}
-ANSWERS = {True: "yes", False: "no", None: "undecided"}
+BY_RULE = {True: "yes", False: "no", None: "open"}
+BY_EVIDENCE = {True: "yes", False: "no", None: "undecided"}
 LOOKS = {
     "fixed": "The number of seeds was fixed beforehand.",
     "interim": "interim: not all of the seeds that were planned have run{of}; above 5 % if it goes "
@@ -17,6 +18,11 @@ LOOKS = {
     "sequential": "sequential: above 5 %, since seeds were added to those that were planned",
     None: "This assumes that the number of seeds was fixed beforehand.",
 }
+
+
+def of_data(data: str, fraction: float) -> str:
+    """Name a data set and the share of its training data that was used."""
+    return f"{data}, {100 * fraction:g} % of the training data"
 
 
 def look(group: GroupVerdict) -> str:

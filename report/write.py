@@ -11,18 +11,17 @@ from typing import NamedTuple
 
 from errors import InputError
 from files import names
-from files.atomic import replacing, write_json
-from files.results import RunResult
+from files.atomic import check_writable, replacing, write_json
+from files.results import DENSE, RunResult
 from files.study_record import read_study_records
-from report.groups import group_runs
-from report.judged import Verdict
+from report.judged import TicketRow, Verdict
 from report.page import page
 from report.pictures import draw_pictures
 from report.recipes import read_recipes
-from report.runs import read_curve, read_runs
+from report.runs import natural_order, read_curve, read_runs
 from report.verdict import DEFAULT_MARGIN, judge
 from report.weighing import read_tested
-from report.words import ANSWERS
+from report.words import BY_EVIDENCE
 
 
 def write_report(
@@ -34,7 +33,8 @@ def write_report(
     """Judge the runs below `runs_dir` and write the whole report.
 
     The report goes into `out_dir`, or `runs_dir`/report without one. Returns the verdict and the
-    files. Raises InputError, and writes nothing, when there is no usable run or no place to write.
+    files. Raises InputError, and writes nothing, when there is no usable run or no place to write;
+    RunFailed for a full disk and the like.
     """
     runs_dir = Path(runs_dir)
     results, verdict = judge_runs(runs_dir, margin, evidence_margin)
@@ -48,8 +48,7 @@ def write_report(
     warnings = (*verdict.warnings, *notes, *omissions)
     verdict = dataclasses.replace(verdict, warnings=warnings)
     _write_text(out / names.PAGE, page(verdict, pictures, curves))
-    rows = [_table_row(run, runs_dir, verdict) for run in group_runs(results)[0]]
-    _write_text(out / names.TABLE, _csv(rows))
+    _write_text(out / names.TABLE, _csv(_table_rows(verdict, runs_dir)))
     write_json(out / names.VERDICT, verdict.to_json())
     images = [path for picture in pictures for path in (picture.png, picture.svg)]
     return verdict, [out / names.PAGE, out / names.TABLE, out / names.VERDICT, *images]
@@ -84,6 +83,7 @@ def _make_folder(out: Path) -> Path:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out}: {error.strerror}; --out must be a folder to write to") from error
+    check_writable(out / names.PAGE, "--out")
     return out
 
 
@@ -95,10 +95,16 @@ def _write_text(path: Path, content: str) -> None:
 # --- results.csv --------------------------------------------------------------------------------
 
 
-def _table_row(run: RunResult, runs_dir: Path, verdict: Verdict) -> dict[str, object]:
+def _table_rows(verdict: Verdict, runs_dir: Path) -> list[dict[str, object]]:
+    """The rows of `results.csv`: one for each run that is judged, in the order of their paths."""
+    rows = (row for group in verdict.groups for row in group.all_rows)
+    judged = [(run, row) for row in rows for run in row.runs]
+    judged.sort(key=lambda pair: natural_order(pair[0].path))
+    return [_table_row(run, row, runs_dir) for run, row in judged]
+
+
+def _table_row(run: RunResult, row: TicketRow, runs_dir: Path) -> dict[str, object]:
     """Flatten a run to its row of `results.csv`, by column; the evidence is that of its ticket."""
-    judged = [row for group in verdict.groups if group.group == run.group for row in group.rows]
-    said = [ANSWERS[row.double_win_evidence] for row in judged if run in row.runs]
     networks = {"sa_best": run.sa_best, "ra_best": run.ra_best, "last": run.last}
     accuracies = {
         f"{network}_{key}": value
@@ -119,7 +125,7 @@ def _table_row(run: RunResult, runs_dir: Path, verdict: Verdict) -> dict[str, ob
         "folder": run.path.parent.relative_to(runs_dir).as_posix(),
         "command": run.command,
         **run.group.hashes(),
-        "evidence": "".join(said),
+        "evidence": "" if row.ticket == DENSE else BY_EVIDENCE[row.double_win_evidence],
         "warnings": "; ".join(run.warnings),
     }
 

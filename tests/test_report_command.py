@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from helpers.report_cases import write_grid, write_run
 
-from errors import InputError
+from errors import InputError, run_main
 from files.tickets import save_ticket
 from report.__main__ import main
 from report.runs import collect
@@ -28,6 +29,13 @@ COLUMNS = [
     "ticket_sha256", "folder", "command", "init_sha256", "test_split", "evidence",
     "warnings",
 ]  # fmt: skip
+
+
+def status_of(*words):
+    """The exit status of the command that these words make."""
+    with pytest.raises(SystemExit) as stop:
+        run_main(lambda: sys.exit(main([str(word) for word in words])))
+    return stop.value.code
 
 
 def add_tickets(root, *names):
@@ -66,6 +74,8 @@ def test_the_command_writes_the_whole_report_and_names_it(tmp_path, capsys, monk
     assert printed.err == ""
     html = (out / "report.html").read_text()
     assert html.count("data:image/svg+xml;base64,") == 5
+    assert "with one it is always undecided" in html
+    assert "Validation accuracy against time" in html
     assert html.count('<svg class="curve"') == 16
 
 
@@ -85,6 +95,18 @@ def test_csv_has_one_flat_row_a_run(tmp_path):
     standard = next(r for r in rows if r["folder"] == "adv-0-std")
     assert (standard["ticket"], standard["ra_best_ra"]) == ("dense", "")
     assert (standard["evidence"], row["evidence"]) == ("", "undecided")
+
+
+def test_csv_has_no_row_of_a_copy_that_the_verdict_leaves_out(tmp_path):
+    write_grid(tmp_path / "first")
+    shutil.copytree(tmp_path / "first/adv-2-adv", tmp_path / "second")
+    verdict, _ = write_report(tmp_path)
+    assert [line for line in verdict.warnings if f"{tmp_path / 'second'}" in line]
+    with (tmp_path / "report" / "results.csv").open(newline="") as stream:
+        folders = [row["folder"] for row in csv.DictReader(stream)]
+    assert len(folders) == 8
+    assert folders == sorted(folders)
+    assert "second" not in folders
 
 
 def test_verdict_json_holds_rows_and_sparsest(tmp_path):
@@ -178,7 +200,7 @@ def test_bad_usage_is_one_line_and_status_2_and_writes_nothing(tmp_path, capsys,
     write_grid(tmp_path)
     (tmp_path / "file").write_text("")
     before = sorted(tmp_path.rglob("*"))
-    assert main([argument.replace("RUNS", str(tmp_path)) for argument in arguments]) == 2
+    assert status_of(*(argument.replace("RUNS", str(tmp_path)) for argument in arguments)) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert len(printed.err.splitlines()) == 1
@@ -247,13 +269,100 @@ def test_the_scripts_help_names_the_script_and_bad_usage_is_status_2(tmp_path):
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
 
 
-def test_a_full_disk_is_one_line_and_status_1(tmp_path, capsys, monkeypatch):
-    def full(figure, stem):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(stem))
+def test_a_full_disk_is_one_line_and_status_1_and_leaves_no_part_of_a_figure(
+    tmp_path, capsys, monkeypatch
+):
+    def full(_, path):
+        if path.suffix == ".png":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.undo()  # this one draws
+    write_grid(tmp_path)
+    monkeypatch.setattr("files.atomic.flush", full)
+    assert status_of(tmp_path) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {tmp_path / 'report' / 'accuracy-cifar10-100pct.png'}: cannot")
+    assert len(told.splitlines()) == 1
+    assert list((tmp_path / "report").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line_and_status_2(tmp_path, capsys, monkeypatch):
+    def refused(*_, **__):  # root may write where chmod forbids it
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     write_grid(tmp_path)
-    monkeypatch.setattr("report.pictures.save_figure", full)
-    assert main([str(tmp_path)]) == 1
+    monkeypatch.setattr("files.atomic.tempfile.mkstemp", refused)
+    assert status_of(tmp_path, "--out", tmp_path) == 2
     told = capsys.readouterr().err
-    assert told.startswith(f"error: {tmp_path / 'report' / 'accuracy-cifar10-100pct'}: cannot be")
-    assert len(told.splitlines()) == 1
+    assert told == f"error: --out: {tmp_path}/report.html cannot be written (Permission denied)\n"
+
+
+INTERRUPTED = """
+import runpy, sys
+import report.write
+
+def stop(*_):
+    raise KeyboardInterrupt
+
+report.write.write_report = stop
+sys.argv = ["report", "RUNS"]
+runpy.run_module("report", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_an_interrupted_report_says_so_and_has_a_status_of_its_own():
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly(tmp_path):
+    write_grid(tmp_path)
+    command = f"bash {ROOT}/script/report.sh {tmp_path} --plan | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (141, "", "")
+
+
+def test_missing_runs_beyond_the_first_lines_are_counted_as_lines(tmp_path, capsys):
+    for state in range(12):
+        write_run(tmp_path / f"{state}", state=state, mode="std")
+    main([str(tmp_path)])
+    told = capsys.readouterr().out
+    assert "missing:\n  adv, cifar10, 100 % of the data: dense, AT, seed 1\n" in told
+    assert "  … (all 12 lines in report.html)\n" in told
+    assert "<h2>What is missing</h2>" in (tmp_path / "report/report.html").read_text()
+
+
+def test_a_baseline_of_other_states_takes_none_of_imps_from_the_pictures(tmp_path, monkeypatch):
+    write_grid(tmp_path)
+    add_tickets(tmp_path, "adv", "omp")
+    for state in (1, 2):
+        (tmp_path / f"imp_omp/{state}-ticket.safetensors").unlink()
+    (tmp_path / "imp_omp/args.json").write_text('{"tag": "adv", "ticket": "omp"}')
+    drawn = {}
+    monkeypatch.setattr("report.pictures.density_figure", drawn.update)
+    write_report(tmp_path)
+    assert {source: list(states) for source, states in drawn.items()} == {
+        "adv": [1, 2, 3], "adv, omp": [3],
+    }  # fmt: skip
+
+
+def test_what_was_measured_once_has_no_curve_against_time_and_is_named(tmp_path):
+    write_grid(tmp_path)
+    metrics = tmp_path / "adv-0-adv" / "metrics.jsonl"
+    lines = metrics.read_text().splitlines()
+    metrics.write_text(lines[0])
+    verdict, files = write_report(tmp_path)
+    title = "Validation accuracy against time: cifar10, 100 % of the training data"
+    assert f"{title} leaves out what was measured once: adv dense under AT." in verdict.warnings
+    for path in tmp_path.glob("*/metrics.jsonl"):
+        path.write_text(lines[0])
+    verdict, files = write_report(tmp_path)
+    assert f"{title} is left out: no metrics.jsonl tells seconds of several epochs." in (
+        verdict.warnings
+    )
+    assert not [path for path in files if path.name.startswith("time-")]

@@ -114,6 +114,15 @@ def test_the_bars_of_a_dense_network_stay_inside_the_panel_beside_a_collapsed_ba
     assert 75 < axis.get_ylim()[0] < 90.1 - half  # the lowest mean, the dense network's, is 90.1
 
 
+def test_bars_of_the_images_end_where_accuracies_do():
+    (group,) = judge(ticket(0, 99.5, 50, 0.5)).groups
+    chance = {measure.name: 2.0 for measure in MEASURES}
+    group = replace(group, dense=replace(group.dense, chance=chance))
+    axes = accuracy_figure([group], styles(["adv"])).axes
+    bars = [bar for axis in axes for found in axis.collections for bar in found.get_segments()]
+    assert [(low, high) for (_, low), (_, high) in bars] == [(97.5, 100), (48, 52), (0, 2.5)]
+
+
 def test_a_regime_nobody_ran_says_so():
     figure = draw([r for r in grid() if r.mode == "std"])
     assert [[text.get_text() for text in axis.texts] for axis in figure.axes] == [
@@ -162,7 +171,8 @@ def test_accuracy_against_time_has_the_three_panels_in_a_fitting_unit():
     assert np.asarray(dense.get_xdata()).tolist() == [10, 20, 30, 40]
     assert not ticket_line.is_dashed()
     assert np.asarray(ticket_line.get_xdata()).tolist() == [20, 30, 40]
-    assert "(min)" in figure.axes[0].get_xlabel()
+    assert figure.axes[0].get_xlabel() == "wall-clock time, evaluation included (min)"
+    assert figure.axes[0].get_ylabel() == "accuracy on the validation set (%)"
 
 
 def test_labels_are_made_drawable():

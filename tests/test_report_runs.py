@@ -146,30 +146,33 @@ def curve(tmp_path: Path, *lines: object):
     return read_curve(read_runs(tmp_path)[0][0])
 
 
-def test_a_curve_is_the_test_accuracy_by_epoch(tmp_path):
+def test_a_curve_is_the_validation_accuracy_by_epoch_whatever_else_was_measured(tmp_path):
     points = curve(
         tmp_path,
-        {"epoch": 1, "seconds": 8.0, "test_sa": 60, "test_ra": 30, "val_sa": 1},
-        {"epoch": 0, "seconds": 4.0, "test_sa": 50, "train_loss": 2},
+        {"epoch": 1, "seconds": 8.0, "val_sa": 60, "val_ra": 30, "test_sa": 1},
+        {"epoch": 0, "seconds": 4.0, "val_sa": 50, "train_loss": 2},
+        {"epoch": 2, "seconds": 9.0, "test_sa": 1},
     )
     assert points == [(0, 4.0, 50.0, None), (1, 8.0, 60.0, 30.0)]
-
-
-def test_validation_stands_in_where_the_test_set_was_not_measured(tmp_path):
-    points = curve(tmp_path, {"epoch": 0, "val_sa": 50, "test_ra": 20, "val_ra": 9})
-    assert points == [(0, None, 50.0, 20.0)]
 
 
 def test_a_curve_survives_a_resumed_and_a_cut_off_run(tmp_path):
     points = curve(
         tmp_path,
-        {"epoch": 0, "test_sa": 10},
+        {"epoch": 0, "val_sa": 10},
         "[1, 2]",
         "",
-        '{"epoch": 2, "test_sa": NaN}',
-        {"epoch": 0, "test_sa": 20},
+        "3",
+        "null",
+        '{"val_sa": 30}',
+        '{"epoch": "1", "val_sa": 30}',
+        '{"epoch": true, "val_sa": 30}',
+        '{"epoch": 2, "val_sa": NaN}',
+        '{"epoch": 3, "val_sa": "high"}',
+        "[" * 100_000,
+        {"epoch": 0, "val_sa": 20},
         {"epoch": 1},
-        '{"epoch": 1, "test_s',
+        '{"epoch": 1, "val_s',
     )
     assert [(p.epoch, p.sa) for p in points] == [(0, 20.0)]
 

@@ -86,7 +86,7 @@ def write_run(folder: Path, epochs: int = 0, **changes: Any) -> Path:
     (folder / names.RESULTS).write_text(json.dumps(data))
     if epochs:
         lines = [
-            {"epoch": e, "seconds": 2.0 * e + 2, "test_sa": 50.0 + e, "test_ra": 20.0 + e}
+            {"epoch": e, "seconds": 2.0 * e + 2, "val_sa": 50.0 + e, "val_ra": 20.0 + e}
             for e in range(epochs)
         ]
         (folder / names.METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -129,7 +129,7 @@ def memory_advice(images: int, advice: str | None = None) -> Iterator[None]:
         if type(error).__name__ != "OutOfMemoryError" and "allocate memory" not in str(error):
             raise
         in_training = (
-            f"try --micro_batch {max(1, images // 2)}, and another --save_dir if there is a "
+            f"try --micro_batch {max(2, images // 2)}, and another --save_dir if there is a "
             "checkpoint: a run keeps its own"
         )
         raise InputError(

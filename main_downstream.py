@@ -64,7 +64,7 @@ class Transfer:
         # Read once: what becomes of the file while the run trains does not matter.
         self.ticket = read_ticket(args.tickets_file) if args.tickets_file else None
         self.execution = build.execution(args, runtime.device)
-        self.warnings = Warnings()
+        self.warnings = Warnings(args.notes)
         self.train, self.val, self.test = build.target_loaders(args, runtime, self.warnings)
         self.model, self.init_sha256 = networks.target_network(
             args, self.train.num_classes, self.execution, self.ticket, self.warnings
@@ -154,7 +154,7 @@ class Transfer:
         Returns SA and RA of each in percent, and the tests beyond them of the network that this
         regime is judged by.
         """
-        test = SplitTest(self.evaluator, self.test, self.request, self.save_dir)
+        test = SplitTest(self.evaluator, self.test, self.request, self.save_dir, self.warnings)
         roles = tuple(KEPT) if self.adversarial else ("sa_best", "last")
         tested: dict[int, str] = {}  # the network of an epoch has a role already
         for role in roles:
@@ -213,7 +213,7 @@ class Transfer:
     # --- files ---
 
     def contents(self) -> dict[str, str]:
-        return build.contents(self.args, self.train, self.ticket)
+        return build.contents(self.args, (self.train, self.val, self.test), self.ticket)
 
     def facts(self) -> dict[str, Any]:
         return {"class_names": self.train.classes, "init_sha256": self.init_sha256}
@@ -304,7 +304,8 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
         checkpoint = folder.checkpoint_to_test()
         folder.check_named(checkpoint, "--evaluate", NETWORK_FILES)
         evaluate_checkpoint(
-            NetworkFile(checkpoint, args.arch_given, mean=args.mean, std=args.std),
+            NetworkFile(checkpoint, args.arch_given, networks.key_of(args), args.mean, args.std),
+            Warnings(args.notes),
             build.target_evaluator(args, runtime),
             build.request(args),
             build.data_spec(args),
@@ -317,8 +318,7 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_transfer_parser(ARCHS, TRANSFER_DATASETS).parse_args(argv)
-    if args.evaluate:
-        take_recorded(args)
+    take_recorded(args)
     for note in apply_recipe(args, "transfer"):
         warn(note)
     request = build.request(args)

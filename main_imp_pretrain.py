@@ -49,7 +49,7 @@ class TicketSearch:
         self.args, self.save_dir = args, Path(args.save_dir)
         self.states = build.states(args)
         self.execution = build.execution(args, runtime.device)
-        self.warnings = Warnings()
+        self.warnings = Warnings(args.notes)
         self.train, self.val = build.source_loaders(args, runtime, self.warnings)
         self.model, self.init_sha256 = networks.source_network(
             args, self.train, self.execution, self.warnings
@@ -186,7 +186,7 @@ class TicketSearch:
     # --- files ---
 
     def contents(self) -> dict[str, str]:
-        return build.contents(self.args, self.train, salvaged=self.salvaged)
+        return build.contents(self.args, (self.train, self.val), salvaged=self.salvaged)
 
     def facts(self) -> dict[str, Any]:
         return {"class_names": self.train.classes, "init_sha256": self.init_sha256}
@@ -288,6 +288,7 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
         path, key = networks.file_to_validate(args, folder)
         validate_file(
             NetworkFile(path, args.arch_given, key, args.mean, args.std),
+            Warnings(args.notes),
             build.source_evaluator(args, runtime),
             build.data_spec(args),
             folder.path,
@@ -299,8 +300,8 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_imp_parser(ARCHS).parse_args(argv)
-    if args.evaluate:
-        take_recorded(args)
+    settle.settle_pretrained(args)
+    take_recorded(args)
     for note in apply_recipe(args, "imp"):
         warn(note)
     settle.settle_micro_batch(args)

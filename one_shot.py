@@ -21,7 +21,7 @@ from engine.run_folder import WARNINGS, holding
 from errors import InputError
 from files import imp_run, names
 from files.tickets import save_ticket
-from models import build_model, count_classes, load_pretrained, stem_in
+from models import build_model, count_classes, stem_in
 
 
 def prune_without_training(args: argparse.Namespace) -> None:
@@ -38,10 +38,9 @@ def prune_without_training(args: argparse.Namespace) -> None:
     classes = count_classes(path, args.arch, args.init_key)
     args.stem = args.stem or stem_in(path, args.init_key)
     model = build_model(args.arch, classes, mean, std, args.stem, args.width)
-    warnings = Warnings()
-    loaded = load_pretrained(model, path, key=args.init_key)
+    warnings = Warnings(args.notes)
+    loaded = networks.load_init(model, args, warnings)
     networks.refuse_pruned(args.init, loaded)
-    networks.warn_of_zeros(args.init, model, warnings)
     facts = {"init_sha256": networks.trunk_sha256(model, loaded), WARNINGS: warnings.lines}
     contents = build.contents_of_files(args, FILES)
     with holding(replace(folder, contents=contents, facts=facts)):

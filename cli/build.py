@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from attack_utils import CHECKED_EVERY, Perturb, PGDConfig, checked, make_pgd
-from cli.flags import FILES, FREE_FLAGS
+from cli.flags import FILES, FREE_FLAGS, OF_INIT
 from dataset import DataSpec, build_loaders
 from engine.data_warnings import warn_of_notes
 from engine.distributed import (
@@ -23,7 +24,7 @@ from engine.distributed import (
 )
 from engine.launching import Launch
 from engine.log import Warnings, say
-from engine.run_folder import RunFolder, read_args, recorded_batch, recorded_processes
+from engine.run_folder import IMAGES, RunFolder, read_args, recorded_batch, recorded_processes
 from engine.schedules import Schedule, States
 from engine.steps import AMP, Execution, make_sgd
 from engine.training import StopSignals, Training
@@ -75,7 +76,8 @@ def execution(args: argparse.Namespace, device: torch.device) -> Execution:
 def search_folder(args: argparse.Namespace) -> RunFolder:
     """The folder of a ticket search; its last file is the mask after the last state."""
     last_file = names.ticket(states(args).last + 1)
-    return _run_folder(args, imp_run.newest_checkpoint, last_file)
+    folder = _run_folder(args, imp_run.newest_checkpoint, last_file)
+    return replace(folder, free={*folder.free, *OF_INIT}) if args.continue_from else folder
 
 
 def transfer_folder(args: argparse.Namespace) -> RunFolder:
@@ -122,12 +124,18 @@ def shared_out(batch: int, processes: int, micro_batch: int | None) -> str:
 
 def contents(
     args: argparse.Namespace,
-    loader: Loader,
+    loaders: Sequence[Loader],
     ticket: Ticket | None = None,
     salvaged: Salvaged | None = None,
 ) -> dict[str, str]:
-    """Fingerprints of inputs: on resume paths may change, contents may not."""
-    found = {"data": loader.described()}
+    """Fingerprints of inputs: on resume paths may change, contents may not.
+
+    loaders: of the training split, and of those that the run is measured on.
+    """
+    found = {
+        "data": loaders[0].described(),
+        IMAGES: ", ".join(loader.sampled() for loader in loaders),
+    }
     if salvaged is not None:
         found["continue_from"] = fingerprint(salvaged.ticket.sha256)
     return {**found, **contents_of_files(args, FILES, ticket)}

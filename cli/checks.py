@@ -40,6 +40,20 @@ def check_milestones(args: argparse.Namespace, given: Sequence[int] | None) -> l
     return []
 
 
+def check_validated(args: argparse.Namespace, given: Collection[str]) -> list[str]:
+    """What to warn of where the recipe's --eval_from leaves but the last network to be chosen.
+
+    Args:
+        given: the names of the flags that were given.
+    """
+    if "eval_from" in given or not 1 < args.epochs <= args.eval_from + 1:
+        return []
+    return [
+        f"--eval_from {args.eval_from} of the recipe: with --epochs {args.epochs} the last network "
+        "alone is validated, so none is chosen; name an earlier epoch"
+    ]
+
+
 def check_unused(args: argparse.Namespace, given: Collection[str]) -> list[str]:
     """What to warn of where a flag that a recipe could fill in was given and has no effect.
 
@@ -114,6 +128,8 @@ def check_together(args: argparse.Namespace) -> None:
     exporting = args.export_released is not None and args.export_released is not False
     if args.dry_run and exporting:
         raise InputError("--export_released writes a file at once: leave out --dry_run")
+    if args.evaluate and exporting:
+        raise InputError("--export_released only writes a file: leave out --evaluate")
     _check_what_is_tested(args)
     _check_init(args)
     if args.amp == "fp16" and (args.device == "cpu" or not torch.cuda.is_available()):
@@ -133,6 +149,10 @@ def _check_what_is_tested(args: argparse.Namespace) -> None:
     if args.evaluate and ticket != "imp":
         raise InputError(
             f"--ticket {ticket} only writes tickets, --evaluate tests a network: leave one out"
+        )
+    if args.evaluate and getattr(args, "continue_from", None):
+        raise InputError(
+            "--continue_from trains a ticket further, --evaluate tests a network: leave one out"
         )
 
 

@@ -25,13 +25,22 @@ from cli.shared_flags import (
     add_training_attack,
 )
 
+OF_INIT = {"reset_fc": False, "init_key": None}  # what is said of --init, as without it
 NETWORK_FILES = ("init", "tickets_file")  # what a network is made of
 FILES = (*NETWORK_FILES, "masking_source")  # flags that name a file
 # Flags that may differ when a run is resumed: they change neither its results nor its files' names.
 FREE_FLAGS = frozenset(
     (
-        *("resume", "continue_from", "dry_run", "time_it", "evaluate", "export_released"),
-        *("keep", "tag", "save_dir", "workers", "print_freq", "save_every_steps"),
+        *("resume", "continue_from", "pretrained", "dry_run", "time_it", "evaluate"),
+        *(
+            "export_released",
+            "keep",
+            "tag",
+            "save_dir",
+            "workers",
+            "print_freq",
+            "save_every_steps",
+        ),
         *("eval_batch_size", "threads", "compile", "cuda_graphs"),
         *("device", "gpu", "nproc", "world_size", "rank", "dist_url", "dist_backend"),
         *("dist_timeout", "start_epoch"),
@@ -61,9 +70,7 @@ def build_imp_parser(archs: Sequence[str]) -> Parser:
     model = add_model_flags(parser, archs)
     model.add_argument(
         "--pretrained",
-        dest="init",
-        action="store_const",
-        const="torchvision",
+        action="store_true",
         help="the same as --init torchvision",
     )
     model.add_argument(
@@ -204,7 +211,7 @@ def _add_transfer_evaluation(parser: Parser) -> None:
         metavar="EPOCH",
         help="first epoch, counted from 0, that is evaluated; the last always is (recipe)",
     )
-    add("--eval_batch_size", type=positive_int, default=128, help="images per pass there (128)")
+    add("--eval_batch_size", type=positive_int, help="images per pass there (128)")
     add(
         "-e",
         "--evaluate",

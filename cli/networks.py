@@ -52,7 +52,7 @@ def source_network(
     """
     model, sha256 = _fresh_network(args, loader.num_classes, "imagenet"), None
     if args.init:
-        loaded = _load_init(model, args, warnings, fc="drop" if args.reset_fc else "strict")
+        loaded = load_init(model, args, warnings, fc="drop" if args.reset_fc else "strict")
         if loaded.trunk_only:
             raise InputError(
                 f"--init {args.init}: {loaded.layout} can only be transferred, not pruned"
@@ -153,13 +153,18 @@ def file_to_validate(args: argparse.Namespace, folder: RunFolder) -> tuple[Path,
     if args.init is None or named or folder.newest(folder.path) is not None:
         checkpoint = folder.checkpoint_to_test()
         folder.check_named(checkpoint, "--evaluate", NETWORK_FILES)
-        return checkpoint, None
+        return checkpoint, key_of(args)
     return init_file(args), args.init_key
 
 
-def _load_init(
-    model: nn.Module, args: argparse.Namespace, warnings: Warnings, **how: str
-) -> Loaded:
+def key_of(args: argparse.Namespace) -> str | None:
+    """The entry of a tested checkpoint that --init_key names; beside --init it is --init's."""
+    key: str | None = args.init_key
+    return key if args.init is None else None
+
+
+def load_init(model: nn.Module, args: argparse.Namespace, warnings: Warnings, **how: str) -> Loaded:
+    """Load --init into a network, and say what it is and what is left out of it."""
     path = init_file(args)
     loaded = load_pretrained(model, path, key=args.init_key, **how)
     normalize = model.get_submodule("normalize")
@@ -176,7 +181,7 @@ def _load_for_transfer(
     model: nn.Module, args: argparse.Namespace, ticket: Ticket | None, warnings: Warnings
 ) -> str:
     """Load --init but for its classifier, and return its hash."""
-    loaded = _load_init(model, args, warnings, **FOR_TRANSFER)
+    loaded = load_init(model, args, warnings, **FOR_TRANSFER)
     density = pruning.percent_left_in(loaded.masks) if loaded.masks else 100.0
     if ticket is None and density < 100:
         warnings.add(

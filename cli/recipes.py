@@ -15,8 +15,10 @@ from cli.checks import (
     check_start,
     check_together,
     check_unused,
+    check_validated,
 )
 from cli.nodes import settle_nodes
+from engine.run_folder import NOTES
 
 _IMP = {
     "arch": "resnet50", "input_size": 224, "augment": "rrc", "hflip": True,
@@ -28,12 +30,13 @@ _TRANSFER = {
     "arch": "resnet50", "input_size": 224, "augment": "rrc", "hflip": True,
     "weight_decay": 5e-4, "train_eps": 8 / 255, "train_step": 10, "train_gamma": 2 / 255,
     "test_eps": 8 / 255, "test_step": 20, "test_gamma": 2 / 255, "restarts": 1,
+    "eval_batch_size": 128,
 }  # fmt: skip
 _COMMON = {
     "momentum": 0.9, "warmup": 0, "train_randinit": True, "test_randinit": True, "seed": 1,
     "width": 16, "amp": "off",
 }  # fmt: skip
-_NATIVE = {"input_size": 32, "augment": "crop", "stem": "cifar"}
+_NATIVE = {"input_size": 32, "augment": "crop"}
 
 RECIPES: dict[tuple[str, str, str], dict[str, Any]] = {
     ("imp", "adv", "*"): _IMP,
@@ -66,7 +69,7 @@ def apply_recipe(args: argparse.Namespace, task: str) -> list[str]:
     """Give every flag that was left out its value of the recipe, in place; then check values.
 
     Returns:
-        What to warn of.
+        What to warn of. What of it bears on results is added to `args.notes`, too.
     """
     if task == "transfer":
         args.dataset = args.dataset or "cifar10"
@@ -82,5 +85,8 @@ def apply_recipe(args: argparse.Namespace, task: str) -> list[str]:
         args.stem = "cifar" if args.input_size < 64 else "imagenet"
     settle_nodes(args, os.environ)
     check_together(args)
-    notes = check_unused(args, given) + check_milestones(args, milestones) + check_precision(args)
+    notes = check_unused(args, given) + check_milestones(args, milestones)
+    notes += check_validated(args, given) if task == "transfer" else []
+    args.notes = [*getattr(args, NOTES, ()), *notes]
+    notes += check_precision(args)
     return notes + check_start(args) if task == "imp" else notes

@@ -15,28 +15,58 @@ from files import names
 
 TAKEN = (
     *("input_size", "augment", "test_eps", "test_step", "test_gamma", "test_randinit", "seed"),
-    *("dataset", "amp", "restarts"),
+    *("dataset", "amp", "restarts", "eval_batch_size"),
 )
 
 
 def take_recorded(args: argparse.Namespace) -> None:
-    """Give flags that are left out the values that the checkpoint's run has recorded, in place.
+    """Give flags that are left out the values that a run has recorded, in place.
+
+    That is for a test the run that trained the network, and for a run that goes on its own name.
+    `args.notes` are lines that were told, for the results too.
+
+    Raises InputError where the run's `args.json` is damaged.
+    """
+    args.notes = []
+    if args.evaluate:
+        _take_test(args)
+    elif args.resume is not None:
+        _take_tag(args)
+    for note in args.notes:
+        warn(note)
+
+
+def _take_tag(args: argparse.Namespace) -> None:
+    """Let a run that goes on keep its --tag, under which the report groups it."""
+    own = read_args(Path(args.save_dir))
+    before = own if own or args.resume == "auto" else read_args(Path(args.resume).parent)
+    tag = before.get("tag")
+    if args.tag is None:
+        args.tag = tag
+    elif tag not in (None, args.tag):
+        args.notes.append(f"--tag {args.tag}: the run began as {tag}; its results say {args.tag}")
+
+
+def _take_test(args: argparse.Namespace) -> None:
+    """Take what frames and attacks images as in the run that trained the network.
 
     A sentence in `args.recorded` says which, and from where; it is None where the checkpoint does
     not lie in the folder of a run. `args.arch_given` keeps what -a said before a recipe fills it
     in: the network of a file is the recipe's only by chance.
-
-    Raises InputError where the run's `args.json` is damaged.
     """
     newest = args.resume in (None, "auto")
     folder = Path(args.save_dir) if newest else Path(args.resume).parent
     args.recorded, args.arch_given = None, args.arch
     before = read_args(folder)
     if not newest and not before and Path(args.resume).is_file():
-        warn(f"{args.resume}: no {names.ARGS} beside it: framing and attack are as flags say")
+        args.notes.append(
+            f"{args.resume}: no {names.ARGS} beside it: framing and attack are as flags say"
+        )
     theirs, given = before.get("dataset"), getattr(args, "dataset", None)
     if None not in (theirs, given) and theirs != given:
-        warn(f"--dataset {given}: the network's run had {theirs}, which may frame images otherwise")
+        args.notes.append(
+            f"--dataset {given}: the network's run had {theirs}, which may frame images otherwise"
+        )
     left_out = [name for name, value in vars(args).items() if value is None]
     taken = [name for name in TAKEN if name in left_out and name in before]
     if not _is_attacked(args) and "restarts" in taken:

@@ -11,15 +11,13 @@ import torch
 
 from attack_utils import draw_noise
 from cli import build
+from cli.flags import OF_INIT
 from engine.log import Warnings
 from engine.training import Training
 from errors import InputError
 from files import names
 from files.salvage import Salvaged, salvage
 from files.tickets import read_ticket
-
-# What --init may need is no matter of the initial weights, which a run wrote itself.
-OF_INIT = {"reset_fc": False, "init_key": None}
 
 
 def name_initial_weights(args: argparse.Namespace) -> None:
@@ -31,7 +29,7 @@ def name_initial_weights(args: argparse.Namespace) -> None:
         return
     if args.ticket != "imp":
         raise InputError(f"--continue_from goes with --ticket imp, not {args.ticket}")
-    vars(args).update(OF_INIT)
+    vars(args).update(OF_INIT)  # no matter of the initial weights, which a run wrote itself
     beside = _beside(args)
     if args.init is None and beside.is_file():
         args.init = str(beside)
@@ -66,7 +64,13 @@ def find(args: argparse.Namespace, warnings: Warnings) -> Salvaged | None:
             f"--continue_from {found.path}: state {found.state} comes after the last one, {last}, "
             "so nothing is left to train; more --epochs add states"
         )
-    theirs = replace(folder, path=found.path.parent, free={*folder.free, *OF_INIT})
+    later = names.ticket(found.state + 1)
+    if found.path.resolve().parent == folder.path.resolve() and (folder.path / later).is_file():
+        raise InputError(
+            f"--continue_from {found.path}: {later} lies beside it and would be overwritten; go on "
+            "from that, or choose another --save_dir"
+        )
+    theirs = replace(folder, path=found.path.parent)
     for flag, before, now in theirs.differences():
         warnings.add(
             f"--continue_from {found.path}: its run had --{flag} {before}, not {now}; what follows "

@@ -10,10 +10,22 @@ from cli.build import goes_on
 from dataset import holds
 from engine.log import warn
 from engine.run_folder import read_args
+from errors import InputError
 
 # BatchNorm saw so many images on each of the paper's eight GPUs (a batch of 2048).
 IMAGES_PER_PASS = 256
 RELEASED_DATA = "../data"  # where the released scripts look
+
+
+def settle_pretrained(args: argparse.Namespace) -> None:
+    """Let --pretrained be --init torchvision.
+
+    Raises InputError beside another --init.
+    """
+    if args.pretrained:
+        if args.init not in (None, "torchvision"):
+            raise InputError(f"--pretrained is --init torchvision, not {args.init}: leave one out")
+        args.init = "torchvision"
 
 
 def settle_micro_batch(args: argparse.Namespace) -> None:

@@ -32,8 +32,8 @@ def add_image_flags(group) -> None:
     add(
         "--augment",
         choices=("rrc", "crop", "none"),
-        help="training images: random resized crops, padded crops at native size, or as in "
-        "evaluation (recipe)",
+        help="training images: random resized crops, padded crops at native size, or framed as in "
+        "evaluation; flips are apart (recipe)",
     )
     add("--hflip", action=Switch, help="random horizontal flips in training (recipe)")
     add("--classes", metavar="N|FILE", help="the first N classes, or those that FILE names by line")

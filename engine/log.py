@@ -50,10 +50,13 @@ def warn(text: str) -> None:
 
 
 class Warnings:
-    """What a run goes on past, one line each: told when it is added, and kept for its files."""
+    """What a run goes on past, one line each: told when it is added, and kept for its files.
 
-    def __init__(self) -> None:
-        self.lines: list[str] = []
+    told: lines that were told before there was a run.
+    """
+
+    def __init__(self, told: Sequence[str] = ()) -> None:
+        self.lines = list(told)
 
     def add(self, line: str) -> None:
         """Tell a line (rank 0) and keep it, unless it is there already."""

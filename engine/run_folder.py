@@ -22,8 +22,13 @@ from files.features import discard, lacks_told, take_lock
 HELD = (errno.EAGAIN, errno.EACCES)  # what lockf answers where another process has the lock
 GLOBAL_BATCH, PROCESSES, NODES = "global_batch", "processes", "world_size"
 WARNINGS = "warnings"
-OF_A_RUN = (names.RESULTS, names.INIT, f"*{names.CHECKPOINT}", f"*{names.TICKET_SUFFIX}")
+NOTES = "notes"  # among the flags, but none: what was told of them
+OF_A_RUN = (
+    *(names.RESULTS, names.INIT, f"*{names.CHECKPOINT}", f"*{names.TICKET_SUFFIX}"),
+    *(names.METRICS, names.OUTCOMES, names.SA_BEST, names.RA_BEST, names.imp_best("*")),
+)
 CONTENT = "_content"  # ends the name under which the fingerprint of an input is recorded
+IMAGES = "images"  # of the data, whose content is not only that of the training split
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,8 @@ class RunFolder:
     def recorded(self) -> dict[str, Any]:
         """What `args.json` says, beside the provenance."""
         contents = {f"{name}{CONTENT}": value for name, value in self.contents.items()}
-        return {**self.flags, **contents}
+        flags = {name: value for name, value in self.flags.items() if name != NOTES}
+        return {**flags, **contents}
 
     def check(self) -> None:
         """Raise InputError if the folder holds a run and `resume` is off, or one of other flags."""
@@ -126,6 +132,26 @@ class RunFolder:
             raise InputError(
                 f"--save_dir {self.path}: holds a run with --{flag} {before}, not {now}; choose "
                 "another folder"
+            )
+        self._check_lost()
+
+    def _check_lost(self) -> None:
+        """Raise InputError if `--resume` finds no checkpoint of a run that had one.
+
+        It would begin anew and overwrite what is left. The figures of one epoch are written before
+        its checkpoint, so those of two tell.
+        """
+        going_on = self.resume == "auto" and self.flags.get("continue_from") is None
+        metrics = self.path / names.METRICS
+        if not going_on or self.newest(self.path) or not metrics.is_file():
+            return
+        epochs = len(metrics.read_bytes().splitlines())
+        if epochs > 1 and not (self.path / self.last_file).is_file():
+            tickets = [*self.path.glob(f"*{names.TICKET_SUFFIX}")]
+            offer = "; --continue_from a ticket goes on without it" if tickets else ""
+            raise InputError(
+                f"--resume: {self.path} holds the figures of {epochs} epochs, but no checkpoint"
+                f"{offer}; to begin anew choose another --save_dir"
             )
 
     def _check_remains(self) -> None:
@@ -157,8 +183,7 @@ class RunFolder:
         yield from self._inputs_that_differ(before)
         for name, value in json.loads(json.dumps(self.recorded())).items():
             if name not in self.free and name in before and before[name] != value:
-                flag = name.replace(CONTENT, " that holds") if CONTENT in name else name
-                yield flag, before[name], value
+                yield _as_flag(name), before[name], value
 
     def _inputs_that_differ(self, before: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
         """The inputs that only one of the two runs has, or has as a file of its own."""
@@ -206,6 +231,13 @@ class RunFolder:
         """The checkpoint that was written last, if there is any."""
         found = list(self.path.glob(f"*{names.CHECKPOINT}"))
         return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def _as_flag(name: str) -> str:
+    """What a message calls a recorded value, behind `--`."""
+    if name == f"{IMAGES}{CONTENT}":
+        return "data whose images are"
+    return name.replace(CONTENT, " that holds")
 
 
 def read_args(folder: Path) -> dict[str, Any]:

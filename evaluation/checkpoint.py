@@ -16,7 +16,8 @@ from torch import Tensor
 
 from dataset import DataSpec
 from engine.data_warnings import warn_of_notes, warn_of_skipped
-from engine.log import say
+from engine.log import Warnings, say
+from engine.run_folder import PROCESSES, read_args
 from errors import InputError
 from evaluation.autoattack import forget_progress
 from evaluation.evaluator import Evaluator
@@ -35,17 +36,24 @@ from evaluation.tested import (
 from files.checkpoints import save_checkpoint
 from files.class_names import CLASSES
 from files.names import EVALUATION, EVALUATION_OUTCOMES, EVALUATION_PROGRESS
+from files.outcomes import CLEAN
 from files.transfer_run import role_of
 
 CIFAR10_C_FOLDER = "CIFAR-10-C"  # as the archive unpacks
 
 
 def evaluate_checkpoint(
-    file: NetworkFile, evaluator: Evaluator, request: Request, spec: DataSpec, save_dir: Path
+    file: NetworkFile,
+    warnings: Warnings,
+    evaluator: Evaluator,
+    request: Request,
+    spec: DataSpec,
+    save_dir: Path,
 ) -> None:
     """Rebuild the network in a checkpoint, test it as `request` says, write eval.json.
 
     Args:
+        warnings: what was told already.
         spec: how images are framed, and the data set whose test split is used, if it is.
 
     Raises:
@@ -54,13 +62,13 @@ def evaluate_checkpoint(
     """
     if request.save_adv and evaluator.runtime.world_size > 1:
         raise InputError("--save_adv works in one process only")
-    tested = read_network(file, evaluator, spec)
+    tested = read_network(file, evaluator, spec, warnings)
     kind, where = request.eval_set
     if kind == "cifar10_c":
         where = where or str(Path(spec.root) / CIFAR10_C_FOLDER)
     attacked = kind == "test" and request.attacked
     said = {
-        **about(file, evaluator, spec, f"{kind}:{where}" if where else kind),
+        **about(tested, evaluator, spec, f"{kind}:{where}" if where else kind),
         "asked": request.recorded(),
         "attack": str(evaluator.attack) if attacked else None,
     }
@@ -96,7 +104,9 @@ def _on_test_split(
     check_source_classes(request, loader, tested.warnings)
     crafted: list[tuple[Tensor, Tensor]] = []
     keep = crafted if request.save_adv else None
-    test = SplitTest(evaluator, loader, request, save_dir)
+    if request.attacked:
+        _compare_processes(tested, evaluator)
+    test = SplitTest(evaluator, loader, request, save_dir, tested.warnings)
     test.sa_and_ra(model, role, keep)
     warn_of_skipped(tested.warnings, loader)
     if request.save_adv:
@@ -109,9 +119,19 @@ def _on_test_split(
     test.save(EVALUATION_OUTCOMES)
     return {
         **test.accuracy(role)._asdict(),
-        "images": test.asked.num_images,
+        "images": len(test.bits[role, CLEAN]),  # that could be read
         **further,
     }
+
+
+def _compare_processes(tested: Tested, evaluator: Evaluator) -> None:
+    """Warn where RA will differ a little from the run's, as random starts are drawn otherwise."""
+    before, now = read_args(tested.path.parent).get(PROCESSES), evaluator.runtime.world_size
+    if before not in (None, now):
+        tested.warnings.add(
+            f"the network's run had {before} processes, this test has {now}: each draws random "
+            "starts of its own, so RA may differ a little from the run's"
+        )
 
 
 def _on_adversarial(

@@ -33,8 +33,14 @@ class SplitTest:
     """
 
     def __init__(
-        self, evaluator: Evaluator, loader: Loader, request: Request, folder: Path
+        self,
+        evaluator: Evaluator,
+        loader: Loader,
+        request: Request,
+        folder: Path,
+        warnings: Warnings | None = None,
     ) -> None:
+        self.warnings = warnings or Warnings()
         self.evaluator, self.loader, self.request = evaluator, loader, request
         self.folder, self.asked = folder, loader.some(request.images)
         self.bits: dict[Key, Tensor] = {}
@@ -107,7 +113,9 @@ class SplitTest:
         """Write the outcomes of all networks into the folder, on rank 0."""
         total = self.loader.num_images
         if any(len(bits) not in (total, self.asked.num_images) for bits in self.bits.values()):
-            warn(f"no {name}: some test images could not be read, so outcomes have no place")
+            self.warnings.add(
+                f"no {name}: some test images could not be read, so outcomes have no place"
+            )
             return
         outcomes = Outcomes(
             split=self.loader.fingerprint(),

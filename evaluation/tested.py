@@ -21,6 +21,7 @@ from evaluation.split_test import check_classes
 from files.atomic import move, write_json
 from files.checkpoints import load_checkpoint
 from files.class_names import class_names_in
+from files.fingerprints import weights_sha256
 from files.names import EVALUATION, EVALUATION_OUTCOMES, former
 from input_pipeline.loader import Loader
 from models import load_network, stem_of
@@ -57,13 +58,15 @@ class Tested:
         compare_classes(self.class_names, loader, str(self.path), self.warnings)
 
 
-def read_network(file: NetworkFile, evaluator: Evaluator, spec: DataSpec) -> Tested:
+def read_network(
+    file: NetworkFile, evaluator: Evaluator, spec: DataSpec, warnings: Warnings
+) -> Tested:
     """Rebuild the network, under its masks, and say which it is and what may be wrong with it.
 
     Raises InputError for a file without a network of ours.
     """
-    say(f"testing {file.path}")
-    warnings, usual = Warnings(), mean_std(spec.dataset)
+    say(f"testing {file.path}{f', entry {file.key}' if file.key else ''}")
+    usual = mean_std(spec.dataset)
     model = load_network(
         str(file.path),
         file.arch,
@@ -72,6 +75,7 @@ def read_network(file: NetworkFile, evaluator: Evaluator, spec: DataSpec) -> Tes
         key=file.key,
         otherwise=usual,
         tell=warnings.add,
+        note=lambda line: say(f"{file.path.name}: {line}"),
     )
     say(pruning.remain_line(model))
     stem, size = stem_of(model), spec.input_size
@@ -94,11 +98,16 @@ def splits_to_test(evaluator: Evaluator, spec: DataSpec) -> tuple[Loader, Loader
     return validation, test
 
 
-def about(file: NetworkFile, evaluator: Evaluator, spec: DataSpec, eval_set: str) -> dict[str, Any]:
+def about(tested: Tested, evaluator: Evaluator, spec: DataSpec, eval_set: str) -> dict[str, Any]:
     """What `eval.json` says of a test, whatever is measured: the network, the images, how."""
+    constants = {
+        name: [round(value, 6) for value in tested.model.get_buffer(f"normalize.{name}").tolist()]
+        for name in ("mean", "std")
+    }
     return {
-        "checkpoint": str(file.path),
-        **({"init_key": file.key} if file.key else {}),
+        "checkpoint": str(tested.path),
+        "weights_sha256": weights_sha256(tested.model.state_dict()),
+        **constants,
         "eval_set": eval_set,
         "dataset": spec.dataset,
         "data": spec.root,

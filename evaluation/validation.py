@@ -11,7 +11,7 @@ from torch import nn
 
 from dataset import DataSpec
 from engine.data_warnings import warn_of_notes, warn_of_skipped
-from engine.log import say
+from engine.log import Warnings, say
 from engine.steps import Metrics
 from evaluation.evaluator import Evaluator
 from evaluation.tested import (
@@ -33,14 +33,19 @@ def validate(evaluator: Evaluator, model: nn.Module, loader: Loader, label: str)
     return metrics
 
 
-def validate_file(file: NetworkFile, evaluator: Evaluator, spec: DataSpec, save_dir: Path) -> None:
+def validate_file(
+    file: NetworkFile, warnings: Warnings, evaluator: Evaluator, spec: DataSpec, save_dir: Path
+) -> None:
     """Rebuild the network in a file, under its masks, measure it and write eval.json.
+
+    Args:
+        warnings: what was told already.
 
     Raises:
         InputError: the file holds no network, or one of other classes; images are missing.
     """
-    tested = read_network(file, evaluator, spec)
-    said = about(file, evaluator, spec, "validation")
+    tested = read_network(file, evaluator, spec, warnings)
+    said = about(tested, evaluator, spec, "validation")
     keep_former(save_dir, said)
     loader, _ = splits_to_test(evaluator, spec)
     warn_of_notes(tested.warnings, loader)

@@ -88,6 +88,8 @@ def _umask() -> int:
 
 def check_writable(path: str | os.PathLike[str], flag: str) -> None:
     """Raise InputError, naming the flag, where a file could not be written; make no folder."""
+    if Path(path).is_dir():
+        raise InputError(f"{flag}: {path} is a folder; name a file")
     folder = next(above for above in Path(path).absolute().parents if above.exists())
     try:
         with _temporary(folder / "x"):

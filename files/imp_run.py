@@ -162,18 +162,23 @@ def export_released(save_dir: Path, state: int, mode: str) -> Path:
     transforms, so `normalize.*` goes.
     """
     source, ticket = save_dir / names.imp_checkpoint(state), save_dir / names.ticket(state)
-    if source.is_file():
-        checkpoint = load_checkpoint(source)
+    checkpoint = load_checkpoint(source) if source.is_file() else {}
+    if {*TRAINED, "state_dict"} <= checkpoint.keys() and "file" in (checkpoint.get("init") or {}):
         init = load_initial_weights(source, checkpoint["init"])
         about = {key: checkpoint[key] for key in TRAINED}
         weights = checkpoint["state_dict"]
-    elif ticket.is_file():
+    elif ticket.is_file():  # also of a state 0 that trained the initial weights itself
         header = ticket_header(ticket)
         init = load_initial_weights(
             ticket, {"file": names.INIT, "sha256": header.get("init_sha256", "")}
         )
         about = {"arch": header.get("arch"), "state_prune": state, **kind_noted(header)}
         weights = _masked(init, load_ticket(ticket))
+    elif checkpoint:
+        raise InputError(
+            f"{source}: names no initial weights, and {ticket.name} is not there; choose another "
+            "state"
+        )
     else:
         raise InputError(f"{source}: no such file, nor {ticket.name}; choose another state")
 

@@ -50,7 +50,7 @@ def imp_checkpoint(state: int) -> str:
     return f"{state}{CHECKPOINT_SUFFIX}"
 
 
-def imp_best(state: int) -> str:
+def imp_best(state: int | str) -> str:
     return f"{state}-model_best.pth.tar"
 
 

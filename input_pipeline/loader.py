@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from errors import InputError
 from input_pipeline.decoding import read_image
 from input_pipeline.names import compare_classes, doubtful_order
-from input_pipeline.splits import Split, fingerprint, short_fingerprint
+from input_pipeline.splits import Split, fingerprint, sampled_fingerprint, short_fingerprint
 from input_pipeline.transforms import DRAWS, Transform, uniforms
 from input_pipeline.workers import STOP_SIGNALS as STOP_SIGNALS  # for those who run a loader
 from input_pipeline.workers import loaded, useful_workers
@@ -145,6 +145,12 @@ class Loader:
     def described(self) -> str:
         """What is in a training split: counts, and a fingerprint that does not depend on paths."""
         return f"{self.num_images} images of {self.num_classes} classes ({self._content})"
+
+    def sampled(self) -> str:
+        """A short fingerprint of any split: names and sizes of its files, or some of its pixels."""
+        if self._source is None:
+            return self._content
+        return sampled_fingerprint(self._source, self.classes)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the split's classes, labels and images, in their order.

@@ -20,7 +20,7 @@ from files.atomic import replacing
 from files.sealed import content_hash
 from models.command import OneLineParser
 from models.normalize import check_constants
-from models.pretrained import load_network
+from models.pretrained import has_constants, load_network
 from models.zoo import ARCHS, build_model, classifier, stem_and_width, stem_of
 
 TOLERANCE = 1e-4  # of the largest logit; ONNX runtimes order their sums differently
@@ -182,6 +182,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError("--mean and --std go together")
     if mean is not None and std is not None:
         check_constants(mean, std, ("--mean", "--std"))
+        if has_constants(args.checkpoint):
+            raise InputError(
+                f"{args.checkpoint}: has its own mean and std; leave out --mean and --std"
+            )
     if args.input_size is not None and args.input_size < 1:
         raise InputError(f"--input_size {args.input_size} must be at least 1")
     model = load_network(args.checkpoint, args.arch, mean, std)

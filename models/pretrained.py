@@ -79,6 +79,7 @@ def load_network(
     key: str | None = None,
     otherwise: tuple[Sequence[float], Sequence[float]] | None = None,
     tell: Callable[[str], None] = lambda line: None,
+    note: Callable[[str], None] = lambda line: None,
     advice: str = "add --arch NAME",
 ) -> nn.Module:
     """Build the network that a checkpoint holds, masks baked in, in evaluation mode.
@@ -88,6 +89,7 @@ def load_network(
         key: the file's entry with the weights, if not the usual one.
         otherwise: mean and std for a file without any, such as the released code's standard ones;
             `tell` gets a line about it.
+        note: gets a line for whatever the file holds that is not used, or is usual.
         advice: what helps where the architecture cannot be inferred.
 
     Raises InputError if architecture or normalisation can neither be inferred from the file nor are
@@ -117,6 +119,8 @@ def load_network(
     classes = source.weights[head].shape[0]
     model = build_model(arch, classes, mean, std, *stem_and_width(source.weights))
     loaded = _fill(model, source, checkpoint, normalization=normalization)
+    for line in loaded.notes:
+        note(line)
     with torch.no_grad():
         for name, mask in (loaded.masks or {}).items():
             model.get_parameter(name.removesuffix("_mask")).mul_(mask)
@@ -155,6 +159,11 @@ def fit_masks(model: nn.Module, masks: dict[str, Tensor]) -> dict[str, Tensor]:
 def _read(path: str | os.PathLike[str], key: str | None = None) -> Source:
     source = read_layout(load_checkpoint(path), str(path), key)
     return replace(source, constants=source.constants or header_constants(path))
+
+
+def has_constants(path: str | os.PathLike[str], key: str | None = None) -> bool:
+    """Whether a file tells by which mean and std its network's images are normalised."""
+    return _read(path, key).constants is not None
 
 
 def header_constants(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor] | None:

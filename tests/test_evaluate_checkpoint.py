@@ -42,6 +42,7 @@ TRAIN = ["--mode", "adv", "--epochs", "3", "--lr", "0.05", "--eval_from", "2", "
 ALWAYS = {
     "checkpoint", "eval_set", "dataset", "input_size", "augment", "seed", "eval_batch_size", "sa",
     "ra", "images", "warnings", "amp", "asked", "attack", "data", "classes",
+    "mean", "std", "weights_sha256",
 }  # fmt: skip
 
 
@@ -327,7 +328,8 @@ def test_an_evaluation_leaves_what_one_of_another_kind_has_found(data, checkpoin
     outcomes = (tmp_path / "eval.outcomes.safetensors").read_bytes()
     assert evaluate(checkpoint, tmp_path, data=data) == first
     assert names(tmp_path) == {"eval.json", "eval.outcomes.safetensors"}
-    for number, flags in ((1, ("--eval_images", "5")), (2, ("--test_eps", "2/255"))):
+    other = ("--test_eps", "2/255", "--mean", "0,0,0", "--std", "1,1,1")
+    for number, flags in ((1, ("--eval_images", "5")), (2, other[:2]), (3, other)):
         evaluate(checkpoint, tmp_path, *flags, data=data)
         assert (tmp_path / f"eval.{number}.json").is_file()
     kept = read_json(tmp_path / "eval.1.json")
@@ -343,6 +345,53 @@ def test_a_network_whose_output_is_not_finite_has_no_accuracy(data, checkpoint, 
     with pytest.raises(RunFailed, match=r"test SA .*: the network's output is not finite"):
         evaluate(tmp_path / "diverged.pth.tar", tmp_path / "out", data=data)
     assert not (tmp_path / "out" / "eval.json").exists()
+
+
+def test_the_entry_that_is_named_is_tested(data, checkpoint, tmp_path, capsys):
+    content = load(checkpoint)
+    other = {name: value.flip(0) for name, value in content["state_dict"].items()}
+    save_checkpoint(tmp_path / "two.pth.tar", {"state_dict": content["state_dict"], "ema": other})
+    found = [
+        evaluate(tmp_path / "two.pth.tar", tmp_path / str(n), *flags, data=data)
+        for n, flags in enumerate(((), ("--init_key", "ema")))
+    ]
+    assert found[0]["weights_sha256"] != found[1]["weights_sha256"]
+    said = capsys.readouterr().out
+    assert "two.pth.tar, entry ema\n" in said
+    assert "two.pth.tar: averaged weights (EMA) lie under ema: --init_key ema takes them" in said
+
+
+def test_what_flags_were_warned_of_is_recorded(data, checkpoint, tmp_path):
+    alone = shutil.copy(checkpoint, tmp_path / "alone.pth.tar")
+    told = f"{alone}: no args.json beside it: framing and attack are as flags say"
+    assert told in evaluate(alone, tmp_path / "out", data=data)["warnings"]
+
+
+def test_a_test_takes_the_batches_of_its_run_and_tells_of_other_processes(
+    data, run, checkpoint, tmp_path
+):
+    other = shutil.copytree(run, tmp_path / "other")
+    recorded = read_json(other / "args.json")
+    write_json(other / "args.json", {**recorded, "eval_batch_size": 5, "processes": 4})
+    found = evaluate(other / checkpoint.name, tmp_path / "out", data=data)
+    assert found["eval_batch_size"] == 5
+    (line,) = found["warnings"]
+    assert line.startswith("the network's run had 4 processes, this test has 1")
+    assert evaluate(checkpoint, tmp_path / "own", data=data)["warnings"] == []
+
+
+def test_images_that_cannot_be_read_are_not_counted(data, checkpoint, tmp_path):
+    broken = Path(shutil.copytree(data, tmp_path / "data"))
+    next((broken / "test").rglob("*.png")).write_bytes(b"no image")
+    found = evaluate(checkpoint, tmp_path / "out", "--skip_bad", data=broken)
+    assert found["images"] == 11
+    assert any("could not be read, so outcomes have no place" in w for w in found["warnings"])
+
+
+def test_a_folder_is_no_file_of_adversarial_images(data, checkpoint, tmp_path, capsys):
+    where = ["--dataset", "folder", "--data", data, "--resume", checkpoint]
+    line = refused(capsys, "--evaluate", *where, "--save_adv", tmp_path)
+    assert f"--save_adv: {tmp_path} is a folder; name a file" in line
 
 
 @pytest.mark.parametrize("flag", ["--save_dir", "--save_adv"])

@@ -444,6 +444,7 @@ def test_evaluate_writes_eval_json_with_the_accuracy_of_the_run(data, run, tmp_p
         written = read_json(folder / "eval.json")
         told = {"checkpoint", "eval_set", "dataset", "data", "classes", "input_size", "augment"}
         told |= {"eval_batch_size", "amp", "seed", "acc1", "acc5", "images", "warnings"}
+        told |= {"mean", "std", "weights_sha256"}
         assert set(written) == told | set(provenance())
         assert (written["eval_batch_size"], written["amp"]) == (12, "off")
         assert written["checkpoint"] == str(folder / (name or "2-checkpoint.pth.tar"))
@@ -455,6 +456,21 @@ def test_evaluate_writes_eval_json_with_the_accuracy_of_the_run(data, run, tmp_p
         (folder / name).unlink()
     assert contents(folder) == before  # nothing else was touched
     assert " * Acc@1 " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--evaluate", "--continue_from", "1-ticket.safetensors"], "--continue_from trains a"),
+        (["--evaluate", "--export_released", "1"], "leave out --evaluate"),
+        (["--init", "robust.pt", "--pretrained"], "--pretrained is --init torchvision, not robust"),
+        (["--pretrained", "--init", "robust.pt"], "--pretrained is --init torchvision, not robust"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(data, tmp_path, capsys, words, told):
+    line = one_error_line(flags_of(data, tmp_path / "x", *words), main_imp_pretrain.main, capsys)
+    assert told in line
+    assert not (tmp_path / "x").exists()
 
 
 def test_evaluate_takes_a_states_best_network(data, run, tmp_path):
@@ -599,6 +615,20 @@ def test_a_run_that_dies_before_its_first_checkpoint_starts_anew(data, run, tmp_
     assert (folder / "args.json").exists()
     run_imp(data, folder, *SCHEDULE, "--resume")
     assert_same_run(folder, run.folder)
+
+
+def test_resume_does_not_begin_anew_over_a_run_whose_checkpoints_are_lost(
+    data, run, tmp_path, capsys
+):
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    for path in [*folder.glob("*checkpoint.pth.tar"), folder / "3-ticket.safetensors"]:
+        path.unlink()
+    before = contents(folder)
+    argv = flags_of(data, folder, *SCHEDULE, "--resume")
+    line = one_error_line(argv, main_imp_pretrain.main, capsys)
+    assert "holds the figures of 6 epochs, but no checkpoint; --continue_from a ticket" in line
+    assert contents(folder) == before
 
 
 def test_resume_in_an_empty_folder_is_a_new_run(data, standard, tmp_path):

@@ -374,6 +374,14 @@ def test_exported_safetensors_loads_back_with_its_constants(tmp_path):
     assert torch.equal(back(images), model(images))
 
 
+def test_constants_that_a_file_has_are_not_exported_otherwise(tmp_path, capsys):
+    path, _ = transfer_checkpoint(tmp_path, **SMALL)
+    argv = [str(path), str(tmp_path / "net.safetensors"), "--mean", "0,0,0", "--std", "1,1,1"]
+    with pytest.raises(InputError, match="has its own mean and std; leave out --mean and --std"):
+        export.main(argv)
+    assert not (tmp_path / "net.safetensors").exists()
+
+
 def test_exported_onnx_gives_the_same_logits(tmp_path):
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
         pytest.skip("onnx and onnxscript are not installed (an optional extra)")

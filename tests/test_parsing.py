@@ -173,7 +173,11 @@ def notes_of(task, *words):
 @pytest.mark.parametrize(
     ("task", "words", "told"),
     [
-        ("transfer", ["--epochs", "2"], None),  # the recipe's own may lie beyond
+        ("transfer", ["--mode", "std", "--epochs", "2"], None),  # the recipe's own may lie beyond
+        ("transfer", ["--epochs", "46"], "--eval_from 45 of the recipe: with --epochs 46 the last"),
+        ("transfer", ["--epochs", "47"], None),
+        ("transfer", ["--epochs", "46", "--eval_from", "45"], None),
+        ("transfer", ["--epochs", "1"], None),
         ("transfer", ["--decreasing_lr", "50,75"], None),
         (
             "transfer",

@@ -34,7 +34,7 @@ def plan(main, argv, capsys):
     capsys.readouterr()
     main([*argv, "--dry_run"])
     printed = capsys.readouterr()
-    assert printed.err == ""
+    assert all(" of the recipe: " in line for line in printed.err.splitlines()), printed.err
     return printed.out
 
 

@@ -9,6 +9,7 @@ import torch
 from helpers.main_cases import (
     Interrupted,
     assert_same_bits,
+    contents,
     copy_after_each_epoch,
     die_saving,
     load,
@@ -28,7 +29,10 @@ from engine.distributed import Runtime
 from engine.run_folder import RunFolder
 from engine.steps import Execution
 from engine.training import Training
+from errors import InputError
 
+NETWORK = ["-a", "resnet20s", "--width", "4", "--input_size", "16", "-b", "12", "-j", "0"]
+NETWORK += ["--device", "cpu"]
 SEARCH = ["--mode", "std", "--epochs", "3", "--prune_epoch", "1", "--pretrain_epochs", "1"]
 SHORT = ["--mode", "std", "--epochs", "3", "--lr", "0.01", "--decreasing_lr", "2"]
 
@@ -68,8 +72,7 @@ def cut_off(run, data, folder, flags, epoch):
 
 def transfer_line(data, folder, flags, capsys):
     argv = ["--dataset", "folder", "--data", str(data), "--save_dir", str(folder)]
-    argv += ["-a", "resnet20s", "--width", "4", "--input_size", "16", "-b", "12", "-j", "0"]
-    return one_error_line([*argv, "--device", "cpu", *flags], main_downstream.main, capsys)
+    return one_error_line([*argv, *NETWORK, *flags], main_downstream.main, capsys)
 
 
 # --- other inputs -------------------------------------------------------------------------------
@@ -305,6 +308,63 @@ def test_what_the_first_init_needed_is_no_matter_of_the_initial_weights(
         assert found == expected
     weights = [load(tmp_path / run / "3-checkpoint.pth.tar") for run in ("again", "whole")]
     assert_same_bits(weights[0]["state_dict"], weights[1]["state_dict"])
+
+
+def test_a_lost_search_goes_on_in_its_own_folder_with_the_flags_that_it_had(data, search, tmp_path):
+    path = tmp_path / "pretrained.pth.tar"
+    torch.save({"weights": load(search / "init.pth.tar")}, path)
+    begun = [*SEARCH, "--init_key", "weights", "--reset_fc"]
+    run_imp(data, tmp_path / "whole", *begun, "--init", str(path))
+    folder = Path(shutil.copytree(tmp_path / "whole", tmp_path / "lost"))
+    for lost in [*folder.glob("*checkpoint.pth.tar"), *folder.glob("[34]-ticket.safetensors")]:
+        lost.unlink()
+    ticket = str(folder / "2-ticket.safetensors")
+    run_imp(data, folder, *begun, "--continue_from", ticket, "--resume")
+    name = "4-ticket.safetensors"
+    assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_tickets_after_the_one_to_go_on_from_are_not_overwritten(data, search, tmp_path, capsys):
+    folder = Path(shutil.copytree(search, tmp_path / "lost"))
+    for lost in [*folder.glob("*checkpoint.pth.tar"), folder / "4-ticket.safetensors"]:
+        lost.unlink()
+    before = contents(folder)
+    taken = ["--continue_from", str(folder / "1-ticket.safetensors"), "--resume"]
+    argv = [str(data), *NETWORK, *SEARCH, *taken, "--save_dir", str(folder)]
+    line = one_error_line(argv, main_imp_pretrain.main, capsys)
+    assert "2-ticket.safetensors lies beside it and would be overwritten" in line
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize(("given", "tag"), [([], "adv"), (["--tag", "fast"], "fast")])
+def test_a_run_that_goes_on_keeps_its_name(data, tmp_path, given, tag):
+    cut_off(run_transfer, data, tmp_path / "run", [*SHORT, "--tag", "adv"], 2)
+    run_transfer(data, tmp_path / "run", *SHORT, *given, "--resume")
+    results = read_json(tmp_path / "run" / "results.json")
+    assert results["pretraining"] == tag
+    told = [line for line in results["warnings"] if "--tag" in line]
+    assert told == ([f"--tag {tag}: the run began as adv; its results say {tag}"] if given else [])
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_images_that_were_made_anew_are_noticed(data, tmp_path, capsys, split):
+    images = Path(shutil.copytree(data, tmp_path / "data"))
+    cut_off(run_transfer, images, tmp_path / "run", SHORT, 2)
+    for path in (images / split).rglob("*.png"):
+        path.write_bytes(path.read_bytes() + b" ")
+    line = transfer_line(images, tmp_path / "run", [*SHORT, "--resume"], capsys)
+    assert "holds a run with --data whose images are " in line
+
+
+def test_a_state_0_that_trained_its_own_weights_is_exported_from_its_ticket(data, search, tmp_path):
+    folder = Path(shutil.copytree(search, tmp_path / "run"))
+    run_imp(data, folder, *SEARCH, "--export_released", "0")
+    exported = load(next(folder.glob("0-*released*")))
+    assert exported["state_prune"] == 0
+    (folder / "0-ticket.safetensors").unlink()
+    argv = [str(data), *NETWORK, *SEARCH, "--export_released", "0", "--save_dir", str(folder)]
+    with pytest.raises(InputError, match="0-checkpoint.pth.tar: names no initial weights"):
+        main_imp_pretrain.main(argv)
 
 
 # --- what cannot go on to the bit -----------------------------------------------------------------

@@ -3,13 +3,13 @@
 # Runs the tests that need CUDA, then a short benchmark; FOLDER/gpu.md (runs/gpu_trial) has the table.
 # With GPU_TRIAL_ON=cpu all of it runs on the CPU, at tiny sizes, to see that it works.
 set -euo pipefail
-root=$(cd "$(dirname "$0")/.." && pwd)
+root=$(CDPATH='' cd "$(dirname "$0")/.." && pwd)
 source "$root/script/env.sh"
 [ $# -le 1 ] || { echo "usage: bash benchmarks/gpu_trial.sh [FOLDER]" >&2; exit 2; }
 folder=${1:-$root/runs/gpu_trial}
 python=$(find_python "$root")
 mkdir -p "$folder"
-folder=$(cd "$folder" && pwd)
+folder=$(CDPATH='' cd "$folder" && pwd)
 cd "$root"
 export GPU_TESTS_ON=${GPU_TRIAL_ON:-cuda}
 began=$SECONDS

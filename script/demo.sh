@@ -2,7 +2,7 @@
 # The whole pipeline, small, on real images: pre-train, find tickets, transfer them, report.
 # Started again, it goes on where it was stopped.
 set -euo pipefail
-root=$(cd "$(dirname "$0")/.." && pwd)
+root=$(CDPATH='' cd "$(dirname "$0")/.." && pwd)
 source "$root/script/env.sh"
 [[ $# -le 1 && ${1:-} != -* ]] || { echo "usage: bash script/demo.sh [OUT]   (runs/demo)" >&2; exit 2; }
 out=${1:-runs/demo}

@@ -2,7 +2,7 @@
 # Install what is missing, then lint, type-check and test, a process on each core. Further arguments
 # go to pytest.
 set -euo pipefail
-root=$(cd "$(dirname "$0")/.." && pwd)
+root=$(CDPATH='' cd "$(dirname "$0")/.." && pwd)
 source "$root/script/env.sh"
 use_environment "$root" requirements-dev.txt
 cd "$root"

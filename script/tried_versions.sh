@@ -4,14 +4,14 @@
 # VERSION is one of PyTorch's (2.4.1), or `lowest`: every package at its bound in the requirements.
 # $PYTHON makes the environments. One takes 3 to 7 GB in FOLDER while it is tried; its log stays.
 set -euo pipefail
-root=$(cd "$(dirname "$0")/.." && pwd)
+root=$(CDPATH='' cd "$(dirname "$0")/.." && pwd)
 source "$root/script/env.sh"
 need_positions 2 \
   "usage: bash script/tried_versions.sh FOLDER VERSION... [-- PYTEST ARGUMENTS]" "$@"
 python=${PYTHON:-python3}
 unset PYTHON # the scripts that are tested shall find that of the environment
 mkdir -p "$1"
-folder=$(cd "$1" && pwd)
+folder=$(CDPATH='' cd "$1" && pwd)
 shift
 versions=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do

@@ -23,6 +23,12 @@ from files import names
 from main_downstream import TRANSFER_DATASETS
 from models import ARCHS
 
+OF_A_FOLDER = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in [*SCRIPT.rglob("*.sh"), *ROOT.glob("benchmarks/*.sh"), *ROOT.glob("results/*/*.sh")]
+    if "=$(" in path.read_text() and "dirname" in path.read_text()
+)  # the scripts that look for their own folder
+
 STUB = '#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n'
 
 
@@ -164,6 +170,31 @@ def test_a_driver_runs_the_real_main(tmp_path):
     assert "--tickets_file none.safetensors   <- MISSING" in done.stdout
     assert "3 epochs" in done.stdout
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("script", OF_A_FOLDER)
+def test_a_users_cdpath_leads_no_script_to_another_folder(script, tmp_path):
+    """With it `cd` prints where it went, and goes to a folder of that name elsewhere first."""
+    (tmp_path / Path(script).parent).mkdir(parents=True)
+    lines = [line for line in (ROOT / script).read_text().splitlines() if "$(dirname" in line]
+    done = subprocess.run(
+        ["bash", "-c", f'{lines[0]}; echo "${{root:-$here}}"', script],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+        env={**os.environ, "CDPATH": str(tmp_path)},
+    )  # fmt: skip
+    where = (ROOT / script).parent if lines[0].startswith("here") else ROOT
+    assert done.stdout == f"{where}\n"
+
+
+def test_a_folder_that_is_named_to_a_script_is_not_looked_for_in_cdpath(stub, tmp_path):
+    stub.write_text("#!/usr/bin/env bash\n")
+    (tmp_path / "elsewhere/mine").mkdir(parents=True)
+    subprocess.run(
+        ["bash", str(SCRIPT / "tried_versions.sh"), "mine", "9.9"], cwd=tmp_path,
+        capture_output=True,
+        env={**os.environ, "PYTHON": str(stub), "CDPATH": str(tmp_path / "elsewhere")},
+    )  # fmt: skip
+    assert (tmp_path / "mine/9.9.log").is_file()
 
 
 # --- which Python, and what it has ---------------------------------------------------------------

@@ -5,9 +5,9 @@
 # the clean ones are, and RA is within 0.5 points. About 25 minutes on one core each.
 set -euo pipefail
 [ $# -eq 1 ] || { echo "usage: bash results/miniature/check.sh DIR" >&2; exit 2; }
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(CDPATH='' cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
-data=$(cd "$1" && pwd)
+data=$(CDPATH='' cd "$1" && pwd)
 source "$root/script/env.sh"
 python=$(find_python "$root")
 out=$(mktemp -d)

@@ -2,7 +2,7 @@
 # Find tickets by IMP with adversarial (PGD-3) training on ImageNet: the paper's recipe,
 # on all visible GPUs (--nproc N or --gpu I: fewer), at most 256 images per pass (--micro_batch N).
 set -euo pipefail
-root=$(cd "$(dirname "$0")/../.." && pwd)
+root=$(CDPATH='' cd "$(dirname "$0")/../.." && pwd)
 source "$root/script/env.sh"
 usage="usage: bash script/imp_pretrain/imp_adv.sh INIT SAVE DATA [flags of main_imp_pretrain.py …]"
 need_positions 3 "$usage" "$@"

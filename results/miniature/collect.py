@@ -53,6 +53,7 @@ def take(runs: Path, folder: Path, files: tuple[str, ...] | list[str]) -> None:
 
 
 def write_report_again() -> int:
+    shutil.rmtree(HERE / "report", ignore_errors=True)  # a figure that is not drawn any more
     verdict, files = write_report(HERE / "runs", HERE / "report")
     kept = [path for path in files if path.suffix in (".json", ".csv", ".png")]
     for path in set(files) - set(kept):

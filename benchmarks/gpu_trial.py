@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,13 +31,15 @@ if ON_CPU:
     timing.DEVICE = torch.device("cpu")
 
 import workloads
-from workloads import BF16, FP32, PGD3, PGD10, PGD20, Recipe
+from workloads import BF16, EPS, FP32, PGD3, PGD10, Recipe
 
-from attack_utils import make_pgd
+from attack_utils import PGDConfig, make_pgd
 from engine.distributed import configure_torch, seed_everything
 from engine.steps import Execution, evaluate, make_sgd, training_step
+from files.atomic import replacing
 from models import compile_passes, compiled, fold_for_evaluation
 
+PGD20 = PGDConfig(EPS, 20, 2 / 255)
 WAYS = {
     "ours, fp32": FP32,
     "bf16": BF16,
@@ -116,32 +118,39 @@ def timed(make: Callable[[], Callable[[], object]]) -> Timed | str:
             torch.cuda.empty_cache()
 
 
-def rows(deadline: float) -> list[str]:
-    """One row of the table for each piece of work; what compiles, and takes long, comes last."""
+def tables(deadline: float) -> Iterator[list[str]]:
+    """The rows of the table, a piece of work each: before any cell is filled, and after each.
+
+    What compiles, and takes long, comes last.
+    """
     works = TRAINED | EVALUATED
     if ON_CPU:
         works = {name: recipe._replace(**SMALL) for name, recipe in works.items()}
-    found: dict[str, list[Timed | str]] = {name: [] for name in works}
-    for way, execution in {"released recipe": None, **WAYS}.items():
+    ways = {"released recipe": None, **WAYS}
+    found: dict[str, list[Timed | str]] = {name: ["no time"] * len(ways) for name in works}
+    yield table(works, found)
+    for column, (way, execution) in enumerate(ways.items()):
         for name, recipe in works.items():
             attacked = name in EVALUATED
-            if time.monotonic() > deadline:
-                found[name].append("no time")
-            elif attacked and execution and execution.cuda_graphs:
-                found[name].append("–")  # of training alone
-            else:
+            if attacked and execution and execution.cuda_graphs:
+                found[name][column] = "–"  # of training alone
+            elif time.monotonic() <= deadline:
                 print(f"{name}: {way}", flush=True)
-                found[name].append(timed(partial(make, recipe, execution, attacked)))
-    return [
-        f"| {name} | {' | '.join(cell(one, row[0], works[name].batch) for one in row)} |"
-        for name, row in found.items()
-    ]
+                found[name][column] = timed(partial(make, recipe, execution, attacked))
+            yield table(works, found)
 
 
 def make(recipe: Recipe, execution: Execution | None, attacked: bool) -> Callable[[], object]:
     if execution is None:
         return plain_evaluation(recipe) if attacked else workloads.plain_training(recipe)
     return (our_evaluation if attacked else our_training)(recipe, execution)
+
+
+def table(works: Mapping[str, Recipe], found: Mapping[str, Sequence[Timed | str]]) -> list[str]:
+    return [
+        f"| {name} | {' | '.join(cell(one, row[0], works[name].batch) for one in row)} |"
+        for name, row in found.items()
+    ]
 
 
 def cell(found: Timed | str, baseline: Timed | str, images: int) -> str:
@@ -223,9 +232,10 @@ def main() -> None:
         parser.error("PyTorch sees no CUDA device")
     configure_torch(1 if ON_CPU else None, tf32=False)
     seed_everything(0)
-    found = rows(time.monotonic() + args.seconds)
     tests = results_of_tests(args.folder / "tests.xml", args.folder / "tests.log")
-    (args.folder / "gpu.md").write_text(page(tests, found))
+    for found in tables(time.monotonic() + args.seconds):  # each kept, as the next may be the last
+        with replacing(args.folder / "gpu.md") as temporary:
+            temporary.write_text(page(tests, found))
     print(f"wrote {args.folder / 'gpu.md'}")
 
 

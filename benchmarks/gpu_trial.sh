@@ -12,9 +12,11 @@ mkdir -p "$folder"
 folder=$(CDPATH='' cd "$folder" && pwd)
 cd "$root"
 export GPU_TESTS_ON=${GPU_TRIAL_ON:-cuda}
+rm -f "$folder"/{tests.xml,tests.log,gpu.md} # of an earlier trial
 began=$SECONDS
 # A test that fails is a row of the table, and so is a time that is up.
-timeout --signal=INT 300 "$python" -m pytest -v -m gpu tests/test_gpu.py \
+timeout --signal=INT --kill-after=20 300 "$python" -m pytest -v -m gpu tests/test_gpu.py \
   --junitxml="$folder/tests.xml" 2>&1 | tee "$folder/tests.log" || true
 left=$((560 - (SECONDS - began)))
-timeout "$left" "$python" benchmarks/gpu_trial.py "$folder" --seconds "$((left - 90))"
+left=$((left < 1 ? 1 : left)) # 0 would be without end
+timeout --kill-after=20 "$left" "$python" benchmarks/gpu_trial.py "$folder" --seconds "$((left - 90))"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ sys.path.insert(1, str(ROOT / "benchmarks"))
 
 import baseline
 import bench
+import gpu_trial
 import roofline
 import timing
 import workloads
@@ -256,3 +258,50 @@ def test_bf16_is_not_measured_where_it_is_emulated(bf16, kinds, monkeypatch, cap
 def test_a_row_short_of_its_must_is_told_as_that(ratio, lower, told):
     must, aim = (2.0, 1.0) if lower else (1.0, 2.0)
     assert bench.verdict(bench.Row("a", "b", must, aim, lower), ratio) == told
+
+
+# --- the trial on a GPU ---------------------------------------------------------------------------
+
+
+def test_what_a_gpu_trial_has_measured_is_written_before_it_is_killed(tmp_path, monkeypatch):
+    pages = []
+
+    def timed(_):
+        pages.append((tmp_path / "gpu.md").read_text())
+        if len(pages) == 3:
+            raise KeyboardInterrupt
+        return gpu_trial.Timed(2.0, 2.0)
+
+    monkeypatch.setattr(gpu_trial, "timed", timed)
+    monkeypatch.setattr(gpu_trial, "configure_torch", lambda *_, **__: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu_trial, "machine", lambda: "a GPU")
+    monkeypatch.setattr(sys, "argv", ["gpu_trial.py", str(tmp_path)])
+    with pytest.raises(KeyboardInterrupt):
+        gpu_trial.main()
+    assert [page.count("| 2 s, ") for page in pages] == [0, 1, 2]
+    assert [page.count("no time") for page in pages] == [30, 29, 28]
+    assert (tmp_path / "gpu.md").read_text() == pages[-1]
+
+
+TIMEOUT = """#!/usr/bin/env bash
+echo "$*" >> "$CALLS"
+"""
+
+
+def test_a_gpu_trial_begins_without_an_earlier_ones_files_and_ends_what_hangs(tmp_path):
+    (tmp_path / "timeout").write_text(TIMEOUT)
+    (tmp_path / "timeout").chmod(0o755)
+    out, calls = tmp_path / "out", tmp_path / "calls"
+    out.mkdir()
+    for name in ("tests.xml", "tests.log", "gpu.md"):
+        (out / name).write_text("of yesterday")
+    subprocess.run(
+        ["bash", str(ROOT / "benchmarks/gpu_trial.sh"), str(out)], check=True,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(calls)},
+    )  # fmt: skip
+    assert [(path.name, path.read_text()) for path in out.iterdir()] == [("tests.log", "")]
+    tests, trial = calls.read_text().splitlines()
+    assert tests.startswith("--signal=INT --kill-after=20 300 ")
+    assert trial.startswith("--kill-after=20 5")
+    assert f" benchmarks/gpu_trial.py {out} --seconds 4" in trial

@@ -25,6 +25,7 @@ from engine.distributed import is_main
 from files import names
 from files.atomic import replacing
 from files.features import flush
+from files.metrics import read_metrics
 
 PACKAGES = ("torch", "torchvision", "numpy", "advertorch", "scikit-learn", "safetensors")
 PLAIN_INTERVAL = 10.0  # seconds between progress lines when nobody watches a terminal
@@ -185,17 +186,9 @@ def _cut_metrics(path: Path, epochs: int) -> float:
     """Keep the lines of the first `epochs` epochs; give the seconds that they took."""
     if not path.is_file():
         return 0.0
-    kept: dict[int, dict[str, Any]] = {}
-    for text in path.read_bytes().splitlines():
-        try:
-            line = json.loads(text)
-            if line["epoch"] in range(epochs):
-                kept[line["epoch"]] = line
-        except (ValueError, KeyError, TypeError):  # the torn last line of a killed run
-            continue
-    if len(kept) < epochs:
-        warn(f"{path}: lacks the figures of {epochs - len(kept)} of {epochs} epochs")
-    lines = [kept[epoch] for epoch in sorted(kept)]
+    lines = [line for line in read_metrics(path) if line["epoch"] in range(epochs)]
+    if len(lines) < epochs:
+        warn(f"{path}: lacks the figures of {epochs - len(lines)} of {epochs} epochs")
     with replacing(path) as temporary:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return lines[-1].get("seconds", 0.0) if lines else 0.0

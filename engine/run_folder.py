@@ -18,6 +18,7 @@ from errors import InputError
 from files import names
 from files.atomic import write_json
 from files.features import discard, lacks_told, take_lock
+from files.metrics import read_metrics
 
 HELD = (errno.EAGAIN, errno.EACCES)  # what lockf answers where another process has the lock
 GLOBAL_BATCH, PROCESSES, NODES = "global_batch", "processes", "world_size"
@@ -145,7 +146,7 @@ class RunFolder:
         metrics = self.path / names.METRICS
         if not going_on or self.newest(self.path) or not metrics.is_file():
             return
-        epochs = len(metrics.read_bytes().splitlines())
+        epochs = len(read_metrics(metrics))
         if epochs > 1 and not (self.path / self.last_file).is_file():
             tickets = [*self.path.glob(f"*{names.TICKET_SUFFIX}")]
             offer = "; --continue_from a ticket goes on without it" if tickets else ""

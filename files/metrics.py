@@ -6,6 +6,7 @@ Starts without PyTorch, so that the report and the study can read it anywhere.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,4 +38,4 @@ def _figures(line: bytes) -> dict[str, Any]:
 
 def _is_finite(value: Any) -> bool:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and abs(value) < 1e15  # NaN and infinity fail this
+    return number and abs(value) <= sys.float_info.max  # NaN and infinity fail this

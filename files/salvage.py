@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 from errors import InputError
 from files import names
 from files.atomic import copy_into, sha256_of
+from files.metrics import read_metrics
 from files.tickets import Ticket, read_ticket, ticket_header
 from pruning_utils import percent_left_in
 
@@ -94,12 +94,8 @@ def check_density(what: str, masks: Mapping[str, Tensor], state: int, rate: floa
 
 def read_history(metrics: Path, epochs: int) -> list[list[float]]:
     """[state, validation SA] of a search's first epochs, as far as `metrics.jsonl` has them."""
-    found: dict[int, list[float]] = {}
-    for text in metrics.read_bytes().splitlines() if metrics.is_file() else []:
-        try:
-            line = json.loads(text)
-            if line["epoch"] in range(epochs):
-                found[line["epoch"]] = [line["state"], line["val_sa"]]
-        except (ValueError, KeyError, TypeError):  # the torn last line of a killed run
-            continue
-    return [found[epoch] for epoch in sorted(found)]
+    return [
+        [line["state"], line["val_sa"]]
+        for line in (read_metrics(metrics) if metrics.is_file() else [])
+        if line["epoch"] in range(epochs) and {"state", "val_sa"} <= line.keys()
+    ]

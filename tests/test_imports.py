@@ -39,14 +39,15 @@ FLOORS: dict[str, tuple[str, ...]] = {
     # Beside them: what reads finished runs, and what starts runs as processes, without PyTorch.
     "report": ("models", "files", "pruning_utils"),
     "study": (
-        "files.names", "files.atomic", "files.features", "files.results", "files.study_record",
-        "engine.schedules",
+        "files.names", "files.atomic", "files.features", "files.metrics", "files.results",
+        "files.study_record", "engine.schedules",
     ),
 }  # fmt: skip
 NO_TORCH = (
     "study.__main__",
     "files.names",
     "files.features",
+    "files.metrics",
     "files.results",
     "files.study_record",
     "engine.schedules",

@@ -47,10 +47,11 @@ def find_tickets(runs_dir: str | Path) -> dict[str, list[TicketFile]]:
         if state.isdecimal() and int(state) > 0:
             folders.setdefault(path.parent, {})[int(state)] = path
     origins = {folder: _run_and_kind(folder) for folder in folders}
+    called = [name for name, _ in origins.values()]
     found = {}
     for folder, paths in folders.items():
         name, kind = origins[folder]
-        if list(origins.values()).count((name, kind)) > 1:
+        if called.count(name) > 1:
             name = f"{name} ({folder.relative_to(root).as_posix()})"
         found[name] = [TicketFile(paths[state], name, state, kind) for state in sorted(paths)]
     return dict(sorted(found.items(), key=lambda item: natural_order(item[0])))

@@ -62,6 +62,17 @@ def test_two_runs_of_one_tag_are_told_apart_by_folder(tmp_path):
     assert list(find_tickets(tmp_path)) == ["adv (seed1)", "adv (seed2)"]
 
 
+def test_baselines_are_named_by_their_kind_and_never_take_anothers_place(tmp_path):
+    origins = {"a": ("adv", "imp"), "b": ("adv", "omp"), "c": ("adv, omp", "imp")}
+    for folder, (tag, kind) in origins.items():
+        write_ticket(tmp_path / folder / "1-ticket.safetensors")
+        (tmp_path / folder / "args.json").write_text(json.dumps({"tag": tag, "ticket": kind}))
+    found = find_tickets(tmp_path)
+    assert {source: file.kind for source, (file,) in found.items()} == {
+        "adv": "imp", "adv, omp (b)": "omp", "adv, omp (c)": "imp",
+    }  # fmt: skip
+
+
 def test_tickets_behind_a_link_are_found_under_the_links_name(tmp_path):
     write_ticket(tmp_path / "disk/imp_a/1-ticket.safetensors")
     (tmp_path / "runs").mkdir()

@@ -8,7 +8,7 @@
 # FOLDER, with a key and sockets of their own, and stops them by their ids.
 set -euo pipefail
 [[ $# -le 1 && ${1:-} != -* ]] || { echo "usage: bash tests/soak_slurm.sh [FOLDER]" >&2; exit 2; }
-root=$(cd "$(dirname "$0")/.." && pwd)
+root=$(CDPATH='' cd "$(dirname "$0")/.." && pwd)
 source "$root/script/env.sh"
 for command in munged slurmctld slurmd srun unshare; do
   if [ "$(id -u)" -ne 0 ] || ! type -P "$command" >/dev/null; then

@@ -85,7 +85,12 @@ def _started(loader: DataLoader) -> tuple[Iterator[Any], list[BaseProcess]]:
 
 
 def _heed_only_the_parent(_worker: int) -> None:
-    """End a loader process by its parent's SIGTERM, which ends processes that are stuck."""
+    """End a loader process by its parent's SIGTERM, which ends processes that are stuck.
+
+    An error in making a batch goes to the parent in the batch's place. What else would be printed
+    is that a batch could not be handed to a parent that is gone.
+    """
+    sys.excepthook = lambda *_: None
 
     def wait() -> None:
         while True:

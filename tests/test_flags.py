@@ -101,7 +101,6 @@ SPELLINGS = [
     (BOTH, ["--no-train-randinit"], ["--no_train_randinit"]),
     (BOTH, ["--resume"], ["--resume", "auto"]),
     (BOTH, ["--multiprocessing_distributed"], ["--multiprocessing-distributed"]),
-    ([imp], ["--pretrained"], ["--init", "torchvision"]),
     ([transfer], ["--tickets_file", "x"], ["--ticket_file", "x"]),
     ([transfer], ["--test_step", "3"], ["--test_steps", "3"]),
     ([transfer], ["--test_gamma", "2/255"], ["--test-step-size", "2/255"]),

@@ -20,6 +20,7 @@ from cli.flags import build_imp_parser, build_transfer_parser
 from cli.nodes import settle_nodes
 from cli.parsing import Parser, Switch
 from cli.recipes import apply_recipe, recipe
+from cli.settle import settle_pretrained
 from engine import distributed
 from engine.schedules import Schedule
 from errors import InputError, RunFailed
@@ -136,6 +137,12 @@ def test_bf16_on_a_cpu_that_emulates_it_is_warned_of(task, capabilities, words, 
     assert notes == slow * [
         "--amp bf16: this CPU has no bf16 instructions and emulates them; --amp off is faster"
     ]
+
+
+def test_pretrained_is_init_torchvision():
+    args, _ = notes_of("imp", "--pretrained")
+    settle_pretrained(args)
+    assert args.init == "torchvision"
 
 
 @pytest.mark.parametrize(

@@ -62,11 +62,9 @@ def conclusion(group: GroupVerdict) -> str:
         said = "No ticket of IMP"
     elif any(row.double_win is None for row in group.found):
         left_out = [regime for mode, regime in REGIMES.items() if mode not in group.modes]
-        what = (
-            f"{left_out[0]}, which the study leaves out, leaves"
-            if left_out
-            else ("missing runs leave")
-        )
+        what = "missing runs leave"
+        if left_out:
+            what = f"{left_out[0]}, which the study leaves out, leaves"
         said = f"No double-win ticket so far; {what} some tickets open"
     else:
         said = "No double-win ticket by the paper\u2019s rule"

@@ -32,16 +32,8 @@ FILES = (*NETWORK_FILES, "masking_source")  # flags that name a file
 FREE_FLAGS = frozenset(
     (
         *("resume", "continue_from", "pretrained", "dry_run", "time_it", "evaluate"),
-        *(
-            "export_released",
-            "keep",
-            "tag",
-            "save_dir",
-            "workers",
-            "print_freq",
-            "save_every_steps",
-        ),
-        *("eval_batch_size", "threads", "compile", "cuda_graphs"),
+        *("export_released", "keep", "tag", "save_dir", "workers", "print_freq"),
+        *("save_every_steps", "eval_batch_size", "threads", "compile", "cuda_graphs"),
         *("device", "gpu", "nproc", "world_size", "rank", "dist_url", "dist_backend"),
         *("dist_timeout", "start_epoch"),
         # Without --skip_bad a run ends at the first bad image; where files lie is free, not what

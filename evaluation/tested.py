@@ -121,28 +121,28 @@ def about(tested: Tested, evaluator: Evaluator, spec: DataSpec, eval_set: str) -
 
 
 def write_evaluation(
-    folder: Path, about: Mapping[str, Any], warnings: Warnings, found: Mapping[str, Any]
+    folder: Path, said: Mapping[str, Any], warnings: Warnings, found: Mapping[str, Any]
 ) -> None:
     """Write `eval.json`, on rank 0."""
-    said = {**about, "warnings": warnings.lines, **found, **provenance()}
-    on_main(lambda: write_json(folder / EVALUATION, said))
+    whole = {**said, "warnings": warnings.lines, **found, **provenance()}
+    on_main(lambda: write_json(folder / EVALUATION, whole))
 
 
-def keep_former(folder: Path, about: Mapping[str, Any]) -> None:
+def keep_former(folder: Path, said: Mapping[str, Any]) -> None:
     """Give what an evaluation of another kind has left in the folder another name, on rank 0.
 
-    about: what the new `eval.json` will say of itself.
+    said: what the new `eval.json` will say of itself.
     """
-    on_main(lambda: _keep_former(folder, about))
+    on_main(lambda: _keep_former(folder, said))
 
 
-def _keep_former(folder: Path, about: Mapping[str, Any]) -> None:
+def _keep_former(folder: Path, said: Mapping[str, Any]) -> None:
     path = folder / EVALUATION
     try:
         before = json.loads(path.read_text())
     except (OSError, ValueError):
         return
-    if isinstance(before, dict) and all(before.get(name) == about[name] for name in about):
+    if isinstance(before, dict) and all(before.get(name) == said[name] for name in said):
         return
     number = next(n for n in count(1) if not (folder / former(EVALUATION, n)).exists())
     for name in (EVALUATION, EVALUATION_OUTCOMES):

@@ -45,11 +45,11 @@ def validate_file(
         InputError: the file holds no network, or one of other classes; images are missing.
     """
     tested = read_network(file, evaluator, spec, warnings)
-    said = about(tested, evaluator, spec, "validation")
-    keep_former(save_dir, said)
     loader, _ = splits_to_test(evaluator, spec)
     warn_of_notes(tested.warnings, loader)
     tested.compare(loader)
+    said = about(tested, evaluator, spec, "validation")
+    keep_former(save_dir, said)
     metrics = validate(evaluator, tested.model, loader, "validation")
     warn_of_skipped(tested.warnings, loader)
     found = {"acc1": metrics.top1, "acc5": metrics.top5, "images": metrics.images}

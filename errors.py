@@ -1,5 +1,6 @@
 """One-line user errors that any module may raise, and how a program ends with one."""
 
+import argparse
 import contextlib
 import errno
 import os
@@ -7,6 +8,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 # What a disk or its quota answers, and what an RLIMIT_FSIZE does.
 FULL_OR_BROKEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
@@ -62,11 +64,21 @@ def failures_named() -> Iterator[None]:
         raise
 
 
-def exit_with(error: InputError | RunFailed) -> None:
+def exit_with(error: InputError | RunFailed) -> NoReturn:
     """Print the error's line on standard error and leave the process with its status."""
     line = " ".join(str(error).splitlines())  # a path may hold a line break
     print(f"error: {line}", file=sys.stderr, flush=True)
     sys.exit(2 if isinstance(error, InputError) else 1)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A command's flags, never abbreviated; bad usage is a line, like all wrong input."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see {self.prog} --help)")
 
 
 def run_main(main: Callable[[], None]) -> None:

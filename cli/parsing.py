@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
+from errors import OneLineParser
+
 EPILOG = "A flag marked (recipe) that is left out takes its value from the table in cli/recipes.py."
 
 # Flags of files by which "" means none, as in the released code.
@@ -41,6 +43,7 @@ def _fraction(text: str) -> float:
 
 
 positive_int = _number(int, lambda v: v >= 1, "a whole number of at least 1")
+two_or_more = _number(int, lambda v: v >= 2, "a whole number of at least 2")
 natural = _number(int, lambda v: v >= 0, "a whole number of at least 0")
 positive = _number(float, lambda v: v > 0, "a number above 0")
 not_negative = _number(float, lambda v: v >= 0, "a number of at least 0")
@@ -94,11 +97,11 @@ class Switch(argparse.Action):
         setattr(namespace, self.dest, not option_string.startswith("--no_"))
 
 
-class Parser(argparse.ArgumentParser):
-    """One-line errors, no abbreviations, `-` for `_` anywhere inside a flag, "" for no file."""
+class Parser(OneLineParser):
+    """`-` for `_` anywhere inside a flag, "" for no file."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(allow_abbrev=False, epilog=EPILOG, **kwargs)
+        super().__init__(epilog=EPILOG, **kwargs)
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
         words = sys.argv[1:] if args is None else args
@@ -107,9 +110,6 @@ class Parser(argparse.ArgumentParser):
             if getattr(found, name, None) == "":
                 setattr(found, name, None)
         return found, rest
-
-    def error(self, message: str):
-        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
 def _underscored(word: str) -> str:

@@ -18,6 +18,7 @@ from cli.parsing import (
     positive,
     positive_int,
     seed_value,
+    two_or_more,
     unless_minus_one,
 )
 
@@ -104,7 +105,7 @@ def add_optimisation_flags(parser: Parser):
     add("-b", "--batch_size", type=positive_int, help="images per node and step (recipe)")
     add(
         "--micro_batch",
-        type=positive_int,
+        type=two_or_more,
         metavar="N",
         help="images per pass of a process; the batch's gradients are accumulated (in IMP 256, as "
         "on each of the paper's eight GPUs; in transfers the whole share of the process)",

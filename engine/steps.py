@@ -39,11 +39,9 @@ class Execution:
         """Into how many nearly equal passes a batch is cut: none is a single image.
 
         BatchNorm cannot train on one image where maps are 1x1, so three images by two, say, are one
-        pass. Only `micro_batch` 1, which asks for it, gives single images.
+        pass.
         """
-        size = self.micro_batch or images
-        pieces = math.ceil(images / size)
-        return pieces if size == 1 else max(1, min(pieces, images // 2))
+        return max(1, min(math.ceil(images / (self.micro_batch or images)), images // 2))
 
     @property
     def precision(self) -> str:

@@ -6,6 +6,7 @@ percent.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -28,7 +29,6 @@ from evaluation.tested import (
     NetworkFile,
     Tested,
     about,
-    keep_former,
     read_network,
     splits_to_test,
     write_evaluation,
@@ -72,14 +72,14 @@ def evaluate_checkpoint(
         "asked": request.recorded(),
         "attack": str(evaluator.attack) if attacked else None,
     }
-    keep_former(save_dir, said)
+    save_outcomes = None
     if kind == "cifar10_c":
         found = _on_cifar10_c(evaluator, tested, request, replace(spec, root=where))
     elif kind == "adv":
         found = _on_adversarial(evaluator, tested, request, spec)
     else:
-        found = _on_test_split(evaluator, tested, request, spec, save_dir)
-    write_evaluation(save_dir, said, tested.warnings, found)
+        found, save_outcomes = _on_test_split(evaluator, tested, request, spec, save_dir)
+    write_evaluation(save_dir, said, tested.warnings, found, save_outcomes)
     if request.autoattack:
         forget_progress(save_dir, EVALUATION_PROGRESS)
     measured = [f"{n.upper()} {found[n]:.2f} %" for n in ("sa", "ra") if found[n] is not None]
@@ -95,7 +95,8 @@ def _on_test_split(
     request: Request,
     spec: DataSpec,
     save_dir: Path,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Callable[[], None]]:
+    """What was found, and what writes the outcomes."""
     model, role = tested.model, role_of(tested.path)
     _, loader = splits_to_test(evaluator, spec)
     assert loader is not None  # only an ImageNet layout has none
@@ -115,13 +116,12 @@ def _on_test_split(
             request.save_adv, {"data": data, "label": label, CLASSES: list(loader.classes)}
         )
         say(f"{request.save_adv}: {len(label)} adversarial images")
-    further = test.further(model, role)
-    test.save(EVALUATION_OUTCOMES)
-    return {
+    found = {
         **test.accuracy(role)._asdict(),
         "images": len(test.bits[role, CLEAN]),  # that could be read
-        **further,
+        **test.further(model, role),
     }
+    return found, lambda: test.save(EVALUATION_OUTCOMES)
 
 
 def _compare_processes(tested: Tested, evaluator: Evaluator) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -121,19 +121,21 @@ def about(tested: Tested, evaluator: Evaluator, spec: DataSpec, eval_set: str) -
 
 
 def write_evaluation(
-    folder: Path, said: Mapping[str, Any], warnings: Warnings, found: Mapping[str, Any]
+    folder: Path,
+    said: Mapping[str, Any],
+    warnings: Warnings,
+    found: Mapping[str, Any],
+    save_outcomes: Callable[[], None] | None = None,
 ) -> None:
-    """Write `eval.json`, on rank 0."""
-    whole = {**said, "warnings": warnings.lines, **found, **provenance()}
-    on_main(lambda: write_json(folder / EVALUATION, whole))
+    """Write `eval.json`, on rank 0; what an evaluation of another kind left gets another name.
 
-
-def keep_former(folder: Path, said: Mapping[str, Any]) -> None:
-    """Give what an evaluation of another kind has left in the folder another name, on rank 0.
-
-    said: what the new `eval.json` will say of itself.
+    said: what tells this kind of evaluation from another. save_outcomes: writes the outcomes.
     """
     on_main(lambda: _keep_former(folder, said))
+    if save_outcomes:
+        save_outcomes()
+    whole = {**said, "warnings": warnings.lines, **found, **provenance()}
+    on_main(lambda: write_json(folder / EVALUATION, whole))
 
 
 def _keep_former(folder: Path, said: Mapping[str, Any]) -> None:

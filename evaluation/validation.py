@@ -17,7 +17,6 @@ from evaluation.evaluator import Evaluator
 from evaluation.tested import (
     NetworkFile,
     about,
-    keep_former,
     read_network,
     splits_to_test,
     write_evaluation,
@@ -48,10 +47,9 @@ def validate_file(
     loader, _ = splits_to_test(evaluator, spec)
     warn_of_notes(tested.warnings, loader)
     tested.compare(loader)
-    said = about(tested, evaluator, spec, "validation")
-    keep_former(save_dir, said)
     metrics = validate(evaluator, tested.model, loader, "validation")
     warn_of_skipped(tested.warnings, loader)
     found = {"acc1": metrics.top1, "acc5": metrics.top5, "images": metrics.images}
+    said = about(tested, evaluator, spec, "validation")
     write_evaluation(save_dir, said, tested.warnings, found)
     say(f"validation SA {metrics.top1:.2f} %, {metrics.images} images; in {save_dir / EVALUATION}")

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 
-from errors import InputError, run_main
+from errors import InputError, OneLineParser, run_main
 from files.checkpoints import load_checkpoint, load_trusted_pickle, save_checkpoint
 from files.state_dicts import take_state_dict
-from models.command import OneLineParser
 
 DESCRIPTION = """\
 Write the state dict inside IN to OUT, a file that torch.load(OUT, weights_only=True) opens and

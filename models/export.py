@@ -15,10 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from errors import InputError, run_main
+from errors import InputError, OneLineParser, run_main
 from files.atomic import replacing
 from files.sealed import content_hash
-from models.command import OneLineParser
 from models.normalize import check_constants
 from models.pretrained import has_constants, load_network
 from models.zoo import ARCHS, build_model, classifier, stem_and_width, stem_of

@@ -13,9 +13,8 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from errors import InputError, run_main
+from errors import InputError, OneLineParser, run_main
 from report.console import print_plan, print_verdict
 from report.tickets import inspect_ticket
 from report.verdict import DEFAULT_MARGIN
@@ -24,14 +23,9 @@ from report.write import judge_runs, write_report
 SMALLEST_INPUT = 8  # pixels; the networks halve an image up to five times
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message)
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command's flags."""
-    parser = _Parser(
+    parser = OneLineParser(
         prog="bash script/report.sh",
         description="Report on the runs below a folder, or on one ticket.",
     )

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from errors import InputError, RunFailed, run_main
+from errors import InputError, OneLineParser, RunFailed, run_main
 from files import names
 from files.features import lacks_told
 from files.study_record import files_below, record_plan
@@ -32,13 +32,8 @@ from study.state import CUT_OFF, DONE, TO_DO, has_other_flags, other_input, stat
 PYTHON = sys.executable
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (see --help)\n")
-
-
-def build_parser() -> Parser:
-    parser = Parser(prog="study.sh", description=__doc__.split("\n\n")[1], allow_abbrev=False)
+def build_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="study.sh", description=__doc__.split("\n\n")[1])
     add = parser.add_argument
     add("config", type=Path, metavar="CONFIG", help="TOML; see script/study/*.toml")
     add("-J", "--jobs", type=_count, metavar="N",

@@ -14,6 +14,7 @@ from helpers.main_cases import (
     HERE,
     TINY,
     Interrupted,
+    contents,
     die,
     load,
     names,
@@ -284,6 +285,14 @@ def test_a_network_of_other_classes_is_refused_in_one_line(data, checkpoint, tmp
     message = refused(capsys, *flags)
     assert "a network of 3 classes, the evaluation set has 2" in message
     assert not (tmp_path / "out").exists()
+
+
+def test_a_refused_evaluation_leaves_the_former_in_place(data, checkpoint, tmp_path, capsys):
+    evaluate(checkpoint, tmp_path, data=data)
+    former = contents(tmp_path)
+    where = ["--dataset", "folder", "--data", data, "--classes", 2, "--input_size", 16]
+    refused(capsys, *where, "--save_dir", tmp_path, "--evaluate", "--resume", checkpoint)
+    assert contents(tmp_path) == former
 
 
 def test_a_stem_that_does_not_fit_the_images_is_warned_of(data, checkpoint, tmp_path, capsys):

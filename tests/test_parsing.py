@@ -437,6 +437,7 @@ def test_what_is_no_fraction_of_the_pixel_range(text):
     ("kind", "good", "bad"),
     [
         ("positive_int", ["1", "12"], ["0", "-1", "1.5", "nan", "x", "1" + "0" * 400, "9" * 5000]),
+        ("two_or_more", ["2", "256"], ["1", "0", "x"]),
         ("natural", ["0", "3"], ["-1", "0.5", ""]),
         ("positive", ["0.1", "1e-9"], ["0", "-1", "nan", "inf", "1e999"]),
         ("not_negative", ["0", "5e-4"], ["-0.1", "nan", "inf"]),

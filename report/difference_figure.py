@@ -69,7 +69,7 @@ def _point(
     axis: Axes, x: float, found: Difference, sign: Evidence, colour: str, marker: str
 ) -> None:
     half = found.half_width()
-    sure = found.kind in ("paired", "unpaired")
+    sure = found.conclusive
     bars = axis.errorbar(
         x, found.mean, half, color=colour, elinewidth=1.4, capsize=3, zorder=2, linestyle="",
     )  # fmt: skip

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 BoolArray = NDArray[np.bool_]
-Kind = Literal["paired", "unpaired", "images only", "seeds only", "none"]
+Kind = Literal["paired", "unpaired", "images only", "seeds only", "unlike", "none"]
 Evidence = Literal["matches", "worse", "undecided"]
 T = TypeVar("T")
 
@@ -39,7 +39,8 @@ class Difference:
 
     kind: "paired" (seeds and images), "unpaired" (the sides' seeds differ; images paired), "images
     only" (one seed on a side: how other seeds would do is unknown), "seeds only" (no outcomes per
-    image: how other images would do is unknown), or "none". seeds: the fewest on any side.
+    image: how other images would do is unknown), "unlike" (trained or attacked by different
+    recipes: the networks are not to blame alone), or "none". seeds: the fewest on any side.
     image_variance: the part of the mean's variance that more seeds would not reduce. most: how far
     from 0 the mean can be.
     """
@@ -51,6 +52,11 @@ class Difference:
     image_variance: float = 0.0
     seed_terms: tuple[SeedTerm, ...] = ()
     most: float = 100.0
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether the interval is about other seeds and other images, so that it may decide."""
+        return self.kind in ("paired", "unpaired")
 
     @property
     def low(self) -> float | None:
@@ -69,7 +75,7 @@ class Difference:
 
     def half_width(self, level: float = LEVEL) -> float | None:
         """Half the interval's width in points, of Cochran and Cox's form; None if unknown."""
-        if self.kind == "none":
+        if self.kind in ("unlike", "none"):
             return None
         tail = (1 - level) / 2
         seeds = sum(term.variance for term in self.seed_terms)
@@ -247,13 +253,13 @@ def _from_seeds(arms: Sequence[NDArray[np.float64]]) -> Difference:
 def judge(difference: Difference | None, margin: float | None, level: float = LEVEL) -> Evidence:
     """Whether a ticket matches, lacking at most `margin` points, or is worse by more than that.
 
-    Undecided with one seed on a side, without an interval, or where nothing was measured.
+    Undecided where seeds or images are not known of, and where nothing was measured.
     """
-    if difference is None or margin is None or difference.seeds < 2:
+    if difference is None or margin is None or not difference.conclusive:
         return "undecided"
     low, high = difference.interval(level)
-    if low is None or high is None:
-        return "undecided"
+    assert low is not None
+    assert high is not None
     if low >= -margin - ROUNDING:
         return "matches"
     return "worse" if high < -margin - ROUNDING else "undecided"
@@ -270,10 +276,14 @@ def double_win_evidence(
     measures = [(differences.get(name), margin) for name, margin in margins.items()]
     if measures and all(judge(*measure) == "matches" for measure in measures):
         return True
-    corrected = 1 - (1 - LEVEL) / max(1, len(measures))
-    if any(judge(*measure, corrected) == "worse" for measure in measures):
+    if any(judge(*measure, corrected(len(measures))) == "worse" for measure in measures):
         return False
     return None
+
+
+def corrected(measures: int) -> float:
+    """The level at which a ticket is worse on one of so many measures (Bonferroni)."""
+    return 1 - (1 - LEVEL) / max(1, measures)
 
 
 def sparsest_with_evidence(chain: Sequence[tuple[T, bool | None]]) -> T | None:

@@ -154,10 +154,11 @@ class GroupVerdict:
             return None
         if {run.seed for row in self.all_rows for run in row.runs} - self.seeds:
             return "sequential"
-        modes = {run.mode for row in self.all_rows for run in row.runs}  # a study may leave one out
         compared = (self.dense, *rows) if self.dense else rows
         have = [
-            {run.seed for run in row.runs if run.mode == mode} for row in compared for mode in modes
+            {run.seed for run in row.runs if run.mode == mode}
+            for row in compared
+            for mode in self.modes
         ]
         return "fixed" if all(self.seeds <= seeds for seeds in have) else "interim"
 
@@ -230,7 +231,7 @@ class Contrast:
     def apart(self) -> bool | None:
         """Whether 0 lies outside the 95 % interval; None where seeds or images are not known of."""
         low, high = self.difference.interval()
-        if low is None or high is None or self.difference.kind not in ("paired", "unpaired"):
+        if low is None or high is None or not self.difference.conclusive:
             return None
         return low > 0 or high < 0
 

@@ -23,9 +23,10 @@ def explained(verdict: Verdict) -> str:
         "<p>That rule says nothing of chance. <em>With evidence</em> a ticket matches where the "
         "95 % interval of its difference to the dense network, over other seeds and test images, "
         f"shows it worse {margin} at the most; it is worse where all of the interval lies below; "
-        "else it is undecided, as it always is with one seed. The sparsest with evidence ends an "
-        "unbroken chain of double wins from the densest ticket on. How this is computed, how often "
-        "it is right and what it allows to be said: <code>docs/verdict.md</code>.</p>"
+        "else it is undecided, as it always is with one seed or without outcomes per image. The "
+        "sparsest with evidence ends an unbroken chain of double wins from the densest ticket on. "
+        "How this is computed, how often it is right and what it allows to be said: "
+        "<code>docs/verdict.md</code>.</p>"
     )
 
 
@@ -46,7 +47,9 @@ def undecided(verdict: Verdict) -> str:
 def contrast_table(verdict: Verdict) -> str:
     """Lay the contrasts of each two pre-trainings out."""
     if not verdict.contrasts:
-        return "<p>None: no two of them share the test images and a state.</p>"
+        return (
+            "<p>None: no two share a state and all else that must be alike (see the warnings).</p>"
+        )
     titles = {measure.name: measure.title for measure in MEASURES}
     heads = ["dataset", "data %", "A", "B", "state", "measure", "A − B", "[95 % interval]"]
     heads += ["apart", "interval"]
@@ -71,7 +74,8 @@ def contrast_table(verdict: Verdict) -> str:
         )
     caption = (
         "(Ticket − dense) of A minus (ticket − dense) of B, in points. A match here and not there "
-        "is no difference between the two; this is. Of rows without any true difference one in "
-        "twenty is apart by chance."
+        "is no difference between the two; this is: between these two pre-trainings and searches, "
+        "each of which is one of many. Of rows without any true difference one in twenty is apart "
+        "by chance."
     )
     return table(caption, heads, rows)

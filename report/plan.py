@@ -14,6 +14,7 @@ from errors import InputError
 from files import names
 from files.results import MODES, REGIMES
 from files.study_record import Plan, StudyRecord
+from report.evidence import LEVEL, ROUNDING, corrected
 from report.judged import IMP, MEASURES, GroupVerdict, Measure, TicketRow, Verdict
 from report.power import ENOUGH_TO_START, Missing, missing
 
@@ -157,22 +158,37 @@ def wanted(verdict: Verdict) -> list[Wanted]:
 
 
 def _wanted(group: GroupVerdict, row: TicketRow) -> Wanted:
-    each = [(measure, _missing(group, row, measure)) for measure in MEASURES]
-    if all(lack.seeds == 0 for _, lack in each):  # worse, but not after the correction for three
-        each = [
-            (measure, Missing(1, at_least=True) if row.evidence[measure.name] == "worse" else lack)
-            for measure, lack in each
-        ]
-    seeds = {mode: max(n.seeds or 0 for m, n in each if m.mode == mode) for mode in MODES}
+    losing = [measure for measure in MEASURES if _losing(group, row, measure)]
+    if losing:  # one of these is enough
+        level = corrected(len(MEASURES))
+        each = [min(((m, _missing(group, row, m, level)) for m in losing), key=_dearness)]
+    else:
+        each = [(measure, _missing(group, row, measure)) for measure in MEASURES]
+    seeds = {
+        mode: max((n.seeds or 0 for m, n in each if m.mode == mode), default=0) for mode in MODES
+    }
     cannot = tuple(f"{m.title}: {lack}" for m, lack in each if lack.seeds is None)
     return Wanted(group, row, seeds, any(lack.at_least for _, lack in each), cannot)
 
 
-def _missing(group: GroupVerdict, row: TicketRow, measure: Measure) -> Missing:
+def _losing(group: GroupVerdict, row: TicketRow, measure: Measure) -> bool:
+    """Whether a ticket would be found worse on a measure, were its mean to stay as it is."""
+    found, margin = row.differences[measure.name], group.margins[measure.name]
+    return found is not None and margin is not None and found.mean < -margin - ROUNDING
+
+
+def _dearness(one: tuple[Measure, Missing]) -> tuple[bool, bool, int]:
+    measure, lack = one
+    return lack.seeds is None, measure.mode == "adv", lack.seeds or 0
+
+
+def _missing(
+    group: GroupVerdict, row: TicketRow, measure: Measure, level: float = LEVEL
+) -> Missing:
     found, margin = row.differences[measure.name], group.margins[measure.name]
     if found is None or margin is None:  # not measured at all
         return Missing(max(ENOUGH_TO_START, len(_seeds(group.all_rows))), at_least=True)
-    return missing(found, margin)
+    return missing(found, margin, level)
 
 
 # --- in words -------------------------------------------------------------------------------------

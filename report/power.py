@@ -20,14 +20,18 @@ class Missing:
 
     seeds: how many further ones for each network compared; 0 where it is decided, None where seeds
     cannot. at_least: the spread is not known yet, and `seeds` only show it. images: how many test
-    images it takes at the least, where seeds cannot; None where those cannot help either.
+    images it takes at the least, where seeds cannot; None where those cannot help either. anew: why
+    runs that there are have to be repeated, or "".
     """
 
     seeds: int | None
     at_least: bool = False
     images: int | None = None
+    anew: str = ""
 
     def __str__(self) -> str:
+        if self.anew:
+            return f"runs to repeat: {self.anew}"
         if self.seeds is not None:
             some = f"{self.seeds} further seed{'' if self.seeds == 1 else 's'}"
             return f"at least {some}" if self.at_least else some
@@ -36,30 +40,32 @@ class Missing:
         return "no number of seeds: the difference is too near to the margin"
 
 
-def missing(difference: Difference, margin: float) -> Missing:
+def missing(difference: Difference, margin: float, level: float = LEVEL) -> Missing:
     """What would decide a ticket at today's mean and spread; see docs/verdict.md."""
-    if judge(difference, margin) != "undecided":
+    if difference.kind == "unlike":
+        return Missing(None, anew="the recipe or attack is not the dense network's")
+    if difference.images is None:
+        return Missing(None, anew="some have no outcomes per image")
+    if judge(difference, margin, level) != "undecided":
         return Missing(0)
     if difference.images == 1:
         return Missing(None, images=2)
     if difference.seeds < ENOUGH_TO_START and not difference.seed_terms:
         return Missing(ENOUGH_TO_START - difference.seeds, at_least=True)
-    if difference.kind == "none":  # seeds whose accuracies are all the same
-        return Missing(1, at_least=True)
     gap = abs(difference.mean + margin)
 
     def decides(further: int) -> bool:
-        half = _with_further(difference, further).half_width()
+        half = with_further(difference, further).half_width(level)
         return half is not None and half <= gap - ROUNDING
 
     further = bisect.bisect_left(range(MOST + 1), True, key=decides)
     if further <= MOST:
         return Missing(further)
-    images = _images_needed(difference, gap)
+    images = _images_needed(difference, gap, level)
     return Missing(None, images=images if images > (difference.images or 0) else None)
 
 
-def _with_further(difference: Difference, further: int) -> Difference:
+def with_further(difference: Difference, further: int) -> Difference:
     """The same difference with more seeds in each set of runs, at today's spread of one run."""
     terms = tuple(
         term._replace(
@@ -71,11 +77,11 @@ def _with_further(difference: Difference, further: int) -> Difference:
     return dataclasses.replace(difference, seed_terms=terms, seeds=difference.seeds + further)
 
 
-def _images_needed(difference: Difference, gap: float) -> int:
+def _images_needed(difference: Difference, gap: float, level: float) -> int:
     """How many images would decide it, were the seeds without number."""
     if difference.images is None or gap <= ROUNDING:
         return 0
-    tail = (1 - LEVEL) / 2
+    tail = (1 - level) / 2
     z = NormalDist().inv_cdf(1 - tail)
     by_spread = difference.image_variance * difference.images * (z / gap) ** 2
     unseen = math.log(tail) / math.log1p(-gap / 100) if gap < 100 else 1

@@ -10,7 +10,7 @@ from typing import Any
 
 from files import names
 from files.results import MODES, REGIMES, RunResult
-from report.judged import GroupVerdict
+from report.judged import GroupVerdict, TicketRow
 
 TRAINING = (
     *("data_content", "input_size", "augment", "hflip", "width", "stem", "mean", "std"),
@@ -47,26 +47,31 @@ def mixed_recipes(groups: Iterable[GroupVerdict], recipes: Recipes) -> list[str]
     """Name what differs between the runs of a group under one regime: a line for each."""
     lines = []
     for group, mode in itertools.product(groups, MODES):
-        apart = list(_apart(_of([group], mode, recipes), RECIPE[mode]))
-        if apart:
+        if apart := rows_apart(group.all_rows, mode, recipes):
             lines.append(f"{group.group}: {REGIMES[mode]} by different recipes: {'; '.join(apart)}")
     return lines
 
 
+def rows_apart(rows: Iterable[TicketRow], mode: str, recipes: Recipes) -> list[str]:
+    """Name what differs between the recipes of all runs of these rows under one regime."""
+    return list(_apart(_of(rows, mode, recipes), RECIPE[mode]))
+
+
 def recipes_apart(a: GroupVerdict, b: GroupVerdict, recipes: Recipes) -> list[str]:
     """Name what differs between the networks and the recipes of two pre-trainings."""
-    archs = sorted({run.arch for group in (a, b) for row in group.all_rows for run in row.runs})
+    rows = a.all_rows + b.all_rows
+    archs = sorted({run.arch for row in rows for run in row.runs})
     found = [f"architectures {' and '.join(archs)}"] if len(archs) > 1 else []
     for mode in MODES:
         keys = [key for key in RECIPE[mode] if key not in OF_PRETRAINING]
-        if apart := list(_apart(_of([a, b], mode, recipes), keys)):
+        if apart := list(_apart(_of(rows, mode, recipes), keys)):
             found.append(f"{REGIMES[mode]} by {', '.join(apart)}")
     return found
 
 
-def _of(groups: Iterable[GroupVerdict], mode: str, recipes: Recipes) -> list[Mapping[str, Any]]:
-    runs = (run for group in groups for row in group.all_rows for run in row.runs)
-    return [recipes.get(run.path, {}) for run in runs if run.mode == mode]
+def _of(rows: Iterable[TicketRow], mode: str, recipes: Recipes) -> list[Mapping[str, Any]]:
+    runs = (run for row in rows for run in row.runs if run.mode == mode)
+    return [recipes.get(run.path, {}) for run in runs]
 
 
 def _apart(runs: Sequence[Mapping[str, Any]], keys: Iterable[str]) -> Iterable[str]:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from errors import InputError
-from files.results import DENSE, RANDOM, REGIMES, TICKETS, Group, RunResult
+from files.results import DENSE, NETWORKS, RANDOM, REGIMES, TICKETS, Accuracy, Group, RunResult
 from files.study_record import StudyRecord
 from report.groups import SHOWN, group_runs
 from report.judged import BESIDE, MEASURES, GroupVerdict, Measure, Stat, TicketRow, Verdict
@@ -73,7 +73,9 @@ def judge(
         for group in planned
         for state in sorted(group.unplanned)
     ]
-    judged = [weigh(group, tested, own) for group, own in zip(planned, fixed, strict=True)]
+    judged = [
+        weigh(group, tested, recipes or {}, own) for group, own in zip(planned, fixed, strict=True)
+    ]
     warnings += mixed_recipes(judged, recipes or {})
     beside, apart = comparable(judged, recipes or {})
     warnings += apart + without_outcomes(judged, beside, tested)
@@ -102,11 +104,30 @@ def _one_per_seed(results: Iterable[RunResult]) -> tuple[list[RunResult], list[s
         same = seen.setdefault((run.group, *_identity(run), run.mode, run.seed), [])
         first = next((other for other in same if _may_be_one_ticket(run, other)), None)
         if first is not None:
-            warnings.append(f"{run.path} repeats the run of {first.path} and is left out")
+            warnings.append(f"{run.path} {_repeats(run, first)}")
             continue
         same.append(run)
     kept = [run for same in seen.values() for run in same]
     return kept, warnings + _of_runs(kept)
+
+
+def _repeats(run: RunResult, first: RunResult) -> str:
+    """Say of a run that is left out whether it is a copy, or found other accuracies."""
+    found = [
+        f"{name} {_shown(own)}, there {_shown(its)}"
+        for name in NETWORKS
+        if (own := getattr(run, name)) != (its := getattr(first, name))
+    ]
+    if not found:
+        return f"repeats the run of {first.path} and is left out"
+    return (
+        f"is another run of the ticket and seed of {first.path}, by other accuracies "
+        f"({'; '.join(found)}), and is left out; keep one of the two below RUNS"
+    )
+
+
+def _shown(accuracy: Accuracy) -> str:
+    return " / ".join("-" if value is None else f"{value:.2f} %" for value in accuracy)
 
 
 def _told_apart(same: Sequence[RunResult]) -> dict[str, list[RunResult]]:

@@ -26,7 +26,7 @@ from report.evidence import (
     paired_difference,
 )
 from report.judged import MEASURES, Contrast, GroupVerdict, Measure, TicketRow
-from report.recipes import Recipes, recipes_apart
+from report.recipes import Recipes, recipes_apart, rows_apart
 
 
 class Tested(NamedTuple):
@@ -127,13 +127,26 @@ def _same_images(sides: Sequence[_Side]) -> bool:
 
 
 def compare(
-    dense: TicketRow | None, ticket: TicketRow, measure: Measure, tested: AllTested
+    dense: TicketRow | None,
+    ticket: TicketRow,
+    measure: Measure,
+    tested: AllTested,
+    recipes: Recipes,
 ) -> Difference | None:
     """A ticket's difference to the dense network; from seeds alone if a run lacks outcomes."""
+    if dense is None:
+        return None
     sides = _side(dense, measure, tested), _side(ticket, measure, tested)
     if _same_images(sides):
-        return paired_difference(*(side.bits for side in sides))
-    return difference_of_accuracies(*(side.accuracies for side in sides))
+        found = paired_difference(*(side.bits for side in sides))
+    else:
+        found = difference_of_accuracies(*(side.accuracies for side in sides))
+    rows = dense, ticket
+    if found and (
+        rows_apart(rows, measure.mode, recipes) or len(_attacks(rows, measure, tested)) > 1
+    ):
+        return dataclasses.replace(found, kind="unlike")
+    return found
 
 
 def _chance(row: TicketRow, measure: Measure, tested: AllTested) -> float | None:
@@ -142,7 +155,10 @@ def _chance(row: TicketRow, measure: Measure, tested: AllTested) -> float | None
 
 
 def weigh(
-    group: GroupVerdict, tested: AllTested, evidence_margin: float | None = None
+    group: GroupVerdict,
+    tested: AllTested,
+    recipes: Recipes,
+    evidence_margin: float | None = None,
 ) -> GroupVerdict:
     """Add the evidence to a group that the rule has judged; without a margin, by its tolerance."""
     margins = {
@@ -154,7 +170,7 @@ def weigh(
         chance = {measure.name: _chance(row, measure, tested) for measure in MEASURES}
         if row is group.dense:
             return dataclasses.replace(row, chance=chance)
-        found = {m.name: compare(group.dense, row, m, tested) for m in MEASURES}
+        found = {m.name: compare(group.dense, row, m, tested, recipes) for m in MEASURES}
         return dataclasses.replace(
             row,
             chance=chance,
@@ -213,16 +229,16 @@ def contrasts(pairs: Iterable[Beside], tested: AllTested) -> tuple[Contrast, ...
     return tuple(contrast for pair in pairs for contrast in _contrasts_of(pair, tested))
 
 
-def _attacks(groups: Iterable[GroupVerdict], measure: Measure, tested: AllTested) -> list[str]:
-    """The attacks by which the runs of groups were measured, as far as their outcomes tell."""
-    sides = (_side(row, measure, tested) for group in groups for row in group.all_rows)
+def _attacks(rows: Iterable[TicketRow], measure: Measure, tested: AllTested) -> list[str]:
+    """The attacks by which the runs of these rows were measured, as far as their outcomes tell."""
+    sides = (_side(row, measure, tested) for row in rows)
     return sorted({tested.attack for side in sides for tested in side.tested.values()})
 
 
 def _contrasts_of(beside: Beside, tested: AllTested) -> Iterator[Contrast]:
     a, b = beside.a, beside.b
     for (state, rows), measure in itertools.product(beside.rows.items(), MEASURES):
-        if len(_attacks((a, b), measure, tested)) > 1:
+        if len(_attacks(a.all_rows + b.all_rows, measure, tested)) > 1:
             continue
         pairs = [
             (_side(group.dense, measure, tested), _side(row, measure, tested))
@@ -255,11 +271,11 @@ def without_outcomes(
             )
         if len({(t.split, len(t.bits)) for t in having}) > 1:
             lines.append(f"{where}: tested on different images, which are not paired")
-        attacks = _attacks([group], measure, tested)
+        attacks = _attacks(group.all_rows, measure, tested)
         if len(attacks) > 1:
             lines.append(f"{where}: measured by different attacks: {'; '.join(attacks)}")
     for pair, measure in itertools.product(beside, MEASURES):
-        attacks = _attacks((pair.a, pair.b), measure, tested)
+        attacks = _attacks(pair.a.all_rows + pair.b.all_rows, measure, tested)
         if len(attacks) > 1:
             lines.append(
                 f"{pair.a.group} and {pair.b.group.name}: {measure.title}: measured by different "

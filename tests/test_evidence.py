@@ -17,13 +17,14 @@ from report.evidence import (
     SeedTerm,
     contrast,
     contrast_of_accuracies,
+    corrected,
     difference_of_accuracies,
     double_win_evidence,
     judge,
     paired_difference,
     sparsest_with_evidence,
 )
-from report.power import missing
+from report.power import missing, with_further
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -242,13 +243,16 @@ def test_the_interval_of_a_contrast_holds_its_mean_which_may_be_up_to_200():
 
 
 def test_worse_here_and_undecided_there_is_no_difference_between_the_two():
-    def spread(mean):
-        return Compared({1: 0.0, 2: 0.0, 3: 0.0}, {1: mean, 2: mean + 0.2, 3: mean - 0.2})
+    images = np.arange(100_000)
 
-    here, there = spread(-1.1), spread(-0.9)
-    said = [judge(difference_of_accuracies(*side.arms), 0.5) for side in (here, there)]
+    def spread(*wrong):
+        dense = dict.fromkeys((1, 2, 3), images >= 0)
+        return Compared(dense, {seed: images >= n for seed, n in enumerate(wrong, start=1)})
+
+    here, there = spread(1100, 900, 1300), spread(900, 700, 1100)
+    said = [judge(paired_difference(*side.arms), 0.5) for side in (here, there)]
     assert said == ["worse", "undecided"]
-    low, high = contrast_of_accuracies(here, there).interval()
+    low, high = contrast(here, there).interval()
     assert low < 0 < high
 
 
@@ -258,7 +262,7 @@ def test_worse_here_and_undecided_there_is_no_difference_between_the_two():
 def sure(mean, half, seeds=3):
     """A difference with an interval of mean ± half."""
     variance = (half / t(seeds - 1)) ** 2
-    return Difference(mean, seeds, None, "seeds only", 0.0, (SeedTerm(variance, seeds),))
+    return Difference(mean, seeds, 10**9, "paired", 0.0, (SeedTerm(variance, seeds),))
 
 
 @pytest.mark.parametrize(
@@ -337,6 +341,20 @@ def test_further_seeds_are_the_fewest_that_decide_at_todays_spread(mean):
     assert halves[0] > 0.5 >= halves[1]
 
 
+@pytest.mark.parametrize("mean", [-1.5, -1.6, -2.0])
+def test_a_loss_takes_the_seeds_that_its_correction_for_three_asks_for(mean):
+    today, good = sure(mean, 2.0), sure(0, 0.4)
+    needed = missing(today, 1.0, corrected(3)).seeds
+
+    def after(further):
+        return double_win_evidence(
+            {"st_sa": good, "at_sa": good, "at_ra": with_further(today, further)},
+            dict.fromkeys(("st_sa", "at_sa", "at_ra"), 1.0),
+        )
+
+    assert [after(needed - 1), after(needed)] == [None, False]
+
+
 def test_where_the_images_are_too_few_no_seed_helps():
     today = Difference(0.0, 3, 2000, "paired", 0.16, (SeedTerm(0.04, 3),))
     found = missing(today, 0.5)
@@ -349,11 +367,15 @@ def test_where_the_images_are_too_few_no_seed_helps():
 def test_one_seed_shows_no_spread_so_the_first_seeds_are_a_start():
     one = paired_difference(same(1, 50, 1), same(1, 50, 1))
     assert str(missing(one, 0.5)) == "at least 2 further seeds"
-    none = difference_of_accuracies({0: 80.0}, {0: 80.0})
-    assert str(missing(none, 0.5)) == "at least 2 further seeds"
-    flat = difference_of_accuracies({0: 80.0, 1: 80.0, 2: 80.0}, {0: 80.0, 1: 80.0, 2: 80.0})
-    assert str(missing(flat, 0.5)) == "at least 1 further seed"
     assert missing(paired_difference(same(1, 1), same(1, 1)), 0.5).images == 2
+
+
+@pytest.mark.parametrize("ticket", [{0: 80.0}, {0: 80.0, 1: 80.0}, {0: 80.0, 1: 80.2, 2: 80.1}])
+def test_accuracies_alone_decide_nothing_however_many_seeds_there_are(ticket):
+    found = difference_of_accuracies(dict.fromkeys(ticket, 70.0), ticket)
+    assert judge(found, 0.5) == "undecided"
+    assert double_win_evidence({"st_sa": found}, {"st_sa": 0.5}) is None
+    assert str(missing(found, 0.5)) == "runs to repeat: some have no outcomes per image"
 
 
 def test_at_the_margin_itself_nothing_decides():

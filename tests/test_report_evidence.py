@@ -138,6 +138,25 @@ def test_different_test_splits_are_never_paired(tmp_path):
                for group in verdict.groups for row in group.rows)  # fmt: skip
 
 
+@pytest.mark.parametrize("apart", ["attack", "recipe"])
+def test_a_ticket_that_was_trained_or_attacked_otherwise_is_undecided(tmp_path, apart):
+    study(tmp_path, {0: (), 1: ()})
+    study(tmp_path, {2: ()}, **({"attack": "PGD-1, eps 8/255"} if apart == "attack" else {}))
+    if apart == "recipe":
+        for file in tmp_path.glob("adv/*/adv/results.json"):
+            epochs = 12 if "/2-" in str(file) else 6
+            file.with_name("args.json").write_text(json.dumps({"epochs": epochs}))
+    verdict = verdict_of(tmp_path)
+    alike, unlike = only(verdict).rows
+    assert alike.double_win_evidence is True
+    assert unlike.double_win_evidence is None
+    concerned = {name for name, said in unlike.evidence.items() if said == "undecided"}
+    assert concerned == ({"at_ra"} if apart == "attack" else {"at_sa", "at_ra"})
+    assert unlike.differences["at_ra"].kind == "unlike"
+    assert unlike.differences["at_ra"].interval() == (None, None)
+    assert "runs to repeat: the recipe or attack is not the dense network's" in plan_text(verdict)
+
+
 # --- the chain, and the sentence ------------------------------------------------------------------
 
 
@@ -458,12 +477,14 @@ def test_a_regime_that_a_study_leaves_out_is_not_missing(tmp_path):
     assert "AT, which the study leaves out, leaves some tickets open" in conclusion(only(verdict))
 
 
-def test_a_regime_that_a_study_leaves_out_is_not_waited_for(tmp_path):
-    plan(tmp_path, [1], [1, 2, 3])
+@pytest.mark.parametrize(("of_the_plan", "look"), [("std", "fixed"), (None, "interim")])
+def test_only_a_regime_that_the_study_leaves_out_is_not_waited_for(tmp_path, of_the_plan, look):
+    planned = {"regimes": (("cifar10", of_the_plan),)} if of_the_plan else {}
+    plan(tmp_path, [1], [1, 2, 3], **planned)
     study(tmp_path, {0: (), 1: ()})
     for folder in tmp_path.glob("adv/*/adv"):
         shutil.rmtree(folder)
-    assert only(verdict_of(tmp_path)).look == "fixed"
+    assert only(verdict_of(tmp_path)).look == look
 
 
 @pytest.mark.parametrize(
@@ -614,24 +635,32 @@ def test_tickets_without_a_dense_run_are_not_said_to_be_decided(tmp_path, capsys
     assert capsys.readouterr() == ("No ticket is undecided.\n", "")
 
 
-def test_seeds_that_one_side_has_come_before_new_ones_and_fewer_runs_before_more():
-    dense = [r for s in (1, 2, 3) for r in ticket(0, 88 + s, 79 + s, 39 + s, seed=s)]
-    first = ticket(1, 89, 80, 40, seed=1)
-    # Differences of ST: -0.1, 0, 0.1, which takes more than three seeds; of AT a tenth of that.
-    second = [
-        r
-        for s, d in ((1, -0.1), (2, 0), (3, 0.1))
-        for r in ticket(2, 88 + s + d, 79 + s + d / 10, 39 + s + d / 10, seed=s)
-    ]
-    told = plan_text(judge([*dense, *first, *second], evidence_margin=0.2))
+def test_one_measure_that_is_lost_is_enough_to_wait_for(tmp_path):
+    study(tmp_path, {0: ()})
+    # ST at the margin itself, which no seed decides; RA of AT 2 points behind, give or take 1.
+    for seed, robust in ((1, 740), (2, 760), (3, 780)):
+        write_ticket(tmp_path, 1, st=1790, robust=robust, seeds=(seed,))
+    told = plan_text(verdict_of(tmp_path, 0.5))
+    assert "imp state 1: further seeds, ticket and dense: 4 of AT (8 runs)" in told
+
+
+def test_seeds_that_one_side_has_come_before_new_ones_and_fewer_runs_before_more(tmp_path):
+    study(tmp_path, {0: ()})
+    write_ticket(tmp_path, 1, seeds=(1,))
+    # Differences of ST: -0.1, 0, 0.1, which takes more than three seeds; of AT none.
+    for seed, correct in ((1, 1798), (2, 1800), (3, 1802)):
+        write_ticket(tmp_path, 2, correct, seeds=(seed,))
+    told = plan_text(verdict_of(tmp_path, 0.2))
     assert told.index("imp state 2: further seeds") < told.index("imp state 1: further seeds")
     assert "imp state 1 and the dense network under ST with --seed 2, 3\n" in told
     assert "imp state 2 and the dense network under ST with --seed 4\n" in told
 
 
 def test_runs_that_one_side_has_are_not_counted_to_those_that_are_lacking(tmp_path):
-    ended = ticket(0, 90, 80, 40) + [r for r in ticket(1, 90, 80, 40) if r.mode == "std"]
-    told = plan_text(judge(ended, evidence_margin=1))
+    for state in (0, 1):
+        write_ticket(tmp_path, state, seeds=(1,))
+    shutil.rmtree(tmp_path / "adv" / "1-1" / "adv")
+    told = plan_text(verdict_of(tmp_path, 1))
     assert (
         "imp state 1: further seeds, ticket and dense: at least 2 of ST and 3 of AT (9 runs)"
         in (told)

@@ -210,7 +210,16 @@ def test_a_copied_run_does_not_count_as_a_seed():
     verdict = judge(DENSE + ticket(1, 90, 80, 40) + [copy])
     assert only(verdict).rows[0].stats["st_sa"].n == 1
     assert wins(verdict)[0] is True
-    assert "zz/copy" in verdict.warnings[0]
+    assert verdict.warnings[0].startswith(
+        "zz/copy/results.json is another run of the ticket and seed of"
+    )
+    assert "(sa_best 50.00 % / -, there 90.00 % / -; last " in verdict.warnings[0]
+
+
+def test_a_copy_with_the_same_accuracies_repeats_the_run():
+    copies = [run(90, mode="std", path=path) for path in ("a/copy", "b/copy")]
+    verdict = judge([*DENSE, *ticket(1, 90, 80, 40), *copies])
+    assert sum("repeats the run of a/copy" in line for line in verdict.warnings) == 2
 
 
 def hashed(kind, *letters_and_seeds, **changes):

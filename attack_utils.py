@@ -51,7 +51,7 @@ class PGDConfig:
         )
 
 
-def make_pgd(model: nn.Module, config: PGDConfig, loss_scale: float = 1.0) -> Perturb:
+def make_pgd(model: nn.Module, config: PGDConfig, loss_scale: float | None = None) -> Perturb:
     """PGD on the cross-entropy of `model`, as it is given: train or eval mode, layout, precision.
 
     The random start comes from torch's global generator and is drawn in NCHW order whatever the
@@ -60,10 +60,12 @@ def make_pgd(model: nn.Module, config: PGDConfig, loss_scale: float = 1.0) -> Pe
     parameters' `requires_grad` and their gradients are afterwards what they were.
 
     Args:
-        loss_scale: a factor that keeps float16 gradients from vanishing; their signs stay.
+        loss_scale: of each image's loss, whatever the size of the batch, that float16 gradients
+            neither vanish nor overflow; their signs stay.
 
     Returns:
-        `perturb(images, labels)`: (N, 3, H, W) in [0, 1], at most `eps` from `images`.
+        `perturb(images, labels)`: (N, 3, H, W) in [0, 1], at most `eps` from `images`; NaN where
+        the gradient was, which has no sign.
     """
     eps, step_size = config.eps, config.step_size
 
@@ -77,9 +79,11 @@ def make_pgd(model: nn.Module, config: PGDConfig, loss_scale: float = 1.0) -> Pe
             for _ in range(config.steps):
                 adversarial = (images + delta).requires_grad_()
                 loss = F.cross_entropy(at_least_float32(model(adversarial)), labels)
-                loss = loss * loss_scale
+                if loss_scale:
+                    loss = loss * (loss_scale * len(labels))
                 (gradient,) = torch.autograd.grad(loss, adversarial)
-                delta.add_(gradient.sign_(), alpha=step_size).clamp_(-eps, eps)
+                direction = gradient.sign().masked_fill_(gradient.isnan(), math.nan)
+                delta.add_(direction, alpha=step_size).clamp_(-eps, eps)
                 delta.add_(images).clamp_(0, 1).sub_(images)
         return (images + delta).clamp_(0, 1)
 

@@ -113,7 +113,7 @@ def goes_on(args: argparse.Namespace) -> bool:
 def shared_out(batch: int, processes: int, micro_batch: int | None) -> str:
     """How a step's images are shared out, in words."""
     each = -(-batch // processes)
-    passes = Execution(micro_batch=micro_batch).pieces(each)
+    passes = Execution(micro_batch=micro_batch).pieces(batch, processes)
     words = f"{batch} images a step"
     if processes > 1:
         words += f", {each} for each of {processes} processes (--nproc)"

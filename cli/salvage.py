@@ -101,8 +101,8 @@ def _passes(training: Training) -> Iterator[int]:
     """The images of each pass of this process in an epoch."""
     rank, world = training.runtime.rank, training.runtime.world_size
     for step in range(training.steps):
-        images = _share(training.loader.images_in_batch(step), world, rank)
-        pieces = training.execution.pieces(images)
+        batch = training.loader.images_in_batch(step)
+        images, pieces = _share(batch, world, rank), training.execution.pieces(batch, world)
         yield from (_share(images, pieces, piece) for piece in range(pieces))
 
 

@@ -86,6 +86,11 @@ def synchronised(model: nn.Module) -> nn.Module:
 # --- talking to each other ------------------------------------------------------------------------
 
 
+def processes() -> int:
+    """How many processes the run has."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def is_main() -> bool:
     """Whether this process is rank 0, the one that prints and writes."""
     return not dist.is_initialized() or dist.get_rank() == 0
@@ -138,7 +143,7 @@ def gather_from_ranks(value: Any) -> list[Any]:
     """The value of every process, in the order of their ranks, on each of them."""
     if not dist.is_initialized():
         return [value]
-    values: list[Any] = [None] * dist.get_world_size()
+    values: list[Any] = [None] * processes()
     dist.all_gather_object(values, value)
     return values
 

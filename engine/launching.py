@@ -60,12 +60,12 @@ def launch(work: Callable[[Runtime, Any], Any], argument: Any, how: Launch) -> N
             say(f"processes: {count} on this node, as the run began with (--nproc N: others)")
         if count * how.world_size > 1:
             return _spawn(count, work, argument, how)
-    runtime = _join_torchrun(how) if _under_torchrun() else Runtime(_device(how, how.gpu))
-    try:
+    if not _under_torchrun():
+        return work(Runtime(_device(how, how.gpu)), argument)
+    local = int(os.environ["LOCAL_RANK"])
+    runtime = _join_torchrun(how, local)
+    with _one_of_several(local):
         work(runtime, argument)
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
     return None
 
 
@@ -175,22 +175,37 @@ def _under_torchrun() -> bool:
 def _spawned(local: int, count: int, work: Callable, argument: Any, how: Launch) -> None:
     device = _device(how, local if how.gpu is None else how.gpu)
     rank, world = how.rank * count + local, how.world_size * count
+    with _one_of_several(local):
+        with _telling_of_a_wait(local, f"{world} at {how.dist_url}", how.timeout):
+            _init_group(how, device, init_method=how.dist_url, rank=rank, world_size=world)
+        work(Runtime(device, rank, world, how.world_size), argument)
+
+
+@contextlib.contextmanager
+def _one_of_several(local: int) -> Iterator[None]:
+    """Leave the group after the block, together with all others; after a failure alone, at once.
+
+    There cleanup would block, on ranks that are gone or wait for this one.
+    """
     try:
         with failures_named():
-            with _telling_of_a_wait(local, f"{world} at {how.dist_url}", how.timeout):
-                _init_group(how, device, init_method=how.dist_url, rank=rank, world_size=world)
-            work(Runtime(device, rank, world, how.world_size), argument)
+            yield
     except (InputError, RunFailed) as error:
         # Processes tend to fail alike. The first to end has the others ended: one tells.
         time.sleep(0 if local == 0 else FIRST_WORD)
         _leave(error)
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    except SystemExit:  # all were asked to stop
+        _leave_group()
+        raise
+    _leave_group()
+
+
+def _leave_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _leave(error: InputError | RunFailed) -> None:
-    """Exit at once: cleanup would block on ranks that are gone."""
     try:
         exit_with(error)
     except SystemExit as stop:
@@ -198,8 +213,7 @@ def _leave(error: InputError | RunFailed) -> None:
         os._exit(int(stop.code or 0))
 
 
-def _join_torchrun(how: Launch) -> Runtime:
-    local = int(os.environ["LOCAL_RANK"])
+def _join_torchrun(how: Launch, local: int) -> Runtime:
     device = _device(how, local)
     place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     with _telling_of_a_wait(local, f"{os.environ['WORLD_SIZE']} at {place}", how.timeout):

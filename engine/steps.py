@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from torch.amp import GradScaler
 from torch.optim import SGD, Optimizer
 
 from attack_utils import Perturb  # the type alone: nothing here knows an attack
-from engine.distributed import average_gradients, sum_over_ranks
+from engine.distributed import average_gradients, processes, sum_over_ranks
 from models.prepared import prepared
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -35,13 +36,15 @@ class Execution:
     compiled: bool = False  # the networks' passes, as `models.compiled` says
     cuda_graphs: bool = False  # in training; evaluation makes networks anew, and graphs with them
 
-    def pieces(self, images: int) -> int:
-        """Into how many nearly equal passes a batch is cut: none is a single image.
+    def pieces(self, batch: int, processes: int = 1) -> int:
+        """Into how many nearly equal passes each process cuts its share: none is a single image.
 
         BatchNorm cannot train on one image where maps are 1x1, so three images by two, say, are one
-        pass.
+        pass. Shares may differ by an image; the passes are as many on all processes, which wait for
+        each other in each with `--sync_bn`.
         """
-        return max(1, min(math.ceil(images / (self.micro_batch or images)), images // 2))
+        largest, smallest = math.ceil(batch / processes), batch // processes
+        return max(1, min(math.ceil(largest / (self.micro_batch or largest)), smallest // 2))
 
     @property
     def precision(self) -> str:
@@ -49,9 +52,9 @@ class Execution:
         return next(word for word, kind in AMP.items() if kind == self.amp)
 
     @property
-    def loss_scale(self) -> float:
-        """The factor on the attack's loss: float16 gradients to images would vanish without it."""
-        return 65536.0 if self.amp == torch.float16 else 1.0
+    def loss_scale(self) -> float | None:
+        """The factor on an image's loss in attacks: float16 gradients would vanish without it."""
+        return 512.0 if self.amp == torch.float16 else None
 
     @property
     def layout(self) -> torch.memory_format:
@@ -62,7 +65,10 @@ class Execution:
         return model.to(self.device).to(memory_format=self.layout)
 
     def images(self, images: Tensor) -> Tensor:
-        """uint8 (N, 3, H, W) -> float32 in [0, 1] on the device; the same bits as ToTensor."""
+        """uint8 (N, 3, H, W) -> float32 in [0, 1] on the device.
+
+        The same bits as ToTensor; but for the last one on CUDA, which multiplies by 1/255.
+        """
         if images.dtype == torch.uint8:
             images = images.to(self.device, non_blocking=True).float().div_(255)
         return images.to(self.device, memory_format=self.layout)
@@ -167,7 +173,8 @@ def training_step(
     """
     optimizer.zero_grad(set_to_none=True)
     count = len(labels)
-    pieces = execution.pieces(count)
+    whole = global_batch or count
+    pieces = execution.pieces(whole, processes() if global_batch else 1)
     losses, logits = [], []
     for some_images, some_labels in zip(
         images.tensor_split(pieces), labels.tensor_split(pieces), strict=True
@@ -186,7 +193,7 @@ def training_step(
             logits[-1] = logits[-1].clone()
             if len(losses) == 1:  # later gradients are added to these
                 _copy_gradients(model)
-    average_gradients(model.parameters(), count / (global_batch or count))
+    average_gradients(model.parameters(), count / whole)
     if scaler:
         scaler.step(optimizer)
         scaler.update()
@@ -290,6 +297,22 @@ def make_sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float) 
     parameters = list(model.parameters())
     fused = parameters[0].is_cuda
     return SGD(parameters, lr, momentum, weight_decay=weight_decay, fused=fused or None)
+
+
+def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Take up a saved state, whatever device and memory layout its run had.
+
+    Momentum is laid out as its weight is: fused kernels pair the two by their place in memory. And
+    whether kernels are fused is this device's matter, not the saved run's.
+    """
+    fused = [group.get("fused") for group in optimizer.param_groups]
+    optimizer.load_state_dict(dict(state))
+    for group, own in zip(optimizer.param_groups, fused, strict=True):
+        group["fused"] = own
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                kept[name] = torch.empty_like(parameter).copy_(value)
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:

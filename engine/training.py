@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from attack_utils import Perturb  # the type alone
 from engine.distributed import Runtime, any_rank, broadcast_from_main, gather_from_ranks
 from engine.log import Progress
-from engine.steps import Execution, Meter, Metrics, Report, train_one_epoch
+from engine.steps import Execution, Meter, Metrics, Report, load_optimizer, train_one_epoch
 from errors import InputError, RunFailed
 from files.checkpoints import to_cpu
 from input_pipeline.loader import STOP_SIGNALS, Loader
@@ -125,7 +125,7 @@ class Training:
             )
         self._check_finite()
         broadcast_from_main(self.model.buffers())
-        self.random = random_state()
+        self.random = random_state(self.execution.device)
         return trained
 
     def _after_step(self, done: int) -> None:
@@ -185,7 +185,10 @@ class Training:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of this; all processes must call it together."""
-        own = {"random": self.random or random_state(), "sums": self.meter.sums.tolist()}
+        own = {
+            "random": self.random or random_state(self.execution.device),
+            "sums": self.meter.sums.tolist(),
+        }
         return {
             "optimizer": to_cpu(self.optimizer.state_dict()),
             "resume": {
@@ -204,7 +207,7 @@ class Training:
         for name, value in self.model.state_dict().items():
             if not bool(value.isfinite().all()):
                 raise InputError(f"the checkpoint's {name} is not finite; resume an earlier file")
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        load_optimizer(self.optimizer, checkpoint["optimizer"])
         self.epoch, self.step = checkpoint["epoch"], resume["step"]
         if len(ranks) != self.runtime.world_size:
             if self.step:
@@ -220,26 +223,28 @@ class Training:
         self.meter = Meter(self.execution.device, own["sums"], self.step)
         if self.scaler and resume["scaler"]:
             self.scaler.load_state_dict(resume["scaler"])
-        before, now = restore_random_state(own["random"])
-        if before != now and self.execution.device.type == "cuda":  # on the CPU they do not matter
-            warn(f"saved with {before} GPUs in sight, not {now}: random starts go on differently")
+        if not restore_random_state(own["random"], self.execution.device):
+            warn("saved by another kind of device: random starts go on differently")
 
 
 # --- random states --------------------------------------------------------------------------------
 
 
-def random_state() -> dict[str, Any]:
-    """States of torch's generators on the CPU and on every CUDA device."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+def random_state(device: torch.device) -> dict[str, Any]:
+    """States of torch's generators on the CPU and, where the run is on one, on its GPU."""
+    on_gpu = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return {"cpu": torch.get_rng_state(), "cuda": on_gpu}
 
 
-def restore_random_state(state: Mapping[str, Any]) -> tuple[int, int]:
-    """Put the generators back to `random_state()`; CUDA's only where the devices are as many.
+def restore_random_state(state: Mapping[str, Any], device: torch.device) -> bool:
+    """Put the generators back to `random_state()`, on whatever GPU the run goes on.
 
-    Returns how many CUDA devices there were, and are.
+    Returns whether the device is of the same kind, so that draws go on as they would have.
     """
     torch.set_rng_state(state["cpu"])
-    before, now = len(state["cuda"]), torch.cuda.device_count()
-    if before == now:
-        torch.cuda.set_rng_state_all(state["cuda"])
-    return before, now
+    on_gpu = state["cuda"]
+    if device.type != "cuda":
+        return not on_gpu
+    if len(on_gpu) == 1:
+        torch.cuda.set_rng_state(on_gpu[0], device)
+    return len(on_gpu) == 1

@@ -13,13 +13,13 @@ def weights_sha256(weights: Mapping[str, Tensor], left_out: Sequence[str] = ()) 
     """SHA-256 of tensors with their names, types and shapes, in the order of the names.
 
     Args:
-        weights: on the CPU.
+        weights: on any device.
         left_out: beginnings of the names that do not count.
     """
     digest = hashlib.sha256()
     for name in sorted(weights):
         if not name.startswith(tuple(left_out)):
-            tensor = weights[name].detach().contiguous()
+            tensor = weights[name].detach().cpu().contiguous()
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -293,6 +293,15 @@ def test_what_seems_to_fold_but_changes_the_logits_is_not_folded():
     assert models.fold.observe_folds(Residual()) == ()
 
 
+def test_looking_for_what_folds_leaves_all_generators_alone(monkeypatch):
+    network, seeded = Straight(), []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    before = torch.get_rng_state()
+    models.fold.observe_folds(network)
+    assert seeded == []
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 # --- through search, transfer and what comes after ------------------------------------------------
 
 

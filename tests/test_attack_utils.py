@@ -334,6 +334,17 @@ def test_an_attack_says_what_it_is():
     assert str(PGDConfig(8 / 255, 3, 16 / 765, False)).endswith("no random start")
 
 
+def test_an_image_whose_gradient_is_not_a_number_is_not_passed_off_as_attacked():
+    class Steep(nn.Module):
+        def forward(self, images):  # logits are finite, their gradients 0 times infinity
+            return images.flatten(1) + 0 * (images - images.detach()).flatten(1).sqrt()
+
+    images = torch.full((2, 3, 1, 1), 0.5)
+    perturb = make_pgd(Steep(), PGDConfig(0.1, 2, 0.05))
+    with pytest.raises(RunFailed, match="its images are not finite"):
+        checked(perturb, 0.1)(images, torch.tensor([0, 1]))
+
+
 # --- testing a finished network -------------------------------------------------------------------
 
 

@@ -150,7 +150,7 @@ def test_a_run_that_went_on_is_resumed_from_its_own_checkpoints(data, adversaria
     run_imp(data, tmp_path / "run", *SCHEDULE, "--resume")  # the flag may be left out by now
 
 
-@pytest.mark.parametrize("micro_batch", [None, 5, 1])
+@pytest.mark.parametrize("micro_batch", [None, 5, 2])
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_random_starts_are_counted_as_training_draws_them(data, world, micro_batch):
     spec = DataSpec("imagenet", str(data), 16, "crop", True)
@@ -159,8 +159,8 @@ def test_random_starts_are_counted_as_training_draws_them(data, world, micro_bat
     for rank in range(world):
         expected = [
             len(piece)
-            for images, _ in loader.epoch(0, 0, rank, world)
-            for piece in images.tensor_split(execution.pieces(len(images)))
+            for step, (images, _) in enumerate(loader.epoch(0, 0, rank, world))
+            for piece in images.tensor_split(execution.pieces(loader.images_in_batch(step), world))
         ]
         training = SimpleNamespace(
             runtime=Runtime(torch.device("cpu"), rank, world),

@@ -434,14 +434,37 @@ def test_a_single_process_runs_in_place_without_a_group(how):
     assert seen == [(Runtime(torch.device("cpu")), False)]
 
 
-@pytest.mark.parametrize("spawn", [False, True], ids=["torchrun", "torchrun and spawn flag"])
-def test_a_process_of_torchrun_joins_its_group_and_leaves_it(monkeypatch, spawn):
+@pytest.fixture
+def under_torchrun(monkeypatch):
     values = {
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "RANK": "0",
         "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1",
     }  # fmt: skip
     for name, value in values.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("under_torchrun")
+def test_a_failed_process_of_torchrun_ends_without_waiting_for_the_others(monkeypatch, capfd):
+    destroy, destroyed = dist.destroy_process_group, []
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: destroyed.append(True))
+
+    def leave(status):
+        raise Interrupted(status)
+
+    monkeypatch.setattr(launching.os, "_exit", leave)
+    try:
+        with pytest.raises(Interrupted, match="2"):
+            launch(complain, "/data: no such folder", Launch("cpu"))
+    finally:
+        destroy()
+    assert "error: /data: no such folder\n" in capfd.readouterr().err
+    assert not destroyed  # with NCCL that waits until the time is out
+
+
+@pytest.mark.usefixtures("under_torchrun")
+@pytest.mark.parametrize("spawn", [False, True], ids=["torchrun", "torchrun and spawn flag"])
+def test_a_process_of_torchrun_joins_its_group_and_leaves_it(spawn):
     seen: list = []
     launch(note, seen, Launch("cpu", spawn=spawn, nproc=2))
     assert seen == [(Runtime(torch.device("cpu"), 0, 1, 1), True)]

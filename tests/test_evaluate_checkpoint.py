@@ -33,6 +33,7 @@ from evaluation.request import Request
 from evaluation.split_test import SplitTest
 from files.atomic import write_json
 from files.checkpoints import save_checkpoint, transfer_keys
+from files.fingerprints import weights_sha256
 from files.names import AUTOATTACK_PROGRESS, EVALUATION_PROGRESS
 from files.outcomes import read_outcomes
 from input_pipeline.loader import Loader
@@ -354,6 +355,22 @@ def test_a_network_whose_output_is_not_finite_has_no_accuracy(data, checkpoint, 
     with pytest.raises(RunFailed, match=r"test SA .*: the network's output is not finite"):
         evaluate(tmp_path / "diverged.pth.tar", tmp_path / "out", data=data)
     assert not (tmp_path / "out" / "eval.json").exists()
+
+
+class OnAGpu(torch.Tensor):
+    """NumPy cannot read it until it is on the CPU."""
+
+    def numpy(self, *, force=False):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    def cpu(self, *_):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_weights_have_one_fingerprint_wherever_they_are():
+    weights = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([True])}
+    there = {name: tensor.as_subclass(OnAGpu) for name, tensor in weights.items()}
+    assert weights_sha256(there) == weights_sha256(weights)
 
 
 def test_the_entry_that_is_named_is_tested(data, checkpoint, tmp_path, capsys):

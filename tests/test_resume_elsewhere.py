@@ -370,12 +370,17 @@ def test_a_state_0_that_trained_its_own_weights_is_exported_from_its_ticket(data
 # --- what cannot go on to the bit -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("device", "told"), [("cuda", 1), ("cpu", 0)])
-def test_other_gpus_in_sight_are_told_of_by_a_run_on_one(data, tmp_path, monkeypatch, device, told):
+@pytest.mark.parametrize(
+    ("device", "saved_by", "told"),
+    [("cuda:1", "cuda", 0), ("cuda:1", "cpu", 1), ("cpu", "cuda", 1), ("cpu", "cpu", 0)],
+)
+def test_random_starts_go_on_on_any_gpu_and_another_kind_of_device_is_told_of(
+    data, tmp_path, monkeypatch, device, saved_by, told
+):
     run_transfer(data, tmp_path / "run", *SHORT)
     checkpoint = load(tmp_path / "run" / "checkpoint.pth.tar")
     (own,) = checkpoint["resume"]["ranks"]
-    own["random"]["cuda"] = [torch.get_rng_state()] * (torch.cuda.device_count() + 3)
+    own["random"]["cuda"] = ["a GPU's"] if saved_by == "cuda" else []
     model = torch.nn.Linear(2, 2)
     training = Training.__new__(Training)  # only what restoring looks at: no GPU is needed
     training.model, training.scaler = model, None
@@ -383,11 +388,15 @@ def test_other_gpus_in_sight_are_told_of_by_a_run_on_one(data, tmp_path, monkeyp
     training.runtime = Runtime(torch.device("cpu"))
     training.execution = Execution(torch.device(device))
     monkeypatch.setattr(training_module, "Meter", lambda *_: None)
+    given: list[tuple[object, torch.device]] = []
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *state: given.append(state))
     checkpoint |= {"optimizer": training.optimizer.state_dict()}
     lines: list[str] = []
     training.restore(checkpoint, lines.append)
     assert len(lines) == told
-    assert all("3 GPUs in sight, not 0" in line for line in lines) or torch.cuda.is_available()
+    assert given == (
+        [("a GPU's", torch.device("cuda:1"))] if device == "cuda:1" and not told else []
+    )
 
 
 # --- what is left lying -------------------------------------------------------------------------

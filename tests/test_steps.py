@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,15 @@ import attack_utils
 from attack_utils import PGDConfig, make_pgd
 from cli.recipes import recipe
 from engine.schedules import Schedule
-from engine.steps import Execution, Meter, evaluate, train_one_epoch, training_step
+from engine.steps import (
+    Execution,
+    Meter,
+    evaluate,
+    load_optimizer,
+    train_one_epoch,
+    training_step,
+)
+from files.checkpoints import to_cpu
 from models import build_model, fold_for_evaluation
 from pruning_utils import convolutions, masks, prune_by_magnitude
 
@@ -314,6 +323,20 @@ def test_no_pass_is_a_single_image_where_maps_are_one_pixel(count, micro_batch):
     assert len(logits) == count
 
 
+@pytest.mark.parametrize(
+    ("batch", "processes", "micro_batch"),
+    [(513, 2, 256), (1026, 4, 256), (514, 8, 64), (1000, 3, 333), (5, 2, 2), (7, 2, None)],
+)
+def test_all_processes_make_as_many_passes_and_none_of_a_single_image(
+    batch, processes, micro_batch
+):
+    pieces = Execution(micro_batch=micro_batch).pieces(batch, processes)
+    for share in np.array_split(np.arange(batch), processes):
+        sizes = [len(part) for part in np.array_split(share, pieces)]
+        assert min(sizes) >= 2
+        assert max(sizes) <= (micro_batch or batch) + 1
+
+
 def test_gradients_of_an_earlier_step_are_forgotten():
     (images, labels), results = as_floats(batches(4))[0], []
     for stale in (False, True):
@@ -409,6 +432,36 @@ def test_training_keeps_masks_that_the_loop_knows_nothing_of():
     assert all(torch.equal(mask, before[name]) for name, mask in masks(model).items())
     for name, module in convolutions(model):
         assert not module.weight[~before[f"{name}.weight_mask"]].any()
+
+
+@pytest.mark.parametrize("fused", [True, None])
+def test_a_state_that_is_taken_up_goes_on_to_the_bit_whatever_its_layout(fused):
+    """Files hold momentum in NCHW; fused kernels pair it with a weight by its place in memory."""
+    execution, results = Execution(), []
+    for resumed in (False, True):
+        model = execution.place(network())
+        optimizer = SGD(model.parameters(), 0.1, momentum=0.9, fused=fused)
+        for step, (images, labels) in enumerate(batches(8, 8, 8)):
+            if resumed and step == 1:
+                kept = to_cpu(optimizer.state_dict())
+                optimizer = SGD(model.parameters(), 0.1, momentum=0.9, fused=fused)
+                load_optimizer(optimizer, kept)
+                for parameter in model.parameters():
+                    buffer = optimizer.state[parameter]["momentum_buffer"]
+                    assert buffer.stride() == parameter.stride()
+            training_step(model, execution.images(images), labels, optimizer, execution)
+        results.append(everything(model, optimizer))
+    for name, value in results[0].items():
+        assert torch.equal(value, results[1][name]), name
+
+
+@pytest.mark.parametrize("fused", [True, None])
+def test_whether_kernels_are_fused_is_not_the_saved_runs_matter(fused):
+    model = network()
+    there = SGD(model.parameters(), 0.1, fused=fused)
+    here = SGD(model.parameters(), 0.1, fused=None if fused else True)
+    load_optimizer(here, there.state_dict())
+    assert here.param_groups[0]["fused"] is (None if fused else True)
 
 
 # --- learning rates -------------------------------------------------------------------------------

@@ -54,6 +54,17 @@ def check_validated(args: argparse.Namespace, given: Collection[str]) -> list[st
     ]
 
 
+def check_states(args: argparse.Namespace) -> list[str]:
+    """What to warn of where a search of several states ends in the middle of one."""
+    short, last = args.epochs % args.prune_epoch, args.epochs // args.prune_epoch + 1
+    if not short or last == 1:
+        return []
+    return [
+        f"--epochs {args.epochs}: state {last} trains {short} of --prune_epoch {args.prune_epoch} "
+        f"epochs only, and ticket {last + 1} is of these weights"
+    ]
+
+
 def check_unused(args: argparse.Namespace, given: Collection[str]) -> list[str]:
     """What to warn of where a flag that a recipe could fill in was given and has no effect.
 

@@ -72,7 +72,9 @@ def build_imp_parser(archs: Sequence[str]) -> Parser:
     )
     _add_search_flags(parser)
     add_training_attack(parser.add_argument_group("attack, in --mode adv"))
-    add_optimisation_flags(parser)(
+    add_optimisation_flags(
+        parser, "epochs of all states, --pretrain_epochs not counted", "0 anew in every state"
+    )(
         "--start_epoch",
         type=natural,
         default=0,
@@ -170,14 +172,16 @@ def build_transfer_parser(archs: Sequence[str], datasets: Sequence[str]) -> Pars
         help="any file that holds masks; the dense network if left out",
     )
     add("--reinit", action="store_true", help="random weights, not --init's, under the masks")
-    attack = parser.add_argument_group("attack, in --mode adv")
+    attack = parser.add_argument_group(
+        "attack", "in training: --mode adv; in tests: --mode adv, or --eval_attack"
+    )
     add_training_attack(attack)
     add = attack.add_argument
     add("--test_eps", type=pixel_fraction, help="radius in evaluation (recipe)")
     add("--test_step", "--test_steps", type=natural, help="PGD steps in evaluation (recipe)")
     add("--test_gamma", "--test_step_size", type=pixel_fraction, help="step size there (recipe)")
     add("--test_randinit", action=Switch, help="start at a random point in evaluation (on)")
-    add_optimisation_flags(parser)
+    add_optimisation_flags(parser, "epochs in all", "0")
     _add_transfer_evaluation(parser)
     add_runtime_flags(parser)
     add = add_output_flags(parser, "runs/transfer")

@@ -13,6 +13,7 @@ from cli.checks import (
     check_milestones,
     check_precision,
     check_start,
+    check_states,
     check_together,
     check_unused,
     check_validated,
@@ -86,7 +87,7 @@ def apply_recipe(args: argparse.Namespace, task: str) -> list[str]:
     settle_nodes(args, os.environ)
     check_together(args)
     notes = check_unused(args, given) + check_milestones(args, milestones)
-    notes += check_validated(args, given) if task == "transfer" else []
+    notes += check_validated(args, given) if task == "transfer" else check_states(args)
     args.notes = [*getattr(args, NOTES, ()), *notes]
     notes += check_precision(args)
     return notes + check_start(args) if task == "imp" else notes

@@ -99,9 +99,10 @@ def add_training_attack(group) -> None:
     add("--train_randinit", action=Switch, help="start at a random point of the ball (on)")
 
 
-def add_optimisation_flags(parser: Parser):
+def add_optimisation_flags(parser: Parser, epochs: str, counted: str):
+    """Args: what --epochs counts, and from where the schedule's epochs are counted, in words."""
     add = parser.add_argument_group("optimisation").add_argument
-    add("--epochs", type=positive_int, help="epochs in all (recipe)")
+    add("--epochs", type=positive_int, help=f"{epochs} (recipe)")
     add("-b", "--batch_size", type=positive_int, help="images per node and step (recipe)")
     add(
         "--micro_batch",
@@ -116,7 +117,7 @@ def add_optimisation_flags(parser: Parser):
         "--decreasing_lr",
         type=milestones,
         metavar="E,E",
-        help="epochs at which multistep divides the rate by ten (recipe)",
+        help=f"epochs at which multistep divides the rate by ten, counted from {counted} (recipe)",
     )
     add("--warmup", type=natural, help="epochs of linear warm-up, by step (0)")
     add("--momentum", type=below_one, help="(0.9)")
@@ -126,7 +127,11 @@ def add_optimisation_flags(parser: Parser):
 
 def add_runtime_flags(parser: Parser) -> None:
     add = parser.add_argument_group("runtime").add_argument
-    add("--seed", type=seed_value, help="with the same seed a run repeats to the bit (1)")
+    add(
+        "--seed",
+        type=seed_value,
+        help="with the same seed a run repeats, on the CPU at the same --threads to the bit (1)",
+    )
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(CUDA if it is there)")
     add("--gpu", type=natural, metavar="I", help="use this one GPU, by one process")
     add("--threads", type=positive_int, help="CPU threads (PyTorch's choice)")

@@ -33,7 +33,7 @@ PYTHON = sys.executable
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="study.sh", description=__doc__.split("\n\n")[1])
+    parser = OneLineParser(prog="bash script/study.sh", description=__doc__.split("\n\n")[1])
     add = parser.add_argument
     add("config", type=Path, metavar="CONFIG", help="TOML; see script/study/*.toml")
     add("-J", "--jobs", type=_count, metavar="N",
@@ -43,9 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--only", type=_pattern, metavar="REGEX", help="only runs whose name this is found in")
     add("--dry_run", "--dry-run", action="store_true",
         help="print the list, the estimated cost and the commands")  # fmt: skip
-    add("--time_it", action="store_true",
+    add("--time_it", "--time-it", action="store_true",
         help="with --dry_run: time some steps of each kind of run, estimate the whole")  # fmt: skip
-    add("--list", action="store_true", help="print a numbered command per run, as for --run")
+    add("--list", action="store_true", help="print every run's command, with its number for --run")
     add("--slurm", action="store_true",
         help="print the sbatch commands for what is left (-J: tasks at a time)")  # fmt: skip
     add("--run", type=_count, metavar="N", help="be run N of the whole list (for Slurm arrays)")

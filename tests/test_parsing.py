@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -178,8 +179,37 @@ def notes_of(task, *words):
 
 
 @pytest.mark.parametrize(
+    ("name", "of"),
+    [
+        ("IMP", ("imp", "adv")), ("AT", ("transfer", "adv")),
+        ("AT on SVHN", ("transfer", "adv", "svhn")), ("ST", ("transfer", "std")),
+    ],
+)  # fmt: skip
+def test_the_readmes_table_of_recipes_is_the_one_in_use(name, of):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (line,) = re.findall(rf"^\| {name} \| (.*) \|$", readme, re.MULTILINE)
+    epochs, batch, rate, decay, attack = line.split(" | ")
+    found = recipe(*of)
+    assert epochs.split(",")[0] == str(found["epochs"])
+    assert (batch, decay) == (str(found["batch_size"]), f"{found['weight_decay']:.4f}")
+    schedule = build.schedule(argparse.Namespace(**found), found["epochs"])
+    assert rate.split(",")[0] == f"{found['lr']:.4f}".rstrip("0")
+    assert rate.partition(" at ")[2] == ", ".join(map(str, schedule.milestones))
+    assert ("cosine" in rate) == (schedule.kind == "cosine")
+    steps = f"PGD-{found['train_step']}," if of[1] == "adv" else "none"
+    assert attack.startswith(steps)
+
+
+@pytest.mark.parametrize(
     ("task", "words", "told"),
     [
+        ("imp", ["--epochs", "60"], None),
+        ("imp", ["--epochs", "2"], None),  # one state, a short one
+        (
+            "imp",
+            ["--epochs", "45"],
+            "state 2 trains 15 of --prune_epoch 30 epochs only, and ticket",
+        ),
         ("transfer", ["--mode", "std", "--epochs", "2"], None),  # the recipe's own may lie beyond
         ("transfer", ["--epochs", "46"], "--eval_from 45 of the recipe: with --epochs 46 the last"),
         ("transfer", ["--epochs", "47"], None),

@@ -34,7 +34,9 @@ def plan(main, argv, capsys):
     capsys.readouterr()
     main([*argv, "--dry_run"])
     printed = capsys.readouterr()
-    assert all(" of the recipe: " in line for line in printed.err.splitlines()), printed.err
+    known = (" of the recipe: ", " epochs only, and ticket ")  # of runs as short as these
+    for line in printed.err.splitlines():
+        assert any(words in line for words in known), line
     return printed.out
 
 

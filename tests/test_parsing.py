@@ -187,8 +187,10 @@ def notes_of(task, *words):
 )  # fmt: skip
 def test_the_readmes_table_of_recipes_is_the_one_in_use(name, of):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (line,) = re.findall(rf"^\| {name} \| (.*) \|$", readme, re.MULTILINE)
-    epochs, batch, rate, decay, attack = line.split(" | ")
+    table = readme[readme.index("| recipe |") :]
+    line = re.search(rf"^\| {name} \| (.*) \|$", table, re.MULTILINE)
+    assert line
+    epochs, batch, rate, decay, attack = line[1].split(" | ")
     found = recipe(*of)
     assert epochs.split(",")[0] == str(found["epochs"])
     assert (batch, decay) == (str(found["batch_size"]), f"{found['weight_decay']:.4f}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 
 from report.evidence import Difference, Evidence
 from report.figures import Look, house_style, plain, sparsity_axis, state_of
-from report.judged import MEASURES, GroupVerdict, Measure
+from report.judged import MEASURES, GroupVerdict, Measure, TicketRow
 from report.words import of_data
 
 BAND = "#cfd3da"
@@ -23,17 +23,21 @@ PART = (0, (2, 1.5))  # dashes of an interval of images only, or of seeds alone
 def difference_figure(groups: Sequence[GroupVerdict], look: Look) -> Figure:
     """Draw the groups of one data set and fraction: a row each, a panel per measure.
 
-    Of the tickets, those that IMP found are drawn.
+    Of the tickets, those that IMP found are drawn. The panels of a measure have the same axes.
     """
+    densities = {row.density for group in groups for row in group.found}
     with house_style():
         figure = Figure(figsize=(12.5, 1.5 + 2.9 * len(groups)), layout="constrained")
-        axes = figure.subplots(len(groups), len(MEASURES), squeeze=False)
+        axes = figure.subplots(len(groups), len(MEASURES), squeeze=False, sharex=True, sharey="col")
         for group, line in zip(groups, axes, strict=True):
             for axis, measure in zip(line, MEASURES, strict=True):
                 _panel(axis, group, measure, *look[group.group.name])
             line[0].set_ylabel(f"{plain(group.group.name, 28)}\nticket − dense (points)")
         for axis, measure in zip(axes[0], MEASURES, strict=True):
             axis.set_title(measure.title)
+            axis.set_ylim(*_limits(groups, measure))
+        sparsity_axis(axes[0, 0], sorted(densities))
+        axes[0, 0].set_xlabel("")
         for axis in axes[-1]:
             axis.set_xlabel("sparsity (% of weights pruned)")
         key = groups[0].group
@@ -47,17 +51,10 @@ def _panel(axis: Axes, group: GroupVerdict, measure: Measure, colour: str, marke
     if margin is not None:
         axis.axhspan(-margin, 0, color=BAND, linewidth=0, zorder=0)
     axis.axhline(0, color=INK, linestyle="--", linewidth=1, zorder=1)
-    shown = []
-    for row in group.found:
-        found = row.differences[measure.name]
-        if found is not None:
-            shown.append(found)
-            sign = row.evidence[measure.name]
-            _point(axis, state_of(row.density), found, sign, colour, marker)
-    sparsity_axis(axis, [row.density for row in group.found])
-    axis.set_xlabel("")
+    shown = _shown(group, measure)
+    for row, found in shown:
+        _point(axis, state_of(row.density), found, row.evidence[measure.name], colour, marker)
     if shown:
-        axis.set_ylim(*_limits(shown, margin or 0.0))
         _stars(axis, RULE, [row.density for row in group.found if row.double_win], "white")
         surely = [row.density for row in group.found if row.double_win_evidence]
         _stars(axis, EVIDENCE, surely, "black")
@@ -69,11 +66,10 @@ def _point(
     axis: Axes, x: float, found: Difference, sign: Evidence, colour: str, marker: str
 ) -> None:
     half = found.half_width()
-    sure = found.conclusive
     bars = axis.errorbar(
         x, found.mean, half, color=colour, elinewidth=1.4, capsize=3, zorder=2, linestyle="",
     )  # fmt: skip
-    if not sure:
+    if not found.conclusive:
         for bar in bars[2]:
             bar.set_linestyle(PART)
     axis.plot(
@@ -83,9 +79,16 @@ def _point(
     )  # fmt: skip
 
 
-def _limits(shown: Iterable[Difference], margin: float) -> tuple[float, float]:
+def _shown(group: GroupVerdict, measure: Measure) -> list[tuple[TicketRow, Difference]]:
+    found = [(row, row.differences[measure.name]) for row in group.found]
+    return [(row, difference) for row, difference in found if difference is not None]
+
+
+def _limits(groups: Sequence[GroupVerdict], measure: Measure) -> tuple[float, float]:
     """Let very wide intervals leave the panel, and leave room for the stars at its top."""
-    means = [found.mean for found in shown]
+    shown = [found for group in groups for _, found in _shown(group, measure)]
+    margin = max(group.margins.get(measure.name) or 0.0 for group in groups)
+    means = [found.mean for found in shown] or [0.0]
     low, high = min(*means, -margin, 0.0), max(*means, 0.0)
     reach = 1.2 * max(high - low, 2 * margin, 0.5)
     bars = [half for found in shown if (half := found.half_width()) is not None]
@@ -116,7 +119,7 @@ def _legend() -> list[Line2D | Patch]:
             [],
             color=INK,
             linewidth=1.4,
-            linestyle=(0, (2, 1.5)),
+            linestyle=PART,
             label="95 %: images only, or seeds alone",
         ),
         point("o", INK, "matches"),

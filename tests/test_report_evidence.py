@@ -686,6 +686,8 @@ def test_the_figure_of_differences_has_a_row_a_pretraining_bars_bands_and_stars(
     groups = verdict_of(tmp_path).groups
     figure = difference_figure(groups, styles(group.group.name for group in groups))
     assert len(figure.axes) == 6
+    for above, below in zip(figure.axes[:3], figure.axes[3:], strict=True):
+        assert (above.get_xlim(), above.get_ylim()) == (below.get_xlim(), below.get_ylim())
     axis = figure.axes[0]
     assert len(axis.collections) == 3  # a bar a ticket
     band = axis.patches[0].get_path().get_extents(axis.patches[0].get_patch_transform())

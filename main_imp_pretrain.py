@@ -83,7 +83,8 @@ class TicketSearch:
                 trained = training.one_epoch(rate, self.label(epoch))
                 say_for_scripts(str(rate(0)))
                 self.finish_epoch(epoch, trained, self.validate())
-            # Deviation: the mask after the last state is a ticket too, not thrown away.
+            # Deviation: the mask after the last state is a ticket too, not thrown away; so is that
+            # of a state that ends early, of which `check_states` warns.
             self.prune(states.last + 1)
         warn_of_skipped(self.warnings, self.train, self.val)
         if self.args.keep != "all":

@@ -73,7 +73,7 @@ def apply_recipe(args: argparse.Namespace, task: str) -> list[str]:
         What to warn of. What of it bears on results is added to `args.notes`, too.
     """
     if task == "transfer":
-        args.dataset = args.dataset or "cifar10"
+        args.dataset = args.dataset or "cifar10"  # Deviation: cifar100, unless its scripts say so
     values = recipe(task, args.mode, getattr(args, "dataset", "*"))
     if "multistep" not in (args.lr_schedule, values["lr_schedule"]):
         values["decreasing_lr"] = ()  # SVHN's milestones are for --lr_schedule multistep alone

@@ -13,6 +13,7 @@ from engine.run_folder import read_args
 from errors import InputError
 
 # BatchNorm saw so many images on each of the paper's eight GPUs (a batch of 2048).
+# Deviation: one GPU of the released code takes its whole batch in a pass; 256 is an eighth of 2048.
 IMAGES_PER_PASS = 256
 RELEASED_DATA = "../data"  # where the released scripts look
 

@@ -158,6 +158,7 @@ def average_gradients(parameters: Iterable[nn.Parameter], share: float) -> None:
     if not dist.is_initialized():
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
+    # Deviation: the released code wraps the network in DistributedDataParallel.
     flat = torch._utils._flatten_dense_tensors(gradients).mul_(share)
     dist.all_reduce(flat)
     parts = torch._utils._unflatten_dense_tensors(flat, gradients)

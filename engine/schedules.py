@@ -64,6 +64,6 @@ class Schedule:
             return self.lr * (epoch * steps_per_epoch + step + 1) / (self.warmup * steps_per_epoch)
         if self.kind == "multistep":
             return self.lr * 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
-        if self.kind == "cosine":
+        if self.kind == "cosine":  # Deviation: PyTorch's recursion goes on from warm-up's last rate
             return self.lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
         return self.lr

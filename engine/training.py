@@ -85,6 +85,7 @@ class Training:
         self.model, self.optimizer, self.loader = model, optimizer, loader
         self.execution, self.runtime, self.perturb = execution, runtime, perturb
         self.save, self.save_every, self.print_freq = save, save_every, print_freq
+        # Deviation: the released code makes one smaller step an epoch of it.
         if loader.batch_size > loader.num_images:
             raise InputError(
                 f"--batch_size {loader.batch_size}: more than the {loader.num_images} training "

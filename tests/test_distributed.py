@@ -2,10 +2,7 @@
 
 import copy
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +15,6 @@ import torch.distributed as dist
 from helpers.gloo_cases import WORLD, fork_ranks, free_port, two_gloo_processes
 from helpers.main_cases import (
     HERE,
-    ROOT,
     TINY,
     Interrupted,
     assert_same_bits,
@@ -548,29 +544,6 @@ def test_a_folder_knows_how_many_processes_its_run_began_with(tmp_path, recorded
     assert recorded_processes(tmp_path) is None
     (tmp_path / "args.json").write_text(json.dumps(recorded))
     assert recorded_processes(tmp_path) == processes
-
-
-@pytest.mark.slow
-def test_an_imp_script_says_how_a_step_is_shared_out_and_keeps_it_when_it_goes_on(tmp_path):
-    data, folder = write_classes(tmp_path / "data"), tmp_path / "run"
-
-    def start(*flags: str) -> str:
-        command = ["bash", str(ROOT / "script/imp_pretrain/imp_std.sh"), "", str(folder), str(data)]
-        command += [*TINY, *HERE, "--epochs", "1", "--prune_epoch", "1", *flags]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=300,
-            env={**os.environ, "PYTHON": sys.executable},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    assert "12 images a step, 6 for each of 2 processes (--nproc)\n" in start("--nproc", "2")
-    recorded = read_json(folder / "args.json")
-    assert (recorded["processes"], recorded["micro_batch"]) == (2, 256)
-    (folder / "2-ticket.safetensors").unlink()
-    told = start("--resume")
-    assert "processes: 2 on this node, as the run began with (--nproc N: others)\n" in told
-    assert "6 for each of 2 processes" in told
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without CUDA")

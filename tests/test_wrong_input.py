@@ -41,7 +41,7 @@ from pruning_utils import masks
 SHORT = ["--epochs", "2", "--prune_epoch", "1"]
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without CUDA")
 COUNTS = [
-    *("--epochs", "--batch_size", "--micro_batch", "--threads", "--width", "--print_freq"),
+    *("--epochs", "--batch_size", "--threads", "--width", "--print_freq"),
     *("--save_every_steps", "--nproc", "--prune_epoch"),
 ]
 COUNTS_FROM_0 = ["--workers", "--warmup", "--gpu", "--train_step", "--pretrain_epochs"]
@@ -129,6 +129,7 @@ def refused(main, argv, place, capsys) -> str:
 # (flag, value, what the line must say besides the flag and the value)
 FLAGS = [
     *((flag, value, "a whole number of at least 1") for flag in COUNTS for value in ("0", "-1")),
+    *(("--micro_batch", value, "a whole number of at least 2") for value in ("0", "1", "x")),
     *((flag, value, "a whole number") for flag in COUNTS for value in ("nan", "1.5", "many")),
     *((flag, "-1", "a whole number of at least 0") for flag in COUNTS_FROM_0),
     *((flag, "nan", "a whole number of at least 0") for flag in COUNTS_FROM_0),

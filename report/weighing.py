@@ -267,7 +267,7 @@ def without_outcomes(
         if 0 < len(having) < runs:
             lines.append(
                 f"{where}: {runs - len(having)} of {runs} runs have no usable outcomes; intervals "
-                "that need them are from seeds alone"
+                "that need them are from seeds alone, and decide nothing"
             )
         if len({(t.split, len(t.bits)) for t in having}) > 1:
             lines.append(f"{where}: tested on different images, which are not paired")

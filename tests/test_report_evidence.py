@@ -107,7 +107,7 @@ def test_results_without_outcomes_have_intervals_from_seeds_alone_or_none():
 
 
 @pytest.mark.parametrize("harm", ["damage", "remove", "another seed", "other accuracies"])
-def test_a_run_without_usable_outcomes_is_named_and_its_ticket_is_judged_by_seeds(tmp_path, harm):
+def test_a_run_without_usable_outcomes_is_named_and_its_ticket_is_undecided(tmp_path, harm):
     study(tmp_path, {0: (), 1: (), 2: ()})
     file = tmp_path / "adv" / "1-2" / "std" / "outcomes.safetensors"
     if harm == "damage":
@@ -124,6 +124,7 @@ def test_a_run_without_usable_outcomes_is_named_and_its_ticket_is_judged_by_seed
     first, second = only(verdict).rows
     assert [first.differences[name].kind for name in first.evidence] == ["none", "paired", "paired"]
     assert {found.kind for found in second.differences.values()} == {"paired"}
+    assert first.evidence["st_sa"] == "undecided"
     told = "\n".join(verdict.warnings)
     assert "SA under ST: 1 of 9 runs have no usable outcomes" in told
     assert (str(file) in told) == (harm != "remove")

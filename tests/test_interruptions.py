@@ -99,7 +99,7 @@ def last_file(task: str) -> str:
 # --- kill -9 --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("task", "kills"), [("imp", 12), ("transfer", 8)])
+@pytest.mark.parametrize(("task", "kills"), [("imp", 20), ("transfer", 10)])
 def test_a_run_killed_at_random_moments_ends_as_the_undisturbed_one(whole, tmp_path, task, kills):
     """Kill k comes a random while after a random number of batches, before the next one is done;
     even if no batch had to be done again, those of all kills together would not finish the run."""

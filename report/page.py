@@ -160,7 +160,8 @@ def _ticket_table(verdict: Verdict) -> str:
     caption = (
         "Mean ± std over n seeds, in percent on the test set; below it the difference to the dense "
         "network in points, [its 95 % interval], what that says, and what it covers: seeds and "
-        "images (paired or unpaired), images only, or seeds only. Select a heading to sort."
+        "images (paired or unpaired), images only, or seeds only; unlike: made by another recipe "
+        "or attack than the dense network. Select a heading to sort."
     )
     return table(caption, heads, rows)
 

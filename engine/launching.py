@@ -53,20 +53,21 @@ class Launch:
 
 def launch(work: Callable[[Runtime, Any], Any], argument: Any, how: Launch) -> None:
     """Call `work(runtime, argument)` in every process of the run, and wait for all of them."""
-    if how.spawn and not _under_torchrun():
+    if _under_torchrun():
+        local = int(os.environ["LOCAL_RANK"])
+        runtime = _join_torchrun(how, local)
+        with _one_of_several(local):
+            work(runtime, argument)
+        return
+    if how.spawn:
         gpus = torch.cuda.device_count() if _wants_cuda(how) else 0
         count = processes_per_node(how, gpus)
         if count != processes_per_node(dataclasses.replace(how, begun_with=None), gpus):
             say(f"processes: {count} on this node, as the run began with (--nproc N: others)")
         if count * how.world_size > 1:
-            return _spawn(count, work, argument, how)
-    if not _under_torchrun():
-        return work(Runtime(_device(how, how.gpu)), argument)
-    local = int(os.environ["LOCAL_RANK"])
-    runtime = _join_torchrun(how, local)
-    with _one_of_several(local):
-        work(runtime, argument)
-    return None
+            _spawn(count, work, argument, how)
+            return
+    work(Runtime(_device(how, how.gpu)), argument)
 
 
 def processes_per_node(how: Launch, gpus: int) -> int:

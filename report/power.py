@@ -61,8 +61,8 @@ def missing(difference: Difference, margin: float, level: float = LEVEL) -> Miss
     further = bisect.bisect_left(range(MOST + 1), True, key=decides)
     if further <= MOST:
         return Missing(further)
-    images = _images_needed(difference, gap, level)
-    return Missing(None, images=images if images > (difference.images or 0) else None)
+    images = _images_needed(difference, difference.images, gap, level)
+    return Missing(None, images=images if images > difference.images else None)
 
 
 def with_further(difference: Difference, further: int) -> Difference:
@@ -77,12 +77,12 @@ def with_further(difference: Difference, further: int) -> Difference:
     return dataclasses.replace(difference, seed_terms=terms, seeds=difference.seeds + further)
 
 
-def _images_needed(difference: Difference, gap: float, level: float) -> int:
-    """How many images would decide it, were the seeds without number."""
-    if difference.images is None or gap <= ROUNDING:
+def _images_needed(difference: Difference, images: int, gap: float, level: float) -> int:
+    """How many images would decide it in place of those `images`, were the seeds without number."""
+    if gap <= ROUNDING:
         return 0
     tail = (1 - level) / 2
     z = NormalDist().inv_cdf(1 - tail)
-    by_spread = difference.image_variance * difference.images * (z / gap) ** 2
+    by_spread = difference.image_variance * images * (z / gap) ** 2
     unseen = math.log(tail) / math.log1p(-gap / 100) if gap < 100 else 1
     return math.ceil(max(by_spread, unseen))

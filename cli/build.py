@@ -24,7 +24,7 @@ from engine.distributed import (
 )
 from engine.launching import Launch
 from engine.log import Warnings, say
-from engine.run_folder import IMAGES, RunFolder, read_args, recorded_batch, recorded_processes
+from engine.run_folder import IMAGES, RunFolder
 from engine.schedules import Schedule, States
 from engine.steps import AMP, Execution, make_sgd
 from engine.training import StopSignals, Training
@@ -33,6 +33,7 @@ from evaluation.evaluator import Evaluator, Watch
 from evaluation.request import Request
 from files import imp_run, names, transfer_run
 from files.atomic import fingerprint, sha256_of
+from files.run_args import read_args, recorded_batch, recorded_processes
 from files.salvage import Salvaged
 from files.tickets import Ticket, read_ticket
 from input_pipeline.loader import Loader

@@ -10,8 +10,8 @@ import argparse
 from pathlib import Path
 
 from engine.log import warn
-from engine.run_folder import read_args
 from files import names
+from files.run_args import read_args
 
 TAKEN = (
     *("input_size", "augment", "test_eps", "test_step", "test_gamma", "test_randinit", "seed"),

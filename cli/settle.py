@@ -9,8 +9,8 @@ from typing import Any
 from cli.build import goes_on
 from dataset import holds
 from engine.log import warn
-from engine.run_folder import read_args
 from errors import InputError
+from files.run_args import read_args
 
 # BatchNorm saw so many images on each of the paper's eight GPUs (a batch of 2048).
 # Deviation: one GPU of the released code takes its whole batch in a pass; 256 is an eighth of 2048.

@@ -19,9 +19,9 @@ from files import names
 from files.atomic import write_json
 from files.features import discard, lacks_told, take_lock
 from files.metrics import read_metrics
+from files.run_args import read_args
 
 HELD = (errno.EAGAIN, errno.EACCES)  # what lockf answers where another process has the lock
-GLOBAL_BATCH, PROCESSES, NODES = "global_batch", "processes", "world_size"
 WARNINGS = "warnings"
 NOTES = "notes"  # among the flags, but none: what was told of them
 OF_A_RUN = (
@@ -239,45 +239,6 @@ def _as_flag(name: str) -> str:
     if name == f"{IMAGES}{CONTENT}":
         return "data whose images are"
     return name.replace(CONTENT, " that holds")
-
-
-def read_args(folder: Path) -> dict[str, Any]:
-    """What `args.json` says of a folder's run, first of all its flags; nothing without the file.
-
-    Raises InputError for a damaged file.
-    """
-    path = folder / names.ARGS
-    if not path.exists():
-        return {}
-    try:
-        before = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: damaged, not JSON; move it away to go on without it") from error
-    if not isinstance(before, dict):
-        raise InputError(f"{path}: damaged, no flags in it; move it away to go on without it")
-    return before
-
-
-def recorded_batch(folder: Path) -> int | None:
-    """The images per step over all processes of the run that a folder holds, if that is known."""
-    found = read_args(folder).get(GLOBAL_BATCH)
-    if found is not None and (type(found) is not int or found < 2):
-        raise InputError(
-            f"{folder / names.ARGS}: damaged, its {GLOBAL_BATCH} is {found!r}; move it away to go "
-            "on without it"
-        )
-    return found
-
-
-def recorded_processes(folder: Path) -> int | None:
-    """The processes per node of the run that a folder holds, if that is known."""
-    before = read_args(folder)
-    processes, nodes = before.get(PROCESSES), before.get(NODES)
-    if type(processes) is int and type(nodes) is int and 0 < nodes <= processes:
-        return processes // nodes
-    # Before `processes` was recorded the flags said it, unless it was one for each GPU.
-    known = 1 if before.get("multiprocessing_distributed") is False else before.get("nproc")
-    return known if type(known) is int and known > 0 else None
 
 
 @contextlib.contextmanager

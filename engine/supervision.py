@@ -15,11 +15,12 @@ from typing import Any, Protocol
 
 from engine.distributed import is_main, on_main
 from engine.log import Warnings, say, warn
-from engine.run_folder import GLOBAL_BATCH, NODES, PROCESSES, WARNINGS, RunFolder, holding
+from engine.run_folder import WARNINGS, RunFolder, holding
 from engine.training import NotFinite, Preempted, StopSignals, Training
 from errors import InputError, RunFailed, memory_advice
 from files import names
 from files.atomic import copy_into
+from files.run_args import GLOBAL_BATCH, NODES, PROCESSES
 
 
 class Run(Protocol):

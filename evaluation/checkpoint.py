@@ -18,7 +18,6 @@ from torch import Tensor
 from dataset import DataSpec
 from engine.data_warnings import warn_of_notes, warn_of_skipped
 from engine.log import Warnings, say
-from engine.run_folder import PROCESSES, read_args
 from errors import InputError
 from evaluation.autoattack import forget_progress
 from evaluation.evaluator import Evaluator
@@ -37,6 +36,7 @@ from files.checkpoints import save_checkpoint
 from files.class_names import CLASSES
 from files.names import EVALUATION, EVALUATION_OUTCOMES, EVALUATION_PROGRESS
 from files.outcomes import CLEAN
+from files.run_args import PROCESSES, read_args
 from files.transfer_run import role_of
 
 CIFAR10_C_FOLDER = "CIFAR-10-C"  # as the archive unpacks

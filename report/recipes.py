@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from files import names
 from files.results import MODES, REGIMES, RunResult
+from files.run_args import args_if_readable
 from report.judged import GroupVerdict, TicketRow
 
 TRAINING = (
@@ -86,11 +85,8 @@ def _text(value: object) -> str:
 
 
 def _flags(results: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads(results.with_name(names.ARGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return {**found, **_passes(found)} if isinstance(found, dict) else {}
+    found = args_if_readable(results.parent)
+    return {**found, **_passes(found)}
 
 
 def _passes(flags: Mapping[str, Any]) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 from errors import InputError
 from files import names
 from files.atomic import sha256_of
+from files.run_args import args_if_readable
 from files.study_record import files_below
 from files.tickets import load_ticket, ticket_header
 from pruning_utils import MASK_SUFFIX
@@ -59,11 +59,7 @@ def find_tickets(runs_dir: str | Path) -> dict[str, list[TicketFile]]:
 
 def _run_and_kind(folder: Path) -> tuple[str, str]:
     """The name of the run in a folder and the kind of its tickets, as its `args.json` tells."""
-    try:
-        recorded = json.loads((folder / names.ARGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        recorded = None
-    places = [recorded] if isinstance(recorded, dict) else []
+    places = [args_if_readable(folder)]
     places += [value for place in places for value in place.values() if isinstance(value, dict)]
 
     def told(key: str) -> str:

@@ -43,10 +43,10 @@ from engine.distributed import (
     sum_over_ranks,
 )
 from engine.launching import Launch, launch, processes_per_node
-from engine.run_folder import recorded_batch, recorded_processes
 from engine.steps import Execution, evaluate, train_one_epoch, training_step
 from errors import InputError
 from files.checkpoints import load_checkpoint, save_checkpoint
+from files.run_args import recorded_batch, recorded_processes
 from pruning_utils import masks, prune_at_random, prune_by_magnitude
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

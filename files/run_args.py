@@ -20,8 +20,8 @@ def read_args(folder: Path) -> dict[str, Any]:
     path = folder / names.ARGS
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}  # what writes there says why it cannot
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:

@@ -35,9 +35,6 @@ from models import (
     weights_file,
 )
 
-# Beginnings of the notes on an init file that bear on a figure; the others tell what is usual.
-FRESH_STEM = "left out: conv1.weight"
-NOTED = (FRESH_STEM, "left out: the entry mask", "these are the weights as trained")
 FOR_TRANSFER = {"fc": "drop", "stem": "fresh", "normalization": "keep"}
 FEW_ZEROS = 5.0  # percent of the weights; more look like masks that were multiplied in
 
@@ -168,10 +165,14 @@ def load_init(model: nn.Module, args: argparse.Namespace, warnings: Warnings, **
     path = init_file(args)
     loaded = load_pretrained(model, path, key=args.init_key, **how)
     normalize = model.get_submodule("normalize")
-    say(f"init: {path} ({loaded.layout}); images are normalised by {normalize.extra_repr()}")
+    by = f"by {normalize.extra_repr()}"
+    if not (loaded.has_constants or args.mean or args.init == "torchvision"):
+        by += ", as the data set's usually are: the file does not tell its own"
+    say(f"init: {path} ({loaded.layout}); images are normalised {by}")
     for note in loaded.notes:
-        tell = warnings.add if note.startswith(NOTED) else say
-        tell(f"init: {note}")
+        say(f"init: {note}")
+    for warning in loaded.warnings:
+        warnings.add(f"init: {warning}")
     if not loaded.masks:
         warn_of_zeros(args.init, model, warnings)
     return loaded
@@ -208,9 +209,8 @@ def _sha256_without_use(
 
 def trunk_sha256(model: nn.Module, loaded: Loaded) -> str:
     """The hash of the weights that were loaded: no classifier, normalisation or fresh stem."""
-    fresh = any(note.startswith(FRESH_STEM) for note in loaded.notes)
     trunkless = (f"{classifier(model)}.", "normalize.")
-    left_out = (*trunkless, "conv1.weight") if fresh else trunkless
+    left_out = (*trunkless, "conv1.weight") if loaded.fresh_stem else trunkless
     return weights_sha256(model.state_dict(), left_out)
 
 

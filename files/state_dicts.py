@@ -22,6 +22,10 @@ AVERAGED = (
     *("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema_model"),
     *("ema", "ema_network", "swa_model", "swa_state_dict", "averaged_model"),
 )
+INITIAL = ("init_weight", "init")  # beside trained weights: those before the first prune
+MASKS = ("mask", "masks")  # a ticket
+NO_NETWORKS = ("optimizer", *MASKS)
+CONSTANTS = "(mean and std)"  # of a whole network, where its state dict lacks them; see below
 DEPTH = 3  # how many dictionaries deep weights are looked for
 
 
@@ -71,8 +75,8 @@ def holds_weights(value: Any) -> bool:
 def as_state_dicts(value: Any) -> Any:
     """The same nest of dictionaries, networks in it as state dicts, NumPy arrays as tensors."""
     if isinstance(value, nn.Module):
-        value = value.state_dict()
-        return {"state_dict": value} if value else value
+        state = value.state_dict()
+        return {"state_dict": state, **_constants_of(value)} if state else state
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return torch.from_numpy(np.array(value))
     if isinstance(value, Mapping):
@@ -80,9 +84,68 @@ def as_state_dicts(value: Any) -> Any:
     return value
 
 
-def averaged_weights(payload: Mapping[str, Any]) -> list[str]:
-    """The entries of a file that hold averages of the weights."""
-    return [name for name in AVERAGED if holds_weights(payload.get(name))]
+def _constants_of(network: nn.Module) -> dict[str, str]:
+    """Mean and std that a module keeps as plain attributes, as transforms.Normalize does."""
+    for name, module in network.named_modules():
+        found = [_three_numbers(vars(module).get(attribute)) for attribute in ("mean", "std")]
+        if all(found):
+            part = f" ({name})" if name else ""
+            return {CONSTANTS: f"mean {found[0]} and std {found[1]}{part}"}
+    return {}
+
+
+def _three_numbers(value: Any) -> str | None:
+    """Three numbers as --mean and --std take them; None for anything else."""
+    try:
+        numbers = np.asarray(value, dtype=float).ravel()
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return ",".join(f"{number:.6g}" for number in numbers) if len(numbers) == 3 else None
+
+
+def unsaved_constants(payload: Mapping[str, Any]) -> str | None:
+    """What `as_state_dicts` found of mean and std that no state dict holds."""
+    if CONSTANTS in payload:
+        return str(payload[CONSTANTS])
+    nested = (unsaved_constants(value) for value in payload.values() if isinstance(value, Mapping))
+    return next(filter(None, nested), None)
+
+
+def other_entries(
+    payload: Mapping[str, Any], taken: Taken, flag: str
+) -> tuple[list[str], list[str]]:
+    """Say what of a file was not looked at, and how other weights in it can be had: by `flag`.
+
+    Returns:
+        Notes, and what to warn of: a search that starts from trained weights in place of initial
+        ones finds other tickets.
+    """
+    notes, warnings = [], []
+    others = [name for name, value in entries_with_weights(payload) if _is_network(name, value)]
+    others = [name for name in others if name != taken.key] if taken.key else []
+    seen = {*taken.state, "arch", "mask", CONSTANTS} | {name.split(".")[0] for name in others}
+    seen |= {taken.key.split(".")[0]} if taken.key else set()
+    rest = [str(n) for n in payload if str(n) not in seen and not is_no_weight(str(n))]
+    if rest:
+        notes.append(f"left out: {', '.join(rest)}")
+    for name in others:
+        if name in INITIAL:
+            warnings.append(
+                f"these are the weights as trained ({taken.key}); the initial ones as a file: "
+                f"python -m models.convert IN OUT --key {name}"
+            )
+        else:
+            what = (
+                "averaged weights (EMA)" if set(name.split(".")) & {*AVERAGED} else "other weights"
+            )
+            notes.append(f"{what} lie under {name}: {flag} {name} takes them")
+    return notes, warnings
+
+
+def _is_network(name: str, value: Mapping[str, Any]) -> bool:
+    """Whether an entry with weights is a convolutional network's, no optimiser's or ticket's."""
+    convolutions = any(isinstance(v, Tensor) and v.dim() == 4 for v in value.values())
+    return convolutions and not set(name.split(".")) & {*NO_NETWORKS}
 
 
 def entries_with_weights(
@@ -108,12 +171,12 @@ def _usual(payload: Mapping[str, Any]) -> tuple[str | None, Mapping | None]:
             return key, found[key]
     if holds_weights(payload):
         return None, payload
-    for key in found:  # as {"checkpoint": {"state_dict": …}}
-        if set(key.split(".")) & set(WEIGHT_KEYS):
-            return key, found[key]
-    # The masks of a ticket and the momentum of an optimiser are no network.
-    rest = [key for key in found if not set(key.split(".")) & {"optimizer", "mask", "masks"}]
-    return (rest[0], found[rest[0]]) if len(rest) == 1 else (None, None)
+    networks = [key for key in found if not set(key.split(".")) & {*NO_NETWORKS}]
+    usual = [key for key in networks if key.rpartition(".")[2] in WEIGHT_KEYS]
+    # As {"checkpoint": {"state_dict": …, "ema": …}}; but {"best": {…}, "last": {…}} is a choice.
+    if len({key.rpartition(".")[0] for key in usual}) == 1:
+        networks = sorted(usual, key=lambda key: WEIGHT_KEYS.index(key.rpartition(".")[2]))[:1]
+    return (networks[0], found[networks[0]]) if len(networks) == 1 else (None, None)
 
 
 def _lack(payload: Mapping[str, Any], key: str | None, flag: str) -> str:

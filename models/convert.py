@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,14 @@ import torch
 
 from errors import InputError, OneLineParser, run_main
 from files.checkpoints import load_checkpoint, load_trusted_pickle, save_checkpoint
-from files.state_dicts import take_state_dict
+from files.state_dicts import (
+    MASKS,
+    Taken,
+    holds_weights,
+    other_entries,
+    take_state_dict,
+    unsaved_constants,
+)
 
 DESCRIPTION = """\
 Write the state dict inside IN to OUT, a file that torch.load(OUT, weights_only=True) opens and
@@ -53,20 +60,43 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def convert(source: str, target: str, *, trust_pickle: bool = False, key: str | None = None) -> int:
+def convert(
+    source: str,
+    target: str,
+    *,
+    trust_pickle: bool = False,
+    key: str | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> int:
     """Write the state dict inside `source` to `target`; return how many tensors it has.
 
-    Raises InputError if `source` cannot be opened, with `trust_pickle` or without, or has no state
-    dict (under `key`).
+    `tell` gets a line on whatever else of use the file holds. Raises InputError if `source` cannot
+    be opened, with `trust_pickle` or without, or has no state dict (under `key`).
     """
     if Path(source).resolve() == Path(target).resolve():
         raise InputError(f"{target}: IN and OUT are the same file; name another OUT")
     if target.endswith(".safetensors"):
         raise InputError(f"{target}: OUT is a PyTorch file; name it like robust.pth.tar")
     payload = _load_trusted(source) if trust_pickle else load_checkpoint(source)
-    state = take_state_dict(payload, source, key, "--key").state
-    save_checkpoint(target, {str(name): _plain(value) for name, value in state.items()})
-    return len(state)
+    taken = take_state_dict(payload, source, key, "--key")
+    save_checkpoint(target, {str(name): _plain(value) for name, value in taken.state.items()})
+    for line in (*taken.notes, *_left_behind(payload, taken)):
+        tell(f"{source}: {line}")
+    return len(taken.state)
+
+
+def _left_behind(payload: Mapping[str, Any], taken: Taken) -> list[str]:
+    notes, warnings = other_entries(payload, taken, "--key")
+    if taken.key not in MASKS:
+        notes += [
+            f"masks lie beside the weights: --key {name} takes them, as a ticket"
+            for name in MASKS
+            if holds_weights(payload.get(name))
+        ]
+    constants = unsaved_constants(payload)
+    if constants:
+        notes.append(f"the network normalises its images by {constants}, which OUT does not tell")
+    return [*notes, *warnings]
 
 
 def _load_trusted(source: str) -> Mapping[str, Any]:
@@ -90,8 +120,11 @@ def _plain(value: torch.Tensor) -> torch.Tensor:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
-    count = convert(args.source, args.target, trust_pickle=args.trust_pickle, key=args.key)
-    print(f"{args.target}: {count} tensors; opens with weights_only=True and as --init")
+    count = convert(
+        args.source, args.target, trust_pickle=args.trust_pickle, key=args.key, tell=print
+    )
+    flag = "--tickets_file" if args.key in MASKS else "--init"
+    print(f"{args.target}: {count} tensors; opens with weights_only=True and as {flag}")
 
 
 if __name__ == "__main__":

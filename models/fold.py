@@ -22,10 +22,15 @@ def fold_for_evaluation(model: nn.Module) -> nn.Module:
     baked in, memory format and device stay. Normalisation stays a layer: folded into a padded
     convolution it would be wrong at the border. Where no BatchNorm follows a convolution, as in
     networks without any, the copy is the same network with its masks baked in.
+
+    Which BatchNorm follows which convolution, the modules' attribute `folds` says (pairs of names);
+    in a network without it that is observed.
     """
     folded = bake_masks(model).eval().requires_grad_(False)
+    if not hasattr(folded, "folds"):
+        _fold_pairs(folded, observe_folds(folded))
     for module in list(folded.modules()):
-        _fold_pairs(module, _pairs_of(module))
+        _fold_pairs(module, getattr(module, "folds", ()))
     return folded
 
 
@@ -54,24 +59,6 @@ def bake_masks(model: nn.Module) -> nn.Module:
 # --- which BatchNorm follows which convolution ----------------------------------------------------
 
 
-def _pairs_of(module: nn.Module) -> Sequence[Pair]:
-    """A module's convolutions and the BatchNorms that follow them: as its class says, or by name.
-
-    In ResNets these are convN and bnN of the stem and the blocks, and 0 and 1 of a downsample.
-    """
-    if "folds" in module.__dict__ or hasattr(type(module), "folds"):
-        return module.folds  # type: ignore[return-value]
-    children = dict(module.named_children())
-    pairs = [(name, f"bn{name[4:]}") for name in children if name.startswith("conv")]
-    if isinstance(module, nn.Sequential) and len(children) == 2:
-        pairs.append(("0", "1"))
-    return [
-        (conv, bn)
-        for conv, bn in pairs
-        if isinstance(children.get(conv), nn.Conv2d) and isinstance(children.get(bn), _BatchNorm)
-    ]
-
-
 def observe_folds(model: nn.Module) -> tuple[Pair, ...]:
     """Find the pairs of an unknown network by running it, as dotted names; none where in doubt.
 
@@ -82,7 +69,7 @@ def observe_folds(model: nn.Module) -> tuple[Pair, ...]:
         return ()
     drawn = torch.Generator().manual_seed(0)  # the run's own generators are left alone
     with torch.no_grad():
-        trial = copy.deepcopy(model).double().eval()
+        trial = copy.deepcopy(model).cpu().double().eval()
         for module in filter(_has_fixed_statistics, trial.modules()):
             for tensor, low, high in (
                 (module.running_mean, -0.5, 0.5),

@@ -17,6 +17,7 @@ from files.kinds import is_safetensors
 from files.weight_names import torchvision_name
 from models.fit import check_fit, size_of
 from models.normalize import check_constants
+from models.preact_resnet import alike
 from models.source import Source, read_layout
 from models.zoo import (
     build_model,
@@ -28,20 +29,29 @@ from models.zoo import (
 )
 from pruning_utils import MASK_SUFFIX, convolutions
 
+STEM = "conv1.weight"
+# What sources call the classifier, by the beginning of its entries' names.
+CLASSIFIERS = ("fc.", "linear.", "head.", "heads.", "classifier.", "last_linear.", "top_layer.")
+
 
 @dataclass(frozen=True)
 class Loaded:
     """What was loaded: the layout recognised, what was left out or differs, the masks if any.
 
-    `masks` is {'conv1.weight_mask': bool tensor}, as the model names its layers; None for dense
-    weights. `trunk_only`: a self-supervised trunk, which can be transferred but not pruned by IMP
-    without further training.
+    `warnings` tell what may bear on a figure, `notes` what is usual. `masks` is
+    {'conv1.weight_mask': bool tensor}, as the model names its layers; None for dense weights.
+    `trunk_only`: a self-supervised trunk, which can be transferred but not pruned by IMP without
+    further training. `fresh_stem`: the model kept its own first convolution. `has_constants`: the
+    file tells by which mean and std its images were normalised.
     """
 
     layout: str
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     masks: dict[str, Tensor] | None = None
     trunk_only: bool = False
+    fresh_stem: bool = False
+    has_constants: bool = False
 
 
 def load_pretrained(
@@ -89,6 +99,7 @@ def load_network(
         key: the file's entry with the weights, if not the usual one.
         otherwise: mean and std for a file without any, such as the released code's standard ones;
             `tell` gets a line about it.
+        tell: gets a line for whatever may bear on a figure.
         note: gets a line for whatever the file holds that is not used, or is usual.
         advice: what helps where the architecture cannot be inferred.
 
@@ -98,14 +109,13 @@ def load_network(
     source = _read(checkpoint, key)
     guess = guess_arch(source.weights)
     known = source.arch if source.arch is not None and is_arch(source.arch) else None
-    arch = arch or known or (guess.arch if guess is not None else None)
+    arch = arch or known or (guess.arch if guess is not None and len(guess.alike) == 1 else None)
     if arch is None:
-        raise InputError(f"{checkpoint}: its architecture cannot be inferred; {advice}")
+        could = f", it could be {' or '.join(guess.alike)}" if guess is not None else ""
+        raise InputError(f"{checkpoint}: its architecture cannot be inferred{could}; {advice}")
     head = f"{torchvision_name(classifier_of_arch(arch) + '.')}weight"
-    needed = [head] if arch.startswith("timm:") else ["conv1.weight", head]
-    absent = [name for name in needed if name not in source.weights]
-    if absent:
-        raise InputError(f"{checkpoint}: no {' and no '.join(absent)}; a whole network is needed")
+    if head not in source.weights:
+        raise InputError(f"{checkpoint}: no {head}; a whole network is needed")
     normalization = "keep"
     if mean is None or std is None:
         if source.constants is not None:
@@ -121,6 +131,8 @@ def load_network(
     loaded = _fill(model, source, checkpoint, normalization=normalization)
     for line in loaded.notes:
         note(line)
+    for line in loaded.warnings:
+        tell(f"{checkpoint}: {line}")
     with torch.no_grad():
         for name, mask in (loaded.masks or {}).items():
             model.get_parameter(name.removesuffix("_mask")).mul_(mask)
@@ -191,14 +203,15 @@ def _fill(
     target = _targets(model)
     head = torchvision_name(f"{classifier(model)}.")
     if fc == "drop":
-        source = _without_classifier(source, head)
+        source = _without_classifier(source, head, target)
         target = {name: value for name, value in target.items() if not name.startswith(head)}
     elif source.trunk_only and head + "weight" not in source.weights:
         raise InputError(f"{where}: {source.layout} has no classifier; it can only be transferred")
-    if stem == "fresh":
-        source, target = _without_other_stem(source, target)
+    fresh_stem = stem == "fresh" and _has_other_stem(source, target)
+    if fresh_stem:
+        source, target = _without_stem(source, target)
     source, target = _without_absent_counters(source, target)
-    check_fit(source, target, model, where)
+    check_fit(source, target, model, where, droppable=fc == "strict")
     constants, notes = _choose_constants(model, source, normalization, where)
     with torch.no_grad():
         for name, tensor in target.items():
@@ -206,7 +219,28 @@ def _fill(
         for own, new in constants:
             own.copy_(new)
     masks = fit_masks(model, {name: mask.bool() for name, mask in source.masks.items()})
-    return Loaded(source.layout, [*source.notes, *notes], masks or None, source.trunk_only)
+    return Loaded(
+        source.layout,
+        [*source.notes, *notes],
+        [*source.warnings, *_other_arch(source, str(getattr(model, "arch", "")))],
+        masks or None,
+        source.trunk_only,
+        fresh_stem,
+        source.constants is not None,
+    )
+
+
+def _other_arch(source: Source, arch: str) -> list[str]:
+    """Warn where the entries fit, but the file is of a network that computes something else."""
+    if source.arch is not None and source.arch not in (arch, arch.removeprefix("timm:")):
+        return [f"the file says it is {source.arch}; it is read as {arch}"]
+    same = alike(arch)
+    if source.arch is None and len(same) > 1:
+        return [
+            f"its entries are those of {' and of '.join(same)}, which compute different logits; "
+            f"it is read as {arch}: see that its accuracy is the one that it is known for"
+        ]
+    return []
 
 
 def _targets(model: nn.Module) -> dict[str, Tensor]:
@@ -221,39 +255,48 @@ def _targets(model: nn.Module) -> dict[str, Tensor]:
     return target
 
 
-def _without_classifier(source: Source, head: str) -> Source:
-    kept = {n: value for n, value in source.weights.items() if not n.startswith(head)}
-    notes = list(source.notes)
-    if len(kept) < len(source.weights):
-        weight = source.weights.get(head + "weight")
-        classes = f" of {weight.shape[0]} classes" if weight is not None and weight.dim() else ""
-        notes.append(f"left out: the source's classifier{classes} ({head}*)")
+def _without_classifier(source: Source, head: str, target: dict[str, Tensor]) -> Source:
+    """Leave out the source's classifier, whatever it is called where nothing else has its place."""
+    found = _prefix_of_classifier(source, head, target)
+    if found is None:
+        return source
+    weight = source.weights.get(found + "weight")
+    classes = f" of {weight.shape[0]} classes" if weight is not None and weight.dim() else ""
     return replace(
         source,
-        weights=kept,
-        masks={n: mask for n, mask in source.masks.items() if not n.startswith(head)},
-        unmasked=[n for n in source.unmasked if not n.startswith(head)],
-        notes=notes,
+        weights={n: value for n, value in source.weights.items() if not n.startswith(found)},
+        masks={n: mask for n, mask in source.masks.items() if not n.startswith(found)},
+        unmasked=[n for n in source.unmasked if not n.startswith(found)],
+        notes=[*source.notes, f"left out: the source's classifier{classes} ({found}*)"],
     )
 
 
-def _without_other_stem(
-    source: Source, target: dict[str, Tensor]
-) -> tuple[Source, dict[str, Tensor]]:
-    stem, stem_mask = "conv1.weight", f"conv1{MASK_SUFFIX}"
-    weight, own = source.weights.get(stem), target.get(stem)
-    if weight is None or own is None or weight.shape == own.shape:
-        return source, target
-    note = f"left out: {stem} {size_of(weight)}; the model's own {size_of(own)} stays fresh"
-    notes = [*source.notes, note]
-    if stem_mask in source.masks:
-        notes.append(f"left out: {stem_mask}, of the other stem")
+def _prefix_of_classifier(source: Source, head: str, target: dict[str, Tensor]) -> str | None:
+    for prefix in (head, *(name for name in CLASSIFIERS if name != head)):
+        if any(name.startswith(prefix) for name in source.weights) and (
+            prefix == head or not any(name.startswith(prefix) for name in target)
+        ):
+            return prefix
+    return None
+
+
+def _has_other_stem(source: Source, target: dict[str, Tensor]) -> bool:
+    weight, own = source.weights.get(STEM), target.get(STEM)
+    return weight is not None and own is not None and weight.shape != own.shape
+
+
+def _without_stem(source: Source, target: dict[str, Tensor]) -> tuple[Source, dict[str, Tensor]]:
+    weight, own, mask = source.weights[STEM], target[STEM], f"conv1{MASK_SUFFIX}"
+    note = f"left out: {STEM} {size_of(weight)}; the model's own {size_of(own)} stays fresh"
+    warnings = [*source.warnings, note]
+    if mask in source.masks:
+        warnings.append(f"left out: {mask}, of the other stem")
     return replace(
         source,
-        weights={n: value for n, value in source.weights.items() if n != stem},
-        masks={n: mask for n, mask in source.masks.items() if n != stem_mask},
-        notes=notes,
-    ), {n: value for n, value in target.items() if n != stem}
+        weights={n: value for n, value in source.weights.items() if n != STEM},
+        masks={n: value for n, value in source.masks.items() if n != mask},
+        warnings=warnings,
+    ), {n: value for n, value in target.items() if n != STEM}
 
 
 def _without_absent_counters(

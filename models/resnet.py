@@ -30,6 +30,8 @@ class ResNet(tv.ResNet):
     stride-1 convolution with PyTorch's default initialisation, and no max-pool (released code).
     """
 
+    folds = (("conv1", "bn1"),)
+
     def __init__(
         self, arch: str, num_classes: int, mean: Sequence[float], std: Sequence[float], stem: str
     ) -> None:
@@ -44,6 +46,17 @@ class ResNet(tv.ResNet):
             self.conv1 = ImageNetStem(64, device="meta")
             self.conv1.weight = drawn
         self.normalize = Normalize(mean, std)
+        for module in self.modules():
+            if isinstance(module, (tv.BasicBlock, tv.Bottleneck)):
+                module.folds = _folds_of(module)
 
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(self.normalize(images))
+
+
+def _folds_of(block: tv.BasicBlock | tv.Bottleneck) -> tuple[tuple[str, str], ...]:
+    """Which BatchNorm follows which convolution in one of torchvision's blocks."""
+    pairs = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3) if hasattr(block, f"conv{i}")]
+    if block.downsample is not None:
+        pairs.append(("downsample.0", "downsample.1"))
+    return tuple(pairs)

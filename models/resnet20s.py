@@ -19,6 +19,8 @@ def _conv3x3(in_planes: int, planes: int, stride: int = 1) -> nn.Conv2d:
 class PlainShortcutBlock(nn.Module):
     """Two 3x3 convolutions and an option-A shortcut: subsampled, zero-padded in the channels."""
 
+    folds = (("conv1", "bn1"), ("conv2", "bn2"))
+
     def __init__(self, in_planes: int, planes: int, stride: int) -> None:
         super().__init__()
         self.conv1 = _conv3x3(in_planes, planes, stride)
@@ -49,6 +51,8 @@ class ResNet20s(nn.Module):
     Stem 'cifar' is its own; 'imagenet' puts torchvision's 7x7 stride-2 stem and max-pool before the
     three stages, for large images.
     """
+
+    folds = (("conv1", "bn1"),)
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,8 @@ from torch import Tensor
 
 from errors import InputError
 from files.mask_layouts import ticket_masks
-from files.state_dicts import WEIGHT_KEYS, averaged_weights, holds_weights, take_state_dict
+from files.state_dicts import other_entries, take_state_dict
 from files.weight_names import (
-    is_no_weight,
     named_child,
     strip_wrappers,
     strippings,
@@ -33,7 +32,8 @@ class Source:
     names: dict[str, str]  # bare name -> name in the file
     unexpected: list[str]  # names in the file that fit no place
     unmasked: list[str]  # read from weight_orig, but without a mask
-    notes: list[str]
+    notes: list[str]  # what is usual
+    warnings: list[str]  # what bears on a figure
     arch: str | None  # what the file says it holds
     trunk_only: bool
 
@@ -58,7 +58,7 @@ def read_layout(payload: Mapping[str, Any], where: str, key: str | None = None) 
     masks |= beside
     unmasked = [name for name in orig if name + "_mask" not in masks]
     weights, masks = _with_classifier_pruned(weights, masks)
-    other_notes = _other_entries(payload, taken.key, taken.state)
+    left_beside, other_weights = other_entries(payload, taken, "--init_key")
     arch = payload.get("arch")
     return Source(
         layout=_layout_name(row, stripped),
@@ -68,7 +68,8 @@ def read_layout(payload: Mapping[str, Any], where: str, key: str | None = None) 
         names=full | beside_names | constant_names,
         unexpected=unexpected + doubled,
         unmasked=unmasked,
-        notes=[*taken.notes, *left_out, *beside_notes, *other_notes],
+        notes=[*taken.notes, *left_out, *left_beside],
+        warnings=[*beside_notes, *other_weights],
         arch=arch if isinstance(arch, str) else None,
         trunk_only=row.trunk_only,
     )
@@ -184,25 +185,3 @@ def _with_classifier_pruned(
         if weight is not None and weight.shape == masks[name].shape:
             weights[name.removesuffix("_mask")] = weight * masks.pop(name).to(weight.dtype)
     return weights, masks
-
-
-def _other_entries(
-    payload: Mapping[str, Any], key: str | None, state: Mapping[str, Tensor]
-) -> Iterator[str]:
-    """Say what of the file was not looked at; other weights in it can be had by another way."""
-    used = {*WEIGHT_KEYS, *state, "arch", "mask"}
-    others = [str(name) for name in payload if name not in used and not is_no_weight(str(name))]
-    if others:
-        yield f"left out: {', '.join(others)}"
-    for name in ("init_weight", "init"):
-        if holds_weights(payload.get(name)) and key != name:
-            yield (
-                "these are the weights as trained (state_dict); the initial ones as a file: "
-                f"python -m models.convert IN OUT --key {name}"
-            )
-    for name in WEIGHT_KEYS:  # as in DINO's student beside the teacher
-        if key is not None and key != name and holds_weights(payload.get(name)):
-            yield f"other weights lie under {name}: --init_key {name} takes them"
-    for name in averaged_weights(payload):
-        if key != name:
-            yield f"averaged weights (EMA) lie under {name}: --init_key {name} takes them"

@@ -36,7 +36,7 @@ def build_timm(
     network.normalize = Normalize(mean, std)
     network.arch, network.classifier_name = arch, head
     for module in network.modules():
-        module.folds = ()  # names say nothing here; what can be folded is observed
+        module.folds = ()  # one of timm's may have an attribute of this name
     network.folds = observe_folds(network)
     return network
 

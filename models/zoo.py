@@ -11,7 +11,7 @@ from errors import InputError
 from files.weight_names import torchvision_name
 from models.normalize import check_constants
 from models.preact_resnet import VARIANTS as PREACT
-from models.preact_resnet import PreActResNet
+from models.preact_resnet import PreActResNet, alike
 from models.resnet import VARIANTS, ResNet
 from models.resnet20s import ResNet20s
 from models.timm_networks import PREFIX as TIMM
@@ -94,9 +94,13 @@ def stem_of(model: nn.Module) -> str | None:
 
 @dataclass(frozen=True)
 class Guess:
-    """What a state dict looks like; `share` is the part of its entries that fit `arch`."""
+    """What a state dict looks like; `share` is the part of its entries that fit `arch`.
+
+    `alike`: architectures of the same entries, `arch` the first: they compute something else.
+    """
 
     arch: str
+    alike: list[str]
     stem: str | None
     num_classes: int | None
     width: int
@@ -134,7 +138,9 @@ def guess_arch(weights: Mapping[str, Tensor]) -> Guess | None:
             best, best_share = arch, share
     if best_share < 0.9:
         return None
-    return Guess(best, stem, fc.shape[0] if fc is not None else None, width, best_share)
+    return Guess(
+        best, alike(best), stem, fc.shape[0] if fc is not None else None, width, best_share
+    )
 
 
 def stem_and_width(weights: Mapping[str, Tensor]) -> tuple[str | None, int]:

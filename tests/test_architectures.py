@@ -51,7 +51,8 @@ try:
 except ImportError:
     timm = None
 needs_timm = pytest.mark.skipif(timm is None, reason="timm is not installed (an optional extra)")
-SMALL = ["wide_resnet28_10", "preact_resnet18"]
+PREACT = [*preact_resnet.VARIANTS]
+SMALL = ["wide_resnet28_10", *PREACT]
 OF_TIMM = ["timm:test_resnet", "timm:test_efficientnet"]
 ALL = [*SMALL, *(pytest.param(arch, marks=needs_timm) for arch in OF_TIMM)]
 
@@ -59,7 +60,7 @@ ALL = [*SMALL, *(pytest.param(arch, marks=needs_timm) for arch in OF_TIMM)]
 def shrink(patch):
     """The same networks, with few and narrow layers."""
     patch.setitem(wide_resnet.VARIANTS, "wide_resnet28_10", (10, 1))
-    patch.setitem(preact_resnet.VARIANTS, "preact_resnet18", (1, 1, 1, 1))
+    patch.setattr(preact_resnet, "BLOCKS", (1, 1, 1, 1))
     patch.setattr(preact_resnet, "WIDTH", 4)
     zoo._shapes_of.cache_clear()
 
@@ -81,6 +82,7 @@ def small(monkeypatch):
         ("wide_resnet28_10", 36_479_194),
         ("wide_resnet34_10", 46_160_474),
         ("preact_resnet18", 11_172_170),
+        ("preact_resnet18_raw_nobn", 11_171_146),
     ],
 )
 def test_networks_have_the_published_number_of_parameters(arch, parameters):
@@ -113,8 +115,8 @@ def activated(state, name, x):
     return F.relu(F.batch_norm(x, *entries))
 
 
-def reference(state, x, blocks, shortcut, last, head):
-    """A pre-activation ResNet as a formula; `blocks` are (name, stride)."""
+def reference(state, x, blocks, shortcut, last, head, of_input=False):
+    """A pre-activation ResNet as a formula; `blocks` are (name, stride), `last` its BatchNorm."""
     x = F.conv2d(x, state["conv1.weight"], padding=1)
     for name, stride in blocks:
         active = activated(state, f"{name}.bn1", x)
@@ -122,8 +124,9 @@ def reference(state, x, blocks, shortcut, last, head):
         inner = activated(state, f"{name}.bn2", inner)
         inner = F.conv2d(inner, state[f"{name}.conv2.weight"], padding=1)
         around = state.get(f"{name}.{shortcut}.weight")
-        x = inner + (x if around is None else F.conv2d(active, around, stride=stride))
-    x = activated(state, last, x).mean((2, 3))
+        taken = x if of_input else active
+        x = inner + (x if around is None else F.conv2d(taken, around, stride=stride))
+    x = (activated(state, last, x) if last else x).mean((2, 3))
     return F.linear(x, state[f"{head}.weight"], state[f"{head}.bias"])
 
 
@@ -136,12 +139,21 @@ def test_wide_resnet_computes_its_formula(small):
     assert torch.allclose(model(images), expected)
 
 
-def test_preact_resnet_computes_its_formula(small):
-    model = enliven(build_model("preact_resnet18", 5, (0,) * 3, (1,) * 3)).double().eval()
+@pytest.mark.parametrize(
+    ("arch", "of_input", "last"),
+    [
+        ("preact_resnet18", False, "bn"),
+        ("preact_resnet18_raw", True, "bn"),
+        ("preact_resnet18_nobn", False, None),
+        ("preact_resnet18_raw_nobn", True, None),
+    ],
+)
+def test_preact_resnets_compute_their_formulas(arch, of_input, last, small):
+    model = enliven(build_model(arch, 5, (0,) * 3, (1,) * 3)).double().eval()
     images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
     blocks = [(f"layer{stage}.0", 1 if stage == 1 else 2) for stage in (1, 2, 3, 4)]
     state = model.state_dict()
-    expected = reference(state, images, blocks, "shortcut.0", "bn", "linear")
+    expected = reference(state, images, blocks, "shortcut.0", last, "linear", of_input)
     assert torch.allclose(model(images), expected)
 
 
@@ -190,11 +202,42 @@ def test_files_of_their_sources_load_strictly_and_without_their_classifier(arch,
     assert torch.equal(fresh.conv1.weight, held.conv1.weight)
 
 
-def test_a_preact_file_is_told_from_a_resnet(tmp_path):
-    state = build_model("preact_resnet18", 3, MEAN, STD).state_dict()
-    save_checkpoint(tmp_path / "w.pt", {n: v for n, v in state.items() if "normalize" not in n})
-    with pytest.raises(InputError, match=r"it looks like preact_resnet18: -a preact_resnet18"):
-        load_pretrained(build_model("resnet18", 3, MEAN, STD, "cifar"), tmp_path / "w.pt")
+def preact_file(name, path, **more):
+    held = build_model(name, 3, MEAN, STD).state_dict()
+    state = {n: v for n, v in held.items() if not n.startswith("normalize.")}
+    save_checkpoint(path, {"state_dict": state, **more})
+    return str(path)
+
+
+def test_a_preact_file_is_told_from_a_resnet(small, tmp_path):
+    path = preact_file("preact_resnet18", tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"it looks like preact_resnet18 or preact_resnet18_raw: "):
+        load_pretrained(build_model("resnet18", 3, MEAN, STD, "cifar"), path)
+
+
+@pytest.mark.parametrize("arch", PREACT)
+def test_a_preact_file_that_fits_two_networks_is_guessed_as_neither_and_loaded_with_a_warning(
+    arch, small, tmp_path
+):
+    path = preact_file(arch, tmp_path / "w.pt")
+    twins = preact_resnet.alike(arch)
+    with pytest.raises(InputError, match=rf"it could be {' or '.join(twins)}; add --arch"):
+        load_network(path, mean=MEAN, std=STD)
+    told = []
+    assert load_network(path, arch, MEAN, STD, tell=told.append).arch == arch
+    assert len(told) == 1
+    assert f"those of {' and of '.join(twins)}, which compute different logits" in told[0]
+
+
+def test_a_file_that_names_its_network_is_taken_at_its_word_or_warned_of(small, tmp_path):
+    path = preact_file("preact_resnet18_raw", tmp_path / "w.pt", arch="preact_resnet18_raw")
+    told = []
+    assert load_network(path, None, MEAN, STD, tell=told.append).arch == "preact_resnet18_raw"
+    assert told == []
+    load_network(path, "preact_resnet18", MEAN, STD, tell=told.append)
+    assert told == [
+        f"{path}: the file says it is preact_resnet18_raw; it is read as preact_resnet18"
+    ]
 
 
 # --- timm -----------------------------------------------------------------------------------------
@@ -291,6 +334,42 @@ class Straight(Residual):
 def test_what_seems_to_fold_but_changes_the_logits_is_not_folded():
     assert models.fold.observe_folds(Straight()) == (("conv1", "bn1"),)
     assert models.fold.observe_folds(Residual()) == ()
+
+
+class ByHand(nn.Module):
+    """A user's network: its names say nothing of what follows what, and its stem is no `conv1`."""
+
+    def __init__(self):
+        super().__init__()
+        self.arch, self.stem = "by_hand", None
+        self.normalize = models.normalize.Normalize(MEAN, STD)
+        self.start = nn.Conv2d(3, 4, 3, padding=1)
+        self.conv1, self.bn1 = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.body = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, images):
+        x = self.bn1(F.relu(self.conv1(self.start(self.normalize(images)))))
+        return self.fc(F.relu(self.body(x)).mean((2, 3)))
+
+
+def test_a_users_network_is_folded_by_what_it_computes_not_by_its_names():
+    network = enliven(ByHand()).double().eval()
+    images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    folded = fold_for_evaluation(network)
+    assert torch.allclose(folded(images), network(images))
+    assert isinstance(folded.bn1, nn.BatchNorm2d)
+    assert isinstance(folded.body[1], nn.Identity)
+
+
+def test_a_users_network_without_conv1_is_read_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "ARCHS", (*zoo.ARCHS, "by_hand"))
+    monkeypatch.setattr(zoo, "ResNet", lambda *_: ByHand())
+    held = enliven(ByHand())
+    save_checkpoint(tmp_path / "w.pt", {"state_dict": held.state_dict(), "arch": "by_hand"})
+    zoo.classifier_of_arch.cache_clear()
+    images = torch.rand(2, 3, 8, 8)
+    assert torch.equal(load_network(str(tmp_path / "w.pt"))(images), held.eval()(images))
 
 
 def test_looking_for_what_folds_leaves_all_generators_alone(monkeypatch):

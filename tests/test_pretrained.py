@@ -386,7 +386,8 @@ def test_other_stem(tmp_path):
     assert torch.equal(model.conv1.weight, before)
     assert torch.equal(model.bn1.weight, payload["state_dict"]["bn1.weight"])
     assert "conv1.weight_mask" not in (loaded.masks or {})
-    assert any(note.startswith("left out: conv1.weight 4x3x7x7") for note in loaded.notes)
+    assert any(note.startswith("left out: conv1.weight 4x3x7x7") for note in loaded.warnings)
+    assert loaded.fresh_stem
 
 
 def test_width_is_told(tmp_path):
@@ -440,10 +441,38 @@ def test_old_files_without_batch_counters_load_with_a_note(tmp_path):
         load_pretrained(network(), write(tmp_path, state))
 
 
+@pytest.mark.parametrize("name", ["head", "classifier", "last_linear", "linear"])
+def test_a_transfer_leaves_out_a_classifier_of_another_name(tmp_path, name):
+    state = {n.replace("fc.", f"{name}."): value for n, value in plain_weights().items()}
+    path = write(tmp_path, state)
+    model = network(seed=2, classes=3)
+    loaded = load_pretrained(model, path, fc="drop")
+    assert torch.equal(model.conv1.weight, plain_weights()["conv1.weight"])
+    left = "fc" if name == "linear" else name  # two spellings of one
+    assert loaded.notes == [f"left out: the source's classifier of 7 classes ({left}.*)"]
+
+
+def test_a_transfer_that_fails_names_no_flag_of_the_search(tmp_path):
+    path = write(tmp_path, plain_weights() | {"neck.weight": torch.ones(2)})
+    with pytest.raises(InputError, match=r"unexpected: neck\.weight") as refused:
+        load_pretrained(network(), path, fc="drop")
+    assert "--reset_fc" not in str(refused.value)
+
+
+def test_weights_that_no_network_can_have_are_refused(tmp_path):
+    negative = plain_weights() | {"bn1.running_var": torch.full((4,), -0.1)}
+    with pytest.raises(InputError, match=r"negative variances: bn1\.running_var"):
+        load_pretrained(network(), write(tmp_path, negative))
+    whole = dict(plain_weights())
+    whole["conv1.weight"] = (50 * whole["conv1.weight"]).to(torch.int8)
+    with pytest.raises(InputError, match=r"not floats, quantised perhaps: conv1\.weight \(int8\)"):
+        load_pretrained(network(), write(tmp_path, whole))
+
+
 def test_what_is_left_out_is_noted(tmp_path):
-    notes = load_pretrained(network(), write(tmp_path, released_imp_file(plain_weights()))).notes
-    assert any("optimizer" in note and "best_acc1" in note for note in notes)
-    assert any("--key init" in note for note in notes)
+    loaded = load_pretrained(network(), write(tmp_path, released_imp_file(plain_weights())))
+    assert any("optimizer" in note and "best_acc1" in note for note in loaded.notes)
+    assert any("--key init" in warning for warning in loaded.warnings)
     path = write(tmp_path, robustness_file(plain_weights()))
     notes = load_pretrained(network(), path).notes
     assert any("module.attacker.*" in note for note in notes)

@@ -59,27 +59,46 @@ def as_floats(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _find(payload: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The entries that are masks: of the first usual place that has any, or of the only one."""
-    for place in (*PLACES, None):
-        entries = payload if place is None else payload.get(place)
-        if isinstance(entries, Mapping):
-            found = _here(entries, of_masks=place in ("mask", "masks"))
-            if not found and place is not None:
-                found = _find(entries, where)
-            if found:
-                return found
+    """The entries that are masks, if any: of the usual places, else of the only other one.
+
+    Raises InputError for several places that differ.
+    """
+    usual = {place: _in_place(payload, place, where) for place in PLACES}
+    usual["the file itself"] = _here(payload, of_masks=False)
     elsewhere = {
-        str(name): found
+        str(name): _find(entries, where)
         for name, entries in payload.items()
         if name not in PLACES and isinstance(entries, Mapping)
-        and (found := _find(entries, where))
-    }  # fmt: skip
-    if len(elsewhere) > 1:
-        raise InputError(
-            f"{where}: masks lie in several places ({', '.join(elsewhere)}); take one out: "
-            f"python -m models.convert {where} OUT.pth.tar --key NAME"
-        )
-    return next(iter(elsewhere.values()), {})
+    }
+    for places in (usual, elsewhere):
+        found = {place: entries for place, entries in places.items() if entries}
+        first, *others = found.values() or [{}]
+        if any(not _same(first, other) for other in others):
+            raise InputError(
+                f"{where}: masks lie in several places ({', '.join(found)}); take one out: "
+                f"python -m models.convert {where} OUT.pth.tar --key NAME"
+            )
+        if first:
+            return first
+    return {}
+
+
+def _in_place(payload: Mapping[str, Any], place: str, where: str) -> dict[str, Any]:
+    entries = payload.get(place)
+    if not isinstance(entries, Mapping):
+        return {}
+    return _here(entries, of_masks=place in ("mask", "masks")) or _find(entries, where)
+
+
+def _same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two places hold equal masks of the same convolutions."""
+    one, other = (
+        {mask_names(found)[name]: _dense(mask) for name, mask in found.items() if mask.ndim == 4}
+        for found in (first, second)
+    )
+    return one.keys() == other.keys() and all(
+        torch.equal(mask.bool(), other[name].bool()) for name, mask in one.items()
+    )
 
 
 def _here(entries: Mapping[str, Any], of_masks: bool) -> dict[str, Any]:

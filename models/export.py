@@ -56,6 +56,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("target", metavar="OUT", help="a name ending in .safetensors or .onnx")
     parser.add_argument("-a", "--arch", help=f"if CKPT does not tell: {', '.join(ARCHS)}")
     parser.add_argument(
+        "--key",
+        metavar="NAME",
+        help="the entry of CKPT with the weights, OUTER.INNER if nested, if not the usual one",
+    )
+    parser.add_argument(
         "--input_size",
         "--input-size",
         type=int,
@@ -187,11 +192,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
     if args.input_size is not None and args.input_size < 1:
         raise InputError(f"--input_size {args.input_size} must be at least 1")
-    model = load_network(args.checkpoint, args.arch, mean, std)
+    source = args.checkpoint
+    told: dict[str, Any] = {"tell": print, "note": lambda line: print(f"{source}: {line}")}
+    model = load_network(source, args.arch, mean, std, key=args.key, flag="--key", **told)
     size = args.input_size or (32 if stem_of(model) == "cifar" else 224)
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     writers[target.suffix](model, target, images)
-    print(f"{target}: {model.arch}, same logits as {args.checkpoint}")
+    print(f"{target}: {model.arch}, same logits as {source}")
 
 
 if __name__ == "__main__":

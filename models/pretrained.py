@@ -91,6 +91,7 @@ def load_network(
     tell: Callable[[str], None] = lambda line: None,
     note: Callable[[str], None] = lambda line: None,
     advice: str = "add --arch NAME",
+    flag: str = "--init_key",
 ) -> nn.Module:
     """Build the network that a checkpoint holds, masks baked in, in evaluation mode.
 
@@ -102,11 +103,12 @@ def load_network(
         tell: gets a line for whatever may bear on a figure.
         note: gets a line for whatever the file holds that is not used, or is usual.
         advice: what helps where the architecture cannot be inferred.
+        flag: what the user chooses `key` by.
 
     Raises InputError if architecture or normalisation can neither be inferred from the file nor are
     given, or if anything does not fit.
     """
-    source = _read(checkpoint, key)
+    source = _read(checkpoint, key, flag)
     guess = guess_arch(source.weights)
     known = source.arch if source.arch is not None and is_arch(source.arch) else None
     arch = arch or known or (guess.arch if guess is not None and len(guess.alike) == 1 else None)
@@ -168,8 +170,8 @@ def fit_masks(model: nn.Module, masks: dict[str, Tensor]) -> dict[str, Tensor]:
 # --- reading and filling --------------------------------------------------------------------------
 
 
-def _read(path: str | os.PathLike[str], key: str | None = None) -> Source:
-    source = read_layout(load_checkpoint(path), str(path), key)
+def _read(path: str | os.PathLike[str], key: str | None = None, flag: str = "--init_key") -> Source:
+    source = read_layout(load_checkpoint(path), str(path), key, flag)
     return replace(source, constants=source.constants or header_constants(path))
 
 

@@ -38,13 +38,15 @@ class Source:
     trunk_only: bool
 
 
-def read_layout(payload: Mapping[str, Any], where: str, key: str | None = None) -> Source:
+def read_layout(
+    payload: Mapping[str, Any], where: str, key: str | None = None, flag: str = "--init_key"
+) -> Source:
     """Bring a file's content to bare names.
 
-    `key` names the entry with the weights, `outer.inner` for a nested one; else it is found. Raises
-    InputError where the file holds no weights.
+    `key` names the entry with the weights, `outer.inner` for a nested one; else it is found. `flag`
+    is what the user chooses one by. Raises InputError where the file holds no weights.
     """
-    taken = take_state_dict(payload, where, key)
+    taken = take_state_dict(payload, where, key, flag)
     _refuse_masks_alone(taken.state, where)
     stripped = {name: strip_wrappers(name) for name in taken.state}
     names = {stage for name in taken.state for stage in strippings(name)}
@@ -58,7 +60,7 @@ def read_layout(payload: Mapping[str, Any], where: str, key: str | None = None) 
     masks |= beside
     unmasked = [name for name in orig if name + "_mask" not in masks]
     weights, masks = _with_classifier_pruned(weights, masks)
-    left_beside, other_weights = other_entries(payload, taken, "--init_key")
+    left_beside, other_weights = other_entries(payload, taken, flag)
     arch = payload.get("arch")
     return Source(
         layout=_layout_name(row, stripped),

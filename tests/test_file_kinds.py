@@ -202,6 +202,27 @@ def test_a_whole_network_is_converted_even_without_its_code(wrap, tmp_path, monk
     assert all(torch.equal(state[name], value) for name, value in network.state_dict().items())
 
 
+class ByAttributes(nn.Module):
+    """Normalises as transforms.Normalize does, by attributes that no state dict holds."""
+
+    mean = std = (9.0, 9.0, 9.0)  # a class's are not the network's
+
+    def __init__(self):
+        super().__init__()
+        self.mean, self.std = [0.5, 0.4, 0.3], torch.tensor([0.25, 0.25, 0.125])
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_constants_of_a_whole_network_are_told_where_no_state_dict_holds_them(tmp_path, nested):
+    network = nn.Sequential(ByAttributes(), nn.Conv2d(3, 2, 1))
+    source = tmp_path / "in.pt"
+    torch.save({"net": network} if nested else network, source)
+    told = []
+    convert.convert(str(source), str(tmp_path / "o.pt"), trust_pickle=True, tell=told.append)
+    by = "mean 0.5,0.4,0.3 and std 0.25,0.25,0.125 (0)"
+    assert f"{source}: the network normalises its images by {by}, which OUT does not tell" in told
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.torch.jit:FutureWarning")
 def test_torchscript_is_converted(tmp_path):
     assert set(converted(tmp_path, script_bytes())) == {"weight", "bias"}

@@ -166,6 +166,23 @@ def test_a_file_that_holds_averages_alone_needs_no_key(tmp_path):
     assert "the weights are those under ema" in loaded.notes
 
 
+def test_networks_of_several_epochs_are_asked_for_though_their_entries_have_usual_names(tmp_path):
+    two = {"last": {"net": OTHER}, "best": {"net": WEIGHTS}}
+    with pytest.raises(InputError, match=r"choose by --init_key, of last\.net, best\.net"):
+        load(two, tmp_path)
+    model, loaded = load(two, tmp_path, key="best.net")
+    assert_holds(model, WEIGHTS)
+    assert loaded.notes == ["other weights lie under last.net: --init_key last.net takes them"]
+
+
+def test_of_one_networks_entries_the_usual_one_is_taken(tmp_path):
+    file = {"checkpoint": {"ema": OTHER, "model": WEIGHTS}, "epoch": 3}
+    model, loaded = load(file, tmp_path)
+    assert_holds(model, WEIGHTS)
+    ema = "averaged weights (EMA) lie under checkpoint.ema: --init_key checkpoint.ema takes them"
+    assert loaded.notes == ["the weights are those under checkpoint.model", "left out: epoch", ema]
+
+
 def test_weights_in_several_places_are_asked_for(tmp_path):
     with pytest.raises(InputError, match=r"several places; choose by --init_key, of a, b\.c"):
         load({"a": WEIGHTS, "b": {"c": OTHER}}, tmp_path)
@@ -382,10 +399,19 @@ def test_masks_of_numbered_children_are_those_of_the_resnet():
 
 
 def test_masks_in_several_places_are_no_silent_choice():
-    payload = {"first": {"ticket": floats()}, "second": floats()}
+    payload = {"first": {"ticket": floats()}, "second": {n: 1 - m for n, m in floats().items()}}
     told = r"several places \(first, second\).* python -m models.convert ticket.pt .*--key NAME"
     with pytest.raises(InputError, match=told):
         ticket_masks(payload, "ticket.pt")
+
+
+def test_masks_among_the_weights_and_beside_them_are_taken_if_they_are_equal():
+    beside = prefixed("module.", floats())
+    found, _ = ticket_masks({"state_dict": pruned_state(), "mask": beside}, "ticket.pt")
+    assert all(torch.equal(found[name], mask) for name, mask in KEPT.items())
+    beside["module.conv1.weight_mask"] = 1 - beside["module.conv1.weight_mask"]
+    with pytest.raises(InputError, match=r"several places \(state_dict, mask\)"):
+        ticket_masks({"state_dict": pruned_state(), "mask": beside}, "ticket.pt")
 
 
 def test_masks_of_a_resnet_with_shortcuts_fit_torchvisions_and_back():

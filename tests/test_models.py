@@ -322,6 +322,22 @@ def test_convert_takes_one_entry_of_a_file(tmp_path):
         convert.convert(str(path), str(tmp_path / "out.safetensors"))
 
 
+def test_convert_says_what_it_leaves_behind(tmp_path, capsys):
+    weights, masks = {"conv1.weight": torch.ones(2, 3, 3, 3)}, {"conv1": torch.ones(2, 3, 3, 3)}
+    path, target = tmp_path / "in.pt", tmp_path / "out.pth.tar"
+    save_checkpoint(path, {"model": weights, "ema": {"shadow": weights}, "mask": masks, "lr": 0.1})
+    convert.main([str(path), str(target)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        f"{path}: left out: lr",
+        f"{path}: averaged weights (EMA) lie under ema.shadow: --key ema.shadow takes them",
+        f"{path}: masks lie beside the weights: --key mask takes them, as a ticket",
+        f"{target}: 1 tensors; opens with weights_only=True and as --init",
+    ]
+    convert.main([str(path), str(target), "--key", "mask"])
+    assert capsys.readouterr().out.endswith("opens with weights_only=True and as --tickets_file\n")
+
+
 def test_convert_names_the_package_a_file_needs(tmp_path, monkeypatch):
     def needs_dill(path):
         raise ModuleNotFoundError("No module named 'dill'", name="dill._dill")
@@ -380,6 +396,19 @@ def test_constants_that_a_file_has_are_not_exported_otherwise(tmp_path, capsys):
     with pytest.raises(InputError, match="has its own mean and std; leave out --mean and --std"):
         export.main(argv)
     assert not (tmp_path / "net.safetensors").exists()
+
+
+def test_export_says_what_else_a_file_holds_and_takes_it_by_its_key(tmp_path, capsys):
+    path, model = transfer_checkpoint(tmp_path, **SMALL)
+    weights = torch.load(path, weights_only=True)["state_dict"]
+    averaged = {name: value + 1 if "fc.bias" in name else value for name, value in weights.items()}
+    save_checkpoint(path, {"state_dict": weights, "model_ema": averaged})
+    export.main([str(path), str(tmp_path / "net.safetensors")])
+    told = "averaged weights (EMA) lie under model_ema: --key model_ema takes them"
+    assert told in capsys.readouterr().out
+    export.main([str(path), str(tmp_path / "ema.safetensors"), "--key", "model_ema"])
+    written = load_file(tmp_path / "ema.safetensors")["fc.bias"]
+    assert torch.equal(written, model.fc.bias + 1)
 
 
 def test_exported_onnx_gives_the_same_logits(tmp_path):

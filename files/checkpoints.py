@@ -20,7 +20,7 @@ from torch import Tensor
 from errors import InputError
 from files import stranger_pickles
 from files.atomic import check_archive, replacing
-from files.kinds import convert_command, describe, is_safetensors
+from files.kinds import convert_command, describe, harmless, is_safetensors
 from files.sealed import read_safetensors
 from files.state_dicts import as_state_dicts
 
@@ -68,7 +68,7 @@ def load_checkpoint(path: str | os.PathLike[str], content: bytes | None = None) 
             return read_safetensors(path, content)[0]
         check_archive(path, None if content is None else io.BytesIO(content))
         source = path if content is None else io.BytesIO(content)
-        with warnings.catch_warnings():
+        with harmless(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a stranger's pickle protocol
             payload = torch.load(source, map_location="cpu", weights_only=True)
         _check_tensors(path, payload)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import os
 import pickletools
 import tarfile
 import zipfile
+from contextlib import AbstractContextManager
 from pathlib import Path
+
+import numpy as np
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".tar", ".ckpt", ".safetensors", ".bin", ".pkl", ".model")
 SHOWN = 5
@@ -24,6 +28,9 @@ MAGIC = {
     b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it (7z x) and pass the file in it",
     b"Rar!": "a rar archive: unpack it (unrar x) and pass the file in it",
     b"\x93NUMPY": "a NumPy array; a dictionary of tensors is needed",
+    b"%PDF": "a PDF document; weights of PyTorch are needed",
+    b"\xff\xfe": "a text file in UTF-16, no weights: download it again, or pass another",
+    b"\xfe\xff": "a text file in UTF-16, no weights: download it again, or pass another",
     b"\x89HDF\r\n": "an HDF5 file, as Keras writes them; weights of PyTorch are needed",
 }
 PAGE = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<script", b"<!--")
@@ -45,6 +52,10 @@ def describe(path: str | os.PathLike[str], *, trusted: bool = False) -> str | No
         head = file.read(HEAD)
     if not head:
         return "an empty file: download or copy it again"
+    if not any(head):
+        return "zeros to its beginning, as of a download that did not finish: download it again"
+    if _is_onnx(head):
+        return "an ONNX graph; the weights of PyTorch that it was made from are needed"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(PAGE):
         return "a web page, not the file itself: download it by the link of its download button"
@@ -96,11 +107,25 @@ def foreign_objects(path: str | os.PathLike[str]) -> list[str]:
             content = archive.read(pickled)
         opcodes = [(opcode.name, argument) for opcode, argument, _ in pickletools.genops(content)]
         # What torch.load(weights_only=True) asks, so that no file is refused that it would open.
-        allowed = importlib.import_module("torch._weights_only_unpickler")._get_allowed_globals()
+        with harmless():
+            unpickler = importlib.import_module("torch._weights_only_unpickler")
+            allowed = {*unpickler._get_allowed_globals(), *unpickler._get_user_allowed_globals()}
     except Exception:  # a damaged archive, in one of many ways, or another PyTorch
         return []
     found = [str(argument).replace(" ", ".") for name, argument in opcodes if name == "GLOBAL"]
     return [name for name in dict.fromkeys(found) if name not in allowed]
+
+
+def harmless() -> AbstractContextManager[None]:
+    """Within it torch.load(weights_only=True) also opens settings and numbers of common scripts.
+
+    These are argparse's Namespace and NumPy's numbers, without objects: no code of a file runs.
+    """
+    serialization = importlib.import_module("torch.serialization")
+    numbers = [type(np.dtype(code)) for code in "?bBhHiIlLqQefd"]
+    scalar = np.float64(0).__reduce__()[0]
+    scalars = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return serialization.safe_globals([argparse.Namespace, np.dtype, *numbers, *scalars])
 
 
 def convert_command(path: str | os.PathLike[str]) -> str:
@@ -163,6 +188,11 @@ def _describe_tar(path: Path, trusted: bool) -> str | None:
         old = f"a file of PyTorch before 0.1.10; if you trust it, as a newer one: {command}"
         return None if trusted else old
     return f"a tar archive: unpack it (tar -xf) and pass the file in it, of {_shown(names)}"
+
+
+def _is_onnx(head: bytes) -> bool:
+    """A version of one byte, then the name of what wrote it: the first fields of ONNX's message."""
+    return head[0] == 8 and head[2:3] == b"\x12" and head[4 : 4 + head[3]].isalnum()
 
 
 def _is_text(head: bytes) -> bool:

@@ -25,6 +25,7 @@ AVERAGED = (
 INITIAL = ("init_weight", "init")  # beside trained weights: those before the first prune
 MASKS = ("mask", "masks")  # a ticket
 NO_NETWORKS = ("optimizer", *MASKS)
+ITEMS = "(items)"  # of a stranger's dictionary, whose class is not here
 CONSTANTS = "(mean and std)"  # of a whole network, where its state dict lacks them; see below
 DEPTH = 3  # how many dictionaries deep weights are looked for
 
@@ -74,6 +75,8 @@ def holds_weights(value: Any) -> bool:
 
 def as_state_dicts(value: Any) -> Any:
     """The same nest of dictionaries, networks in it as state dicts, NumPy arrays as tensors."""
+    if isinstance(value, nn.Module):
+        value = vars(value).get(ITEMS, value)
     if isinstance(value, nn.Module):
         state = value.state_dict()
         return {"state_dict": state, **_constants_of(value)} if state else state

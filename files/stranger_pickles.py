@@ -8,15 +8,19 @@ from __future__ import annotations
 import os
 import pickle
 from functools import cache
+from pathlib import PurePath
 from typing import Any
 
 from torch import nn
+
+from files.state_dicts import ITEMS
 
 
 class StandIn(nn.Module):
     """In place of a class or a function that is not here. A network's layers keep their weights.
 
-    What is no network (settings, a schedule, a dictionary or list of another kind) is forgotten.
+    A dictionary of another kind keeps its items, under ITEMS; what is neither (settings, a
+    schedule, a list of another kind) is forgotten.
     """
 
     def __new__(cls, *_: Any, **__: Any) -> StandIn:
@@ -32,7 +36,7 @@ class StandIn(nn.Module):
             self.__dict__.update(state)
 
     def __setitem__(self, name: Any, value: Any) -> None:
-        pass
+        self.__dict__.setdefault(ITEMS, {})[name] = value
 
     def extend(self, values: Any) -> None:
         pass
@@ -49,6 +53,8 @@ class Unpickler(pickle.Unpickler):
     """pickle's, but a missing class is no error."""
 
     def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("pathlib"):
+            return PurePath  # a path of another system cannot be made here
         try:
             return super().find_class(module, name)
         except (ImportError, AttributeError):

@@ -3,6 +3,7 @@
 import argparse
 import gzip
 import io
+import pathlib
 import pickle
 import tarfile
 import zipfile
@@ -14,6 +15,7 @@ from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from errors import InputError
+from files.checkpoints import load_checkpoint
 from files.kinds import describe, foreign_objects, is_safetensors
 from models import convert
 
@@ -103,7 +105,11 @@ def script_bytes():
         (b"", "an empty file"),
         (b'{"error": "Not Found"}', "a text file that begins with"),
         (torch_bytes(nn.Conv2d(3, 2, 1)), "a whole network"),
-        (torch_bytes({**WEIGHTS, "args": argparse.Namespace(a=1)}), "argparse.Namespace"),
+        (torch_bytes({**WEIGHTS, "args": pathlib.PurePosixPath("a")}), "pathlib.PurePosixPath"),
+        (bytes(4096), "zeros to its beginning, as of a download that did not finish"),
+        (b"%PDF-1.7\n%\xe2\xe3", "a PDF document"),
+        ("\ufeffweights".encode("utf-16"), "a text file in UTF-16"),
+        (b"\x08\x08\x12\x07pytorch\x1a\x05" + bytes(range(256)), "an ONNX graph"),
     ],
 )
 def test_what_is_no_checkpoint_is_told_with_what_to_do(content, told, tmp_path):
@@ -165,12 +171,32 @@ def test_safetensors_are_known_by_content(tmp_path):
 
 def test_foreign_objects_are_named_without_opening_the_file(tmp_path):
     path = tmp_path / "weights.pth"
-    torch.save({**WEIGHTS, "args": argparse.Namespace(a=1), "kept": nn.ReLU()}, path)
+    torch.save({**WEIGHTS, "args": pathlib.PurePosixPath("a"), "kept": nn.ReLU()}, path)
     found = foreign_objects(path)
-    assert "argparse.Namespace" in found
+    assert "pathlib.PurePosixPath" in found
     assert "torch.nn.modules.activation.ReLU" in found
     torch.save(WEIGHTS, path)
     assert foreign_objects(path) == []
+
+
+def test_settings_and_numbers_of_common_scripts_are_no_code(tmp_path):
+    path = tmp_path / "weights.pth"
+    beside = {"args": argparse.Namespace(lr=0.1), "best": np.float64(93.5), "epoch": np.int64(9)}
+    torch.save({"model": WEIGHTS, **beside}, path)
+    loaded = load_checkpoint(path)
+    assert torch.equal(loaded["model"]["conv1.weight"], WEIGHTS["conv1.weight"])
+    assert loaded["best"] == 93.5
+
+
+def test_objects_as_numbers_of_numpy_stay_closed(tmp_path):
+    torch.save({**WEIGHTS, "x": Scalar()}, tmp_path / "weights.pth")
+    with pytest.raises(InputError):
+        load_checkpoint(tmp_path / "weights.pth")
+
+
+class Scalar:
+    def __reduce__(self):
+        return np.float64(0).__reduce__()[0], (np.dtype("O"), b"x")
 
 
 # --- what models.convert makes of them ------------------------------------------------------------
@@ -253,6 +279,18 @@ def test_a_checkpoint_is_converted_though_the_code_of_what_lies_beside_is_gone(
     assert set(converted(tmp_path, content)) == {"conv1.weight"}
 
 
+def test_paths_of_windows_and_other_dictionaries_are_converted(tmp_path, monkeypatch):
+    weights = Settings(WEIGHTS)
+    content = torch_bytes({"model": weights, "data": OfWindows()})
+    monkeypatch.delattr(f"{__name__}.Settings")
+    assert set(converted(tmp_path, content)) == {"conv1.weight"}
+
+
+class OfWindows:
+    def __reduce__(self):
+        return pathlib.WindowsPath, ("C:\\", "data")
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -278,7 +316,7 @@ def test_what_trust_opens_is_converted(content, tmp_path):
         (tar_of_a_checkpoint(), "a tar archive"),
         (torch_bytes(WEIGHTS)[:200], "torn, its end is missing"),
         (pickle.dumps({"a": np.ones(3)})[:-20], "not a readable checkpoint|no file of PyTorch"),
-        (b"\x08\x08\x12\x07pytorch" + bytes(range(256)), "no file of PyTorch, nor another pickle"),
+        (b"\x09\x08\x12\x07unknown" + bytes(range(256)), "no file of PyTorch, nor another pickle"),
     ],
 )
 def test_what_trust_does_not_open_is_not_sent_to_the_same_command_again(content, told, tmp_path):

@@ -40,6 +40,19 @@ def strippings(name: str, further: Sequence[str] = ()) -> Iterator[str]:
         yield name
 
 
+def unknown_wrapper(names: Iterable[str]) -> str | None:
+    """What stands before all of a ResNet's names without their known prefixes; None if nothing.
+
+    Also None where several networks lie side by side: which one is meant is not guessed.
+    """
+    bare = {name.removesuffix("_orig") for name in names}
+    inner = "layer1.0.conv1.weight"
+    wrappers = {name.removesuffix(inner) for name in bare if name.endswith("." + inner)}
+    fitting = len(wrappers) == 1 and inner not in bare
+    wrapper = next(iter(wrappers), "")
+    return wrapper if fitting and f"{wrapper}conv1.weight" in bare else None
+
+
 def torchvision_name(name: str) -> str:
     """Many CIFAR ResNets call the projection `shortcut` and the classifier `linear`."""
     if name.startswith("linear."):

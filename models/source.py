@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +16,7 @@ from files.weight_names import (
     strip_wrappers,
     strippings,
     torchvision_name,
+    unknown_wrapper,
 )
 from models.layouts import CONSTANTS, LAYOUTS, Layout
 from pruning_utils import MASK_SUFFIX
@@ -51,6 +52,10 @@ def read_layout(
     stripped = {name: strip_wrappers(name) for name in taken.state}
     names = {stage for name in taken.state for stage in strippings(name)}
     row = next(row for row in LAYOUTS if row.recognise(payload, names))
+    wrapper = unknown_wrapper(strip_wrappers(name, row.prefixes) for name in taken.state)
+    if wrapper is not None:
+        row = replace(row, prefixes=(*row.prefixes, wrapper))
+        taken.notes.append(f"the network is what lies under {wrapper}*")
     network, constants, constant_names = _split_constants(taken.state, stripped)
     kept, left_out = _split_ignored(network, stripped, row)
     weights, full, unexpected = _bare(kept, row)

@@ -166,6 +166,20 @@ def test_a_file_that_holds_averages_alone_needs_no_key(tmp_path):
     assert "the weights are those under ema" in loaded.notes
 
 
+@pytest.mark.parametrize("prefix", ["resnet.", "_model.", "module.trunk.base_net."])
+def test_a_wrapper_that_nobody_knows_is_left_out_with_a_note(prefix, tmp_path):
+    model, loaded = load({"state_dict": prefixed(prefix, WEIGHTS)}, tmp_path)
+    assert_holds(model, WEIGHTS)
+    left = prefix.removeprefix("module.")
+    assert loaded.notes == [f"the network is what lies under {left}*"]
+
+
+def test_two_networks_side_by_side_are_no_silent_choice(tmp_path):
+    two = prefixed("model_q.", WEIGHTS) | prefixed("model_k.", OTHER)
+    with pytest.raises(InputError, match=r"unexpected: model_q\.conv1\.weight"):
+        load(two, tmp_path)
+
+
 def test_networks_of_several_epochs_are_asked_for_though_their_entries_have_usual_names(tmp_path):
     two = {"last": {"net": OTHER}, "best": {"net": WEIGHTS}}
     with pytest.raises(InputError, match=r"choose by --init_key, of last\.net, best\.net"):

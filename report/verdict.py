@@ -14,7 +14,7 @@ from files.study_record import StudyRecord
 from report.groups import SHOWN, group_runs
 from report.judged import BESIDE, MEASURES, GroupVerdict, Measure, Stat, TicketRow, Verdict
 from report.plan import changed_margins, fixed_margins, overridden_margins, with_plan
-from report.recipes import Recipes, mixed_recipes
+from report.recipes import Recipes, mixed_recipes, runs_apart
 from report.runs import natural_order
 from report.weighing import AllTested, comparable, contrasts, weigh, without_outcomes
 
@@ -44,9 +44,9 @@ def judge(
     for name, points in (("margin", margin), ("evidence_margin", evidence_margin)):
         if points is not None and not (math.isfinite(points) and points >= 0):
             raise InputError(f"{name} is {points!r}: it must be a number of points from 0")
-    tested = tested or {}
+    tested, recipes = tested or {}, recipes or {}
     grouped, notes = group_runs(results)
-    kept, warnings = _one_per_seed(grouped)
+    kept, warnings = _one_per_seed(grouped, recipes)
     warnings = notes + warnings
     groups: dict[Group, list[RunResult]] = {}
     for run in kept:
@@ -73,11 +73,9 @@ def judge(
         for group in planned
         for state in sorted(group.unplanned)
     ]
-    judged = [
-        weigh(group, tested, recipes or {}, own) for group, own in zip(planned, fixed, strict=True)
-    ]
-    warnings += mixed_recipes(judged, recipes or {})
-    beside, apart = comparable(judged, recipes or {})
+    judged = [weigh(group, tested, recipes, own) for group, own in zip(planned, fixed, strict=True)]
+    warnings += mixed_recipes(judged, recipes)
+    beside, apart = comparable(judged, recipes)
     warnings += apart + without_outcomes(judged, beside, tested)
     return Verdict(margin, tuple(judged), tuple(warnings), contrasts(beside, tested))
 
@@ -96,7 +94,9 @@ def _may_be_one_ticket(run: RunResult, other: RunResult) -> bool:
     return run.ticket == DENSE or None in hashes or len(hashes) == 1
 
 
-def _one_per_seed(results: Iterable[RunResult]) -> tuple[list[RunResult], list[str]]:
+def _one_per_seed(
+    results: Iterable[RunResult], recipes: Recipes
+) -> tuple[list[RunResult], list[str]]:
     """Leave copies out, so that a copied folder is no further seed; the first by path stays."""
     seen: dict[tuple[object, ...], list[RunResult]] = {}
     warnings = []
@@ -104,25 +104,28 @@ def _one_per_seed(results: Iterable[RunResult]) -> tuple[list[RunResult], list[s
         same = seen.setdefault((run.group, *_identity(run), run.mode, run.seed), [])
         first = next((other for other in same if _may_be_one_ticket(run, other)), None)
         if first is not None:
-            warnings.append(f"{run.path} {_repeats(run, first)}")
+            warnings.append(f"{run.path} {_repeats(run, first, recipes)}")
             continue
         same.append(run)
     kept = [run for same in seen.values() for run in same]
     return kept, warnings + _of_runs(kept)
 
 
-def _repeats(run: RunResult, first: RunResult) -> str:
-    """Say of a run that is left out whether it is a copy, or found other accuracies."""
+def _repeats(run: RunResult, first: RunResult, recipes: Recipes) -> str:
+    """Say of a run that is left out whether it is a copy, or was made otherwise, or found other."""
+    apart = runs_apart((first, run), run.mode, recipes)
     found = [
         f"{name} {_shown(own)}, there {_shown(its)}"
         for name in NETWORKS
         if (own := getattr(run, name)) != (its := getattr(first, name))
     ]
-    if not found:
+    if not found and not apart:
         return f"repeats the run of {first.path} and is left out"
+    how = [f"by another recipe ({'; '.join(apart)})"] if apart else []
+    how += [f"by other accuracies ({'; '.join(found)})"] if found else []
     return (
-        f"is another run of the ticket and seed of {first.path}, by other accuracies "
-        f"({'; '.join(found)}), and is left out; keep one of the two below RUNS"
+        f"is another run of the ticket and seed of {first.path}, {', '.join(how)}, and is left "
+        "out; keep one of the two below RUNS"
     )
 
 

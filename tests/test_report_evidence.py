@@ -238,12 +238,13 @@ def test_contrasts_compare_what_two_pretrainings_lose(tmp_path):
     assert (first["kind"], first["images"], first["test_split"]) == ("paired", IMAGES, SPLIT)
 
 
-def test_accuracies_under_different_attacks_are_not_contrasted(tmp_path):
+@pytest.mark.parametrize(("state", "contrasted"), [(1, {"st_sa", "at_sa"}), (2, set())])
+def test_accuracies_under_different_attacks_are_not_contrasted(tmp_path, state, contrasted):
     study(tmp_path, {0: (), 1: ()})
     changes = {"pretraining": "std", "init_sha256": "2" * 64}
-    study(tmp_path, {0: (), 1: ()}, attack="PGD-2, eps 4/255", **changes)
+    study(tmp_path, {0: (), state: ()}, attack="PGD-2, eps 4/255", **changes)
     verdict = verdict_of(tmp_path)
-    assert {contrast.measure for contrast in verdict.contrasts} == {"st_sa", "at_sa"}
+    assert {contrast.measure for contrast in verdict.contrasts} == contrasted
     (line,) = verdict.warnings
     assert "so they are not contrasted: PGD-2, eps 4/255; PGD-20, eps 8/255" in line
     assert "RA under AT" in line

@@ -41,6 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
         "file has fixed, else the rule's tolerance, which is itself estimated)",
     )  # fmt: skip
     parser.add_argument(
+        "--format", choices=("pdf",), help="draw each figure in this format too, for a paper"
+    )
+    parser.add_argument(
         "--plan", action="store_true",
         help="write nothing; print what would decide the tickets that are undecided",
     )  # fmt: skip
@@ -71,7 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _, verdict = judge_runs(Path(args.runs), args.margin, args.evidence_margin)
         print_plan(verdict)
     else:
-        verdict, files = write_report(args.runs, args.out, args.margin, args.evidence_margin)
+        formats = [args.format] if args.format else []
+        verdict, files = write_report(
+            args.runs, args.out, args.margin, args.evidence_margin, formats
+        )
         print_verdict(verdict, files)
     return 1 if verdict.errors else 0
 

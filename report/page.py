@@ -26,24 +26,21 @@ from report.words import (
 SECTIONS = (
     "verdict", "figures", "tickets", "undecided", "contrasts", "runs", "missing", "warnings",
 )  # fmt: skip
+MOST_POINTS = 60  # of the small curve of a run
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure on the page: the stem of its .png and .svg, and what it shows, in words."""
+    """A figure on the page: what it shows, in words, and its files, of which one is an SVG."""
 
-    stem: Path
     title: str
     caption: str
-
-    @property
-    def png(self) -> Path:
-        return self.stem.with_name(f"{self.stem.name}.png")
+    files: tuple[Path, ...]
 
     @property
     def svg(self) -> Path:
-        return self.stem.with_name(f"{self.stem.name}.svg")
+        return next(path for path in self.files if path.suffix == ".svg")
 
 
 def page(
@@ -219,11 +216,11 @@ def _run_table(runs: Sequence[RunResult], curves: Mapping[Path, Sequence[Point]]
     return table(caption, heads, rows)
 
 
-def curve_svg(points: Sequence[Point], most: int = 60) -> str:
+def curve_svg(points: Sequence[Point]) -> str:
     """Draw a run's accuracy by epoch as a small inline SVG; without points, say 'none'."""
     if not points:
         return '<span class="missing">none</span>'
-    step = max(1, -(-len(points) // most))
+    step = max(1, -(-len(points) // MOST_POINTS))
     kept = [*points[:-1:step], points[-1]]
     first, last = points[0].epoch, points[-1].epoch
     lines = []

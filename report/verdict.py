@@ -13,9 +13,16 @@ from files.results import DENSE, NETWORKS, RANDOM, REGIMES, TICKETS, Accuracy, G
 from files.study_record import StudyRecord
 from report.groups import SHOWN, group_runs
 from report.judged import BESIDE, MEASURES, GroupVerdict, Measure, Stat, TicketRow, Verdict
-from report.plan import changed_margins, fixed_margins, overridden_margins, with_plan
+from report.plan import (
+    changed_margins,
+    fixed_margins,
+    never_run,
+    overridden_margins,
+    with_plan,
+)
 from report.recipes import Recipes, mixed_recipes, runs_apart
 from report.runs import natural_order
+from report.setting import settings
 from report.weighing import AllTested, comparable, contrasts, weigh, without_outcomes
 
 DEFAULT_MARGIN = 0.5  # points; only used where the dense network has a single seed
@@ -67,17 +74,19 @@ def judge(
         fixed = [evidence_margin] * len(planned)
         planned = [dataclasses.replace(group, margin_given=True) for group in planned]
         warnings += overridden_margins(planned, evidence_margin)
-    warnings += _of_tickets(planned) + [
-        f"{group.group}: state {state} was not planned beforehand, so it is no part of the chain "
-        "of double wins with evidence"
-        for group in planned
-        for state in sorted(group.unplanned)
-    ]
+    warnings += _of_tickets(planned) + _unplanned(planned)
     judged = [weigh(group, tested, recipes, own) for group, own in zip(planned, fixed, strict=True)]
     warnings += mixed_recipes(judged, recipes)
     beside, apart = comparable(judged, recipes)
     warnings += apart + without_outcomes(judged, beside, tested)
-    return Verdict(margin, tuple(judged), tuple(warnings), contrasts(beside, tested))
+    return Verdict(
+        margin,
+        tuple(judged),
+        tuple(warnings),
+        contrasts(beside, tested),
+        settings(kept, recipes, tested),
+        tuple(never_run(judged, records)),
+    )
 
 
 Identity = tuple[str, int | None, str]
@@ -170,6 +179,15 @@ def _of_tickets(groups: Iterable[GroupVerdict]) -> list[str]:
     return lines
 
 
+def _unplanned(groups: Iterable[GroupVerdict]) -> list[str]:
+    return [
+        f"{group.group}: state {state} was not planned beforehand, so it is no part of the chain "
+        "of double wins with evidence"
+        for group in groups
+        for state in sorted(group.unplanned)
+    ]
+
+
 def _of_runs(runs: Iterable[RunResult]) -> list[str]:
     """Collect what runs went on past, a line that several of them have once."""
     having: dict[str, list[RunResult]] = {}
@@ -243,13 +261,15 @@ def _with_wins(
 
 
 def _missing(group: GroupVerdict) -> tuple[str, ...]:
-    """Name the runs that the group's own grid of tickets, regimes and seeds lacks.
+    """Name the runs that the group's grid of tickets, regimes and seeds lacks.
 
-    A regime that its study leaves out is not missed. A run that did not measure what is judged is
-    named as well.
+    The grid is the group's own, and what its study plans. A regime that its study leaves out is not
+    missed. A run that did not measure what is judged is named as well.
     """
-    seeds = sorted({run.seed for row in group.all_rows for run in row.runs})
-    lines = []
+    plans = group.study.latest(group.group) if group.study else ()
+    planned = {seed for plan in plans for seed in plan.seeds}
+    seeds = sorted(planned | {run.seed for row in group.all_rows for run in row.runs})
+    lines = _not_run_at_all(group) if plans else []
     for row in group.all_rows:
         there = {(run.mode, run.seed) for run in row.runs}
         for mode in group.modes:
@@ -263,3 +283,14 @@ def _missing(group: GroupVerdict) -> tuple[str, ...]:
                     f"{group.group}: {row.name}, {' and '.join(absent)} of seed {run.seed}"
                 )
     return tuple(lines)
+
+
+def _not_run_at_all(group: GroupVerdict) -> list[str]:
+    """Name the states that the group's study plans and that have no run, a line for each kind."""
+    lines = []
+    for kind, awaited in group.awaited.items():
+        gone = sorted(awaited - {0} - {row.state for row in group.rows if row.ticket == kind})
+        if gone:
+            states = f"state{'' if len(gone) == 1 else 's'} {', '.join(map(str, gone))}"
+            lines.append(f"{group.group}: {kind} {states}: planned, and nothing has run")
+    return lines

@@ -14,6 +14,7 @@ from files import names
 from files.atomic import check_writable, replacing, write_json
 from files.results import DENSE, RunResult
 from files.study_record import read_study_records
+from report.as_json import verdict_json
 from report.judged import TicketRow, Verdict
 from report.page import page
 from report.pictures import draw_pictures
@@ -29,12 +30,14 @@ def write_report(
     out_dir: str | Path | None = None,
     margin: float = DEFAULT_MARGIN,
     evidence_margin: float | None = None,
+    formats: Sequence[str] = (),
 ) -> tuple[Verdict, list[Path]]:
     """Judge the runs below `runs_dir` and write the whole report.
 
-    The report goes into `out_dir`, or `runs_dir`/report without one. Returns the verdict and the
-    files. Raises InputError, and writes nothing, when there is no usable run or no place to write;
-    RunFailed for a full disk and the like.
+    The report goes into `out_dir`, or `runs_dir`/report without one; its figures are PNG and SVG,
+    and of further `formats`. Returns the verdict and the files. Raises InputError, and writes
+    nothing, when there is no usable run or no place to write; RunFailed for a full disk and the
+    like.
     """
     runs_dir = Path(runs_dir)
     results, verdict = judge_runs(runs_dir, margin, evidence_margin)
@@ -44,13 +47,13 @@ def write_report(
     if len(curves) < len(results):
         left = len(results) - len(curves)
         notes.append(f"{left} of {len(results)} runs have no usable metrics.jsonl, so no curve.")
-    pictures, omissions = draw_pictures(verdict, curves, runs_dir, out)
+    pictures, omissions = draw_pictures(verdict, curves, runs_dir, out, formats)
     warnings = (*verdict.warnings, *notes, *omissions)
     verdict = dataclasses.replace(verdict, warnings=warnings)
     _write_text(out / names.PAGE, page(verdict, pictures, curves))
     _write_text(out / names.TABLE, _csv(_table_rows(verdict, runs_dir)))
-    write_json(out / names.VERDICT, verdict.to_json())
-    images = [path for picture in pictures for path in (picture.png, picture.svg)]
+    write_json(out / names.VERDICT, verdict_json(verdict))
+    images = [path for picture in pictures for path in picture.files]
     return verdict, [out / names.PAGE, out / names.TABLE, out / names.VERDICT, *images]
 
 

@@ -16,8 +16,7 @@ from helpers.report_cases import write_grid, write_run
 from errors import InputError, run_main
 from files.tickets import save_ticket
 from report.__main__ import main
-from report.runs import collect
-from report.verdict import judge
+from report.as_json import verdict_json
 from report.write import write_report
 
 pytestmark = pytest.mark.usefixtures("skip_figures")
@@ -74,7 +73,7 @@ def test_the_command_writes_the_whole_report_and_names_it(tmp_path, capsys, monk
     assert printed.err == ""
     html = (out / "report.html").read_text()
     assert html.count("data:image/svg+xml;base64,") == 5
-    assert "with one it is always undecided" in html
+    assert "always is with one seed" in html
     assert "Validation accuracy against time" in html
     assert html.count('<svg class="curve"') == 16
 
@@ -113,7 +112,7 @@ def test_verdict_json_holds_rows_and_sparsest(tmp_path):
     write_grid(tmp_path)
     verdict, _ = write_report(tmp_path, tmp_path / "else" / "where", margin=0.25)
     data = json.loads((tmp_path / "else" / "where" / "verdict.json").read_text())
-    assert data == json.loads(json.dumps(verdict.to_json()))
+    assert data == json.loads(json.dumps(verdict_json(verdict)))
     assert [(row["state"], row["double_win"]) for row in data["rows"]] == [
         (1, True), (2, True), (3, False),
     ]  # fmt: skip
@@ -142,8 +141,6 @@ def test_a_bad_file_is_a_warning_in_the_terminal_and_on_the_page(tmp_path, capsy
     line, *_ = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: {tmp_path / 'broken' / 'results.json'} is left out: it lacks")
     assert line.removeprefix("warning: ") in (tmp_path / "report" / "report.html").read_text()
-    assert len(collect(tmp_path)) == 8
-    assert "left out" in capsys.readouterr().err
 
 
 def test_results_alone_are_enough_and_what_is_left_out_is_said(tmp_path):
@@ -211,15 +208,7 @@ def test_bad_usage_is_one_line_and_status_2_and_writes_nothing(tmp_path, capsys,
 
 def test_nothing_usable_is_an_input_error(tmp_path):
     with pytest.raises(InputError):
-        collect(tmp_path)
-    with pytest.raises(InputError):
         write_report(tmp_path)
-
-
-def test_collect_and_judge_are_what_a_script_needs(tmp_path):
-    write_grid(tmp_path)
-    verdict = judge(collect(tmp_path), 0.5)
-    assert [entry["state"] for entry in verdict.to_json()["sparsest"]] == [2]
 
 
 def test_inspect_runs_as_a_command_from_another_folder(tmp_path):

@@ -47,8 +47,9 @@ GRID = DENSE + ticket(1, 90, 80.05, 40) + ticket(2, 90, 80.2, 40) + ticket(10, 5
 
 def build(runs, tmp_path, **extra):
     svg = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><path d="M0 0H9"/></svg>'
-    (tmp_path / "figure.svg").write_text(svg)
-    picture = Picture(tmp_path / "figure", extra.get("title", "A figure"), "What it shows.")
+    file = tmp_path / "figure.svg"
+    file.write_text(svg)
+    picture = Picture(extra.get("title", "A figure"), "What it shows.", (file,))
     return page(judge(runs), [picture], extra.get("curves", {}))
 
 

@@ -27,7 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command's flags."""
     parser = OneLineParser(
         prog="bash script/report.sh",
-        description="Report on the runs below a folder, or on one ticket.",
+        description="Report on the runs below a folder: report.html, verdict.json, results.csv "
+        "(a row a run), tickets.csv (a row a ticket), tickets.tex (the same for a paper), and the "
+        "figures. Or describe one ticket.",
     )
     parser.add_argument("runs", nargs="?", metavar="RUNS", help="folder with results.json below it")
     parser.add_argument("--out", metavar="DIR", help="where the report goes (RUNS/report)")

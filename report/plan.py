@@ -38,6 +38,8 @@ def _with_plan(
     study = next((record for record in records if _is_of(group, record)), None)
     latest = study.latest(group.group) if study else ()
     awaited = {kind: _states(latest, kind) if study else frozenset(known[kind]) for kind in TICKETS}
+    if any(plan.tickets is None for plan in latest):  # an earlier version's: baselines are unknown
+        awaited = {IMP: awaited[IMP]}
     plans = study.beforehand(group.group) if study else ()
     if not plans:
         planned, seeds = frozenset(known[IMP]), None

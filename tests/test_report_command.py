@@ -59,7 +59,7 @@ def test_the_command_writes_the_whole_report_and_names_it(tmp_path, capsys, monk
     out = tmp_path / "report"
     stems = ["accuracy-cifar10-100pct", "difference-cifar10-100pct", "time-cifar10-100pct"]
     stems += ["density", "overlap"]
-    expected = ["report.html", "results.csv", "verdict.json"]
+    expected = ["report.html", "results.csv", "tickets.csv", "tickets.tex", "verdict.json"]
     expected += [stem + end for stem in stems for end in (".png", ".svg")]
     assert sorted(path.name for path in out.iterdir()) == sorted(expected)
     assert all(path.stat().st_size > 0 for path in out.iterdir())
@@ -94,6 +94,13 @@ def test_csv_has_one_flat_row_a_run(tmp_path):
     standard = next(r for r in rows if r["folder"] == "adv-0-std")
     assert (standard["ticket"], standard["ra_best_ra"]) == ("dense", "")
     assert (standard["evidence"], row["evidence"]) == ("", "undecided")
+
+
+def test_a_further_format_of_the_figures_can_be_asked_for(tmp_path):
+    write_grid(tmp_path)
+    assert main([str(tmp_path), "--format", "pdf"]) == 0
+    drawn = sorted(path.suffix for path in (tmp_path / "report").glob("accuracy-*"))
+    assert drawn == [".pdf", ".png", ".svg"]
 
 
 def test_csv_has_no_row_of_a_copy_that_the_verdict_leaves_out(tmp_path):
@@ -151,9 +158,9 @@ def test_results_alone_are_enough_and_what_is_left_out_is_said(tmp_path):
     assert verdict.groups[0].sparsest is not None
     names = [path.name for path in files]
     assert names == [
-        "report.html", "results.csv", "verdict.json", "accuracy-cifar10-100pct.png",
-        "accuracy-cifar10-100pct.svg", "difference-cifar10-100pct.png",
-        "difference-cifar10-100pct.svg",
+        "report.html", "results.csv", "tickets.csv", "tickets.tex", "verdict.json",
+        "accuracy-cifar10-100pct.png", "accuracy-cifar10-100pct.svg",
+        "difference-cifar10-100pct.png", "difference-cifar10-100pct.svg",
     ]  # fmt: skip
     told = "\n".join(verdict.warnings)
     for part in ("4 of 4 runs have no usable metrics.jsonl", "seconds", "K-ticket.safetensors"):
@@ -173,7 +180,7 @@ def test_names_that_make_the_same_file_name_do_not_overwrite_each_other(tmp_path
     for number, dataset in enumerate(("a/b", "a b", "../../..")):
         write_run(tmp_path / f"d{number}", state=0, dataset=dataset)
     _, files = write_report(tmp_path)
-    assert len(set(files)) == len(files) == 9
+    assert len(set(files)) == len(files) == 11
     assert {path.parent for path in files} == {tmp_path / "report"}
     assert all(path.is_file() for path in files)
 

@@ -3,8 +3,6 @@
 import csv
 import io
 import re
-import shutil
-import subprocess
 
 import pytest
 from helpers.outcome_cases import SPLIT, right, write_tested
@@ -83,15 +81,3 @@ def test_names_cannot_break_the_table():
     assert not re.search(r"[%$#_~^]", plain)
     assert plain.count("{") == plain.count("}")
     assert escaped("a_b") == r"a\_b"
-
-
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX here")
-def test_the_table_compiles(tmp_path):
-    head = "\\documentclass{article}\\usepackage{booktabs}\\usepackage[T1]{fontenc}"
-    body = f"{head}\\begin{{document}}{table(pretraining=HOSTILE)}\\end{{document}}"
-    (tmp_path / "t.tex").write_text(body)
-    done = subprocess.run(
-        ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "t.tex"], cwd=tmp_path,
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-2000:]

@@ -9,6 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from errors import InputError
+from files.atomic import sha256_of
 from files.results import REGIMES
 from files.tickets import load_ticket
 from report.difference_figure import difference_figure
@@ -44,7 +45,7 @@ def draw_pictures(
         _accuracy_pictures(verdict),
         _difference_pictures(verdict),
         _time_pictures(verdict, curves, notes),
-        _ticket_pictures(find_tickets(runs_dir), runs_dir, notes),
+        _ticket_pictures(verdict, runs_dir, notes),
     ):
         paths = save_figure(figure, out / name, formats)
         pictures.append(Picture(title, caption, tuple(paths)))
@@ -163,9 +164,8 @@ def _timed_curve(row: TicketRow, mode: str, curves: Curves) -> Sequence[Point]:
 # --- the tickets --------------------------------------------------------------------------------
 
 
-def _ticket_pictures(
-    sources: Mapping[str, list[TicketFile]], runs_dir: Path, notes: list[str]
-) -> Iterator[Drawn]:
+def _ticket_pictures(verdict: Verdict, runs_dir: Path, notes: list[str]) -> Iterator[Drawn]:
+    sources = find_tickets(runs_dir)
     if not sources:
         notes.append(
             "Layer densities and mask overlap are left out: there are no K-ticket.safetensors "
@@ -175,6 +175,9 @@ def _ticket_pictures(
     masks = _load_masks(_choose_tickets(sources, notes), notes)
     if not masks:
         return
+    transferred = {
+        sha256 for group in verdict.groups for row in group.rows for sha256 in row.hashes
+    }
     densities: dict[str, dict[int, dict[str, float]]] = {}
     for ticket, mask in masks:
         densities.setdefault(ticket.source, {})[ticket.state] = layer_densities(mask)
@@ -183,10 +186,14 @@ def _ticket_pictures(
         "of each source; darker is sparser."
     )
     yield "density", "Density of each layer", caption, density_figure(densities)
-    names = [f"{ticket.source} {ticket.state}" for ticket, _ in masks]
+    names = [
+        f"{ticket.source} {ticket.state}{'' if sha256_of(ticket.path) in transferred else '*'}"
+        for ticket, _ in masks
+    ]
     caption = (
         "Intersection over union of the surviving weights of two tickets, named by source and "
-        "state. In brackets: what two random masks with these densities of each layer would have."
+        "state (*: of which no transfer is here). In brackets: what two random masks with these "
+        "densities of each layer would have."
     )
     figure = overlap_figure(names, *overlap_matrices([mask for _, mask in masks]))
     yield "overlap", "Mask overlap", caption, figure

@@ -14,6 +14,7 @@ import torch
 from helpers.report_cases import write_grid, write_run
 
 from errors import InputError, run_main
+from files.atomic import sha256_of
 from files.tickets import save_ticket
 from report.__main__ import main
 from report.as_json import verdict_json
@@ -345,6 +346,16 @@ def test_a_baseline_of_other_states_takes_none_of_imps_from_the_pictures(tmp_pat
     assert {source: list(states) for source, states in drawn.items()} == {
         "adv": [1, 2, 3], "adv, omp": [3],
     }  # fmt: skip
+
+
+def test_tickets_that_nobody_transferred_are_marked_in_the_overlap(tmp_path, monkeypatch):
+    add_tickets(tmp_path, "adv")
+    sha256 = sha256_of(tmp_path / "imp_adv/2-ticket.safetensors")
+    write_grid(tmp_path, ticket_sha256=sha256)
+    named = []
+    monkeypatch.setattr("report.pictures.overlap_figure", lambda names, *_: named.extend(names))
+    write_report(tmp_path)
+    assert named == ["adv 1*", "adv 2", "adv 3*"]
 
 
 def test_what_was_measured_once_has_no_curve_against_time_and_is_named(tmp_path):

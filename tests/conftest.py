@@ -33,10 +33,8 @@ def skip_figures(monkeypatch):
     """Leave empty files for a report's figures: drawing takes longer than all the rest of it."""
 
     def touch(_figure, stem, formats=()):
-        paths = [
-            stem.with_name(stem.name + suffix)
-            for suffix in (".png", ".svg", *(f".{kind}" for kind in formats))
-        ]
+        kinds = ("png", "svg", *formats)
+        paths = [stem.with_name(f"{stem.name}.{kind}") for kind in kinds]
         for path in paths:
             path.touch()
         return paths

@@ -107,7 +107,7 @@ def test_many_pretrainings_stay_nearer_to_their_own_state_than_to_the_next():
     thick = [line for line in figure.axes[0].lines if line.get_linewidth() == 1.8]
     places = np.array([line.get_xdata() for line in thick])
     assert len({*places[:, 0]}) == 12
-    assert np.abs(places - [1, 2, 3]).max() < 0.3
+    assert np.abs(places - [1, 2, 3]).max() < 0.25
 
 
 @pytest.mark.parametrize("count", [2, 3, 9])

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from errors import InputError
 from files.results import DENSE, NETWORKS, RANDOM, REGIMES, TICKETS, Accuracy, Group, RunResult
@@ -58,22 +58,14 @@ def judge(
     groups: dict[Group, list[RunResult]] = {}
     for run in kept:
         groups.setdefault(run.group, []).append(run)
-    for group, runs in groups.items():
-        archs = sorted({run.arch for run in runs})
-        if len(archs) > 1:
-            warnings.append(f"{group}: mixes the architectures {', '.join(archs)}")
+    warnings += _mixed_networks(groups)
     order = sorted(groups, key=lambda g: (g.data, -g.data_number, natural_order(g.name)))
     planned = [
         dataclasses.replace(group, missing=_missing(group))
         for group in with_plan([_judge_group(g, groups[g], margin) for g in order], records)
     ]
-    if evidence_margin is None:
-        fixed = fixed_margins(planned, records)
-        warnings += changed_margins(planned)
-    else:
-        fixed = [evidence_margin] * len(planned)
-        planned = [dataclasses.replace(group, margin_given=True) for group in planned]
-        warnings += overridden_margins(planned, evidence_margin)
+    planned, fixed, notes = _with_margins(planned, records, evidence_margin)
+    warnings += notes
     warnings += _of_tickets(planned) + _unplanned(planned)
     judged = [weigh(group, tested, recipes, own) for group, own in zip(planned, fixed, strict=True)]
     warnings += mixed_recipes(judged, recipes)
@@ -87,6 +79,16 @@ def judge(
         settings(kept, recipes, tested),
         tuple(never_run(judged, records)),
     )
+
+
+def _with_margins(
+    groups: list[GroupVerdict], records: Sequence[StudyRecord], given: float | None
+) -> tuple[list[GroupVerdict], Sequence[float | None], list[str]]:
+    """Choose each group's margin of the evidence: the groups, the margins, and what is said."""
+    if given is None:
+        return groups, fixed_margins(groups, records), changed_margins(groups)
+    groups = [dataclasses.replace(group, margin_given=True) for group in groups]
+    return groups, [given] * len(groups), overridden_margins(groups, given)
 
 
 Identity = tuple[str, int | None, str]
@@ -155,6 +157,15 @@ def _told_apart(same: Sequence[RunResult]) -> dict[str, list[RunResult]]:
         sha256 = run.ticket_sha256
         rows.setdefault(f"ticket {sha256[:SHOWN] if sha256 else 'unknown'}", []).append(run)
     return rows
+
+
+def _mixed_networks(groups: Mapping[Group, Iterable[RunResult]]) -> list[str]:
+    archs = {group: sorted({run.arch for run in runs}) for group, runs in groups.items()}
+    return [
+        f"{group}: mixes the architectures {', '.join(several)}"
+        for group, several in archs.items()
+        if len(several) > 1
+    ]
 
 
 def _of_tickets(groups: Iterable[GroupVerdict]) -> list[str]:

@@ -34,7 +34,9 @@ LOG = "log.txt"
 STUDY = "study.json"  # what was planned before there was any result
 REPORT = "report"  # the folder
 PAGE = "report.html"
-TABLE = "results.csv"
+TABLE = "results.csv"  # a row a run
+TICKETS_TABLE = "tickets.csv"  # a row a ticket
+TICKETS_LATEX = "tickets.tex"
 VERDICT = "verdict.json"
 
 CHECKPOINT_SUFFIX = "-checkpoint.pth.tar"

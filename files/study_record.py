@@ -103,7 +103,11 @@ class StudyRecord:
         first, *later = self.of(group)
         by_then = [plan for plan in later if not plan.begun]
         by_then = by_then if first.late else [first, *by_then]
-        return _latest(by_then)
+        return latest_of(by_then)
+
+    def latest(self, group: Group) -> tuple[Plan, ...]:
+        """What is planned for a group by now: the last plan of each file that has it."""
+        return latest_of(self.of(group))
 
     def margin(self, group: Group) -> float | None:
         """The margin of the evidence, in points, that was fixed beforehand; None without any."""
@@ -111,7 +115,7 @@ class StudyRecord:
 
     def changed_margin(self, group: Group) -> str | None:
         """Say how the study's file came to another margin than that; None where it did not."""
-        fixed, latest = self.margin(group), _margin(_latest(self.of(group)))
+        fixed, latest = self.margin(group), _margin(self.latest(group))
         if latest == fixed:
             return None
         if fixed is None:
@@ -123,7 +127,7 @@ class StudyRecord:
         return f"evidence_margin was {how} after the first results; {fixed:g} counts"
 
 
-def _latest(plans: Sequence[Plan]) -> tuple[Plan, ...]:
+def latest_of(plans: Sequence[Plan]) -> tuple[Plan, ...]:
     """The last plan of each file."""
     files = [plan.config for plan in plans]
     return tuple(plan for i, plan in enumerate(plans) if plan.config not in files[i + 1 :])

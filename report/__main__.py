@@ -27,7 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command's flags."""
     parser = OneLineParser(
         prog="bash script/report.sh",
-        description="Report on the runs below a folder, or on one ticket.",
+        description="Report on the runs below a folder: report.html, verdict.json, results.csv "
+        "(a row a run), tickets.csv (a row a ticket), tickets.tex (the same for a paper), and the "
+        "figures. Or describe one ticket.",
     )
     parser.add_argument("runs", nargs="?", metavar="RUNS", help="folder with results.json below it")
     parser.add_argument("--out", metavar="DIR", help="where the report goes (RUNS/report)")
@@ -40,6 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="what a ticket may lack by the evidence, fixed beforehand (left out: what the study's "
         "file has fixed, else the rule's tolerance, which is itself estimated)",
     )  # fmt: skip
+    parser.add_argument(
+        "--format", choices=("pdf",), help="draw each figure in this format too, for a paper"
+    )
     parser.add_argument(
         "--plan", action="store_true",
         help="write nothing; print what would decide the tickets that are undecided",
@@ -71,7 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _, verdict = judge_runs(Path(args.runs), args.margin, args.evidence_margin)
         print_plan(verdict)
     else:
-        verdict, files = write_report(args.runs, args.out, args.margin, args.evidence_margin)
+        formats = [args.format] if args.format else []
+        verdict, files = write_report(
+            args.runs, args.out, args.margin, args.evidence_margin, formats
+        )
         print_verdict(verdict, files)
     return 1 if verdict.errors else 0
 

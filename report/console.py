@@ -14,11 +14,13 @@ from report.words import (
     BY_EVIDENCE,
     BY_RULE,
     SIGNS,
+    accuracy,
     conclusion,
     difference,
     evidence_rule,
     kinds,
     look,
+    not_enough,
     rule,
 )
 
@@ -59,7 +61,7 @@ def table(group: GroupVerdict, verdict: Verdict) -> str:
     head = ["ticket", "sparsity %", *(m.title for m in MEASURES), "best-SA net, AT"]
     head += ["double win", "evidence"]
     notes = list(dict.fromkeys(line for row in group.all_rows for line in row.warnings))
-    lines += _aligned([head, *(_cells(row, notes) for row in group.all_rows)])
+    lines += _aligned([head, *(_cells(row, group, notes) for row in group.all_rows)])
     if group.dense:
         lines.append(f"  matches = at least the dense mean minus {rule(group, verdict.margin)}")
     lines += [f"  [{number}] {note}" for number, note in enumerate(notes, start=1)]
@@ -84,26 +86,24 @@ def _evidence(group: GroupVerdict) -> list[str]:
     rows = [["ticket - dense", *(m.title for m in MEASURES), "interval"]]
     for row in group.rows:
         cells = [
-            f"{difference(row.differences[m.name])} {SIGNS[row.evidence[m.name]]}" for m in MEASURES
+            f"{difference(row.differences[m.name], group.margins.get(m.name))} "
+            f"{SIGNS[row.evidence[m.name]]}"
+            for m in MEASURES
         ]
         rows.append([row.name, *cells, kinds(row.differences.values())])
-    return [
-        *_aligned(rows),
-        f"  [95 % interval]; {evidence_rule(group)}",
-        f"  {look(group)}",
-    ]
+    notes = (f"[95 % interval]; {evidence_rule(group)}", look(group), not_enough(group))
+    return [*_aligned(rows), *(f"  {note}" for note in notes if note)]
 
 
-def _cells(row: TicketRow, notes: Sequence[str]) -> list[str]:
+def _cells(row: TicketRow, group: GroupVerdict, notes: Sequence[str]) -> list[str]:
     """Lay a row out; numbers in brackets after its name are those of its warnings in `notes`."""
     mark = {True: " +", False: " -", None: " ?"}
     dense = row.ticket == DENSE
     numbers = ",".join(str(notes.index(line) + 1) for line in row.warnings)
     cells = [f"{row.name} [{numbers}]" if numbers else row.name, f"{row.sparsity:.2f}"]
     for measure in MEASURES:
-        stat = row.stats[measure.name]
         sign = "  " if dense else mark[row.wins[measure.name]]
-        cells.append(("missing" if stat is None else str(stat)) + sign)
+        cells.append(accuracy(group, row, measure.name) + sign)
     beside = [row.stats[measure.name] for measure in BESIDE]
     cells.append(" / ".join("-" if stat is None else f"{stat.mean:.2f}" for stat in beside))
     cells.append("" if dense else BY_RULE[row.double_win])

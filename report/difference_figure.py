@@ -9,8 +9,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from report.drawing import (
+    WIDTH,
+    Look,
+    house_style,
+    legend_below,
+    plain,
+    sparsity_axis,
+    state_of,
+    title_of,
+)
 from report.evidence import Difference, Evidence
-from report.figures import Look, house_style, plain, sparsity_axis, state_of
 from report.judged import MEASURES, GroupVerdict, Measure, TicketRow
 from report.words import of_data
 
@@ -20,29 +29,27 @@ INK = "#333333"
 PART = (0, (2, 1.5))  # dashes of an interval of images only, or of seeds alone
 
 
-def difference_figure(groups: Sequence[GroupVerdict], look: Look) -> Figure:
+def difference_figure(groups: Sequence[GroupVerdict], look: Look, attack: str = "") -> Figure:
     """Draw the groups of one data set and fraction: a row each, a panel per measure.
 
     Of the tickets, those that IMP found are drawn. The panels of a measure have the same axes.
     """
     densities = {row.density for group in groups for row in group.found}
     with house_style():
-        figure = Figure(figsize=(12.5, 1.5 + 2.9 * len(groups)), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 1.3 + 2.6 * len(groups)), layout="constrained")
         axes = figure.subplots(len(groups), len(MEASURES), squeeze=False, sharex=True, sharey="col")
         for group, line in zip(groups, axes, strict=True):
             for axis, measure in zip(line, MEASURES, strict=True):
                 _panel(axis, group, measure, *look[group.group.name])
             line[0].set_ylabel(f"{plain(group.group.name, 28)}\nticket − dense (points)")
         for axis, measure in zip(axes[0], MEASURES, strict=True):
-            axis.set_title(measure.title)
+            axis.set_title(title_of(measure, attack))
             axis.set_ylim(*_limits(groups, measure))
-        sparsity_axis(axes[0, 0], sorted(densities))
-        axes[0, 0].set_xlabel("")
         for axis in axes[-1]:
-            axis.set_xlabel("sparsity (% of weights pruned)")
+            sparsity_axis(axis, densities)
         key = groups[0].group
         figure.suptitle(of_data(plain(key.data), key.data_number))
-        figure.legend(handles=_legend(), loc="outside lower center", ncols=4)
+        legend_below(figure, _legend())
     return figure
 
 

@@ -1,147 +1,94 @@
-"""The report's figures: each function draws one, and `save_figure` writes it as PNG and SVG.
-
-Colours are Okabe and Ito's, which the colour-blind tell apart, and every series also has its own
-marker, so that the figures read in greyscale. No pyplot: nothing global is touched.
-"""
+"""The figures of accuracy: against sparsity and against time."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-import re
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Literal
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
-from files.atomic import replacing
 from files.results import DENSE
+from report.drawing import (
+    DASHED,
+    SOLID,
+    WIDTH,
+    Dashes,
+    Look,
+    house_style,
+    legend_below,
+    plain,
+    sparsity_axis,
+    state_of,
+    title_of,
+)
 from report.judged import IMP, MEASURES, GroupVerdict, Measure, TicketRow
-from report.runs import Point, natural_order
+from report.runs import Point
 from report.words import of_data
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-Dashes = Literal["-", "--"] | tuple[float, Sequence[float]]
-SOLID: Dashes = "-"
-DASHED: Dashes = "--"
 BASELINES: dict[str, Dashes] = {"omp": SOLID, "random": (0, (1, 1.5)), "reinit": (0, (6, 2, 1, 2))}
-Look = Mapping[str, tuple[str, str]]  # pre-training: colour and marker
-
-
-@contextlib.contextmanager
-def house_style() -> Iterator[None]:
-    """Apply the report's matplotlib settings within the block."""
-    with warnings.catch_warnings():
-        # A name in a script that the font lacks shows as boxes; that is no reason to warn twice.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        with matplotlib.rc_context():
-            matplotlib.rcParams.update(
-                {
-                    "text.parse_math": False,  # a '$' in a name is a dollar sign
-                    "svg.hashsalt": "report",  # the same results give the same bytes
-                    "axes.spines.top": False,
-                    "axes.spines.right": False,
-                    "axes.grid": True,
-                    "grid.color": "#dddddd",
-                    "grid.linewidth": 0.6,
-                    "axes.axisbelow": True,
-                    "axes.titlesize": 11,
-                    "legend.frameon": False,
-                }
-            )
-            yield
-
-
-def plain(text: object, most: int = 40) -> str:
-    """Make a name drawable: short, printable, not hidden by a leading underscore."""
-    shown = "".join(char if char.isprintable() else "?" for char in str(text))
-    shown = shown if len(shown) <= most else shown[: most - 1] + "…"
-    return f" {shown}" if shown.startswith("_") else shown
-
-
-def slug(*parts: object) -> str:
-    """Make a harmless file name of names that come from files."""
-    joined = "-".join(map(str, parts)).replace("%", "pct")
-    return re.sub(r"[^A-Za-z0-9.-]+", "_", joined).strip("._-")[:80]
-
-
-def styles(pretrainings: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Give each pre-training a colour and a marker, the same in every figure of a report."""
-    names = sorted(set(pretrainings), key=natural_order)
-    return {
-        name: (COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)])
-        for i, name in enumerate(names)
-    }
-
-
-def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write `stem`.png and `stem`.svg, each whole or not at all, and return the two paths.
-
-    Raises RunFailed for a full disk and the like.
-    """
-    FigureCanvasAgg(figure)
-    png, svg = (stem.with_name(stem.name + suffix) for suffix in (".png", ".svg"))
-    with house_style():
-        with replacing(png) as temporary:
-            figure.savefig(temporary, format="png", dpi=150, facecolor="white")
-        with replacing(svg) as temporary:
-            figure.savefig(temporary, format="svg", facecolor="white", metadata={"Date": None})
-    return [png, svg]
 
 
 # --- accuracy against sparsity ------------------------------------------------------------------
 
 
-def accuracy_figure(groups: Sequence[GroupVerdict], look: Look) -> Figure:
-    """Draw the groups of one data set and fraction: a panel per measure, against sparsity."""
+def accuracy_figure(groups: Sequence[GroupVerdict], look: Look, attack: str = "") -> Figure:
+    """Draw the groups of one data set and fraction: a panel per measure, against sparsity.
+
+    attack: by which RA was measured, in a few words.
+    """
     densities = [row.density for group in groups for row in group.all_rows]
-    reach = state_of(min(densities))
+    # Set apart, so that the bars of one do not hide those of another: at most half a state in all.
+    step = min(0.016 * state_of(min(densities)), 0.5 / len(groups))
     with house_style():
-        figure = Figure(figsize=(12.5, 4.8), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
         axes = figure.subplots(1, len(MEASURES))
         for axis, measure in zip(axes, MEASURES, strict=True):
             for index, group in enumerate(groups):
-                # Set apart, so that the bars of one do not hide those of another.
-                aside = 0.016 * reach * (index - (len(groups) - 1) / 2)
+                aside = step * (index - (len(groups) - 1) / 2)
                 _draw_chance(axis, group, measure, look[group.group.name][0], aside)
                 _draw_group(axis, group, measure, *look[group.group.name], aside)
             sparsity_axis(axis, densities)
             _accuracy_limits(axis, groups, measure)
-            axis.set_title(measure.title)
+            axis.set_title(title_of(measure, attack))
             if not any(_points(group.all_rows, measure) for group in groups):
                 axis.text(0.5, 0.5, "no runs", transform=axis.transAxes, ha="center", color="#666")
         axes[0].set_ylabel("accuracy on the test set (%)")
         key = groups[0].group
         figure.suptitle(of_data(plain(key.data), key.data_number))
-        handles = _legend(groups, look)
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8))
+        legend_below(figure, _legend(groups, look))
     return figure
 
 
-def state_of(density: float) -> float:
-    """Place a density on the axis, where the paper's states, of density 0.8^k, are one apart."""
-    return math.log(density) / math.log(0.8)
-
-
 def _points(
-    rows: Iterable[TicketRow], measure: Measure, aside: float = 0.0
+    rows: Iterable[TicketRow],
+    measure: Measure,
+    aside: float = 0.0,
+    awaited: Collection[int] = (),
 ) -> list[tuple[float, float, float]]:
-    """List (place, mean, std) in order of sparsity; a missing mean is NaN and leaves a gap."""
-    points = []
+    """List (place, mean, std) in order of sparsity; a missing mean is NaN and leaves a gap.
+
+    So does a state that is awaited and has no row.
+    """
+    points: list[tuple[float, float, float]] = []
+    before = None
     for row in sorted(rows, key=lambda row: -row.density):
+        if before is not None and _skipped(before.state, row.state, awaited):
+            points.append((math.nan, math.nan, 0.0))
         stat = row.stats[measure.name]
         mean, std = (math.nan, 0.0) if stat is None else (stat.mean, stat.std or 0.0)
         points.append((state_of(row.density) + aside, mean, std))
+        before = row
     return points if any(not math.isnan(mean) for _, mean, _ in points) else []
+
+
+def _skipped(before: int | None, after: int | None, awaited: Collection[int]) -> bool:
+    """Whether a state that is awaited lies between two; foreign tickets may have none."""
+    if before is None or after is None:
+        return False
+    return any(before < state < after for state in awaited)
 
 
 def _draw_group(
@@ -155,14 +102,15 @@ def _draw_group(
             elinewidth=1, markerfacecolor="white", zorder=3,
         )  # fmt: skip
     for kind, dashes in BASELINES.items():
-        points = _points((row for row in group.rows if row.ticket == kind), measure, aside)
+        rows = (row for row in group.rows if row.ticket == kind)
+        points = _points(rows, measure, aside, group.awaited.get(kind, ()))
         if points:
             x, y, _ = zip(*points, strict=True)
             axis.plot(
                 x, y, color=colour, linestyle=dashes, linewidth=0.8, marker=marker, markersize=3.5,
                 markerfacecolor="white", zorder=2,
             )  # fmt: skip
-    points = _points(group.found, measure, aside)
+    points = _points(group.found, measure, aside, group.awaited.get(IMP, ()))
     if points:
         x, y, spread = zip(*points, strict=True)
         axis.errorbar(
@@ -190,14 +138,6 @@ def _draw_chance(
                 state_of(row.density) + aside, low, high, color=colour, linewidth=4, alpha=0.3,
                 zorder=1,
             )  # fmt: skip
-
-
-def sparsity_axis(axis: Axes, densities: Sequence[float]) -> None:
-    """Label the axis in percent, at most eight times, the last ticket always included."""
-    places = sorted({round(state_of(density), 2) for density in densities}, reverse=True)
-    shown = places[:: max(1, math.ceil(len(places) / 8))]
-    axis.set_xticks(shown, [f"{100 * (1 - 0.8**place):.3g}" for place in shown])
-    axis.set_xlabel("sparsity (% of weights pruned)")
 
 
 def _accuracy_limits(axis: Axes, groups: Sequence[GroupVerdict], measure: Measure) -> None:
@@ -230,7 +170,9 @@ def _legend(groups: Sequence[GroupVerdict], look: Look) -> list[Line2D]:
                     markersize=3.5, markerfacecolor="white", label=kind,
                 )
             )  # fmt: skip
-    stars = Line2D([], [], color=grey, linestyle="", marker="*", markersize=10, label="double win")
+    stars = Line2D(
+        [], [], color=grey, linestyle="", marker="*", markersize=10, label="double win by the rule"
+    )
     return [*handles, stars, *_bars(groups, grey)]
 
 
@@ -266,7 +208,7 @@ def time_figure(
         ("s", 1),
     )
     with house_style():
-        figure = Figure(figsize=(12.5, 4.6), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
         for axis, measure in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
             for name, dense, points in curves.get(measure.name, ()):
                 colour, marker = look[name]
@@ -289,69 +231,5 @@ def time_figure(
         ]
         for style, label in ((SOLID, "ticket"), (DASHED, "dense")):
             handles.append(Line2D([], [], color="#444444", linestyle=style, label=label))
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8))
-    return figure
-
-
-# --- the tickets --------------------------------------------------------------------------------
-
-
-def density_figure(densities: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Figure:
-    """Draw the density of each layer as bars, with a panel for each source of tickets.
-
-    `densities` is {source: {state: {layer: fraction of the weights left}}}. Later states are
-    nested in earlier ones, so their bars are drawn in front, darker.
-    """
-    most = max(len(values) for states in densities.values() for values in states.values())
-    with house_style():
-        width = min(max(7.0, 0.32 * most + 2), 16)
-        figure = Figure(figsize=(width, 1.2 + 2.4 * len(densities)), layout="constrained")
-        axes = figure.subplots(len(densities), 1, squeeze=False)[:, 0]
-        own_layers = [list(next(iter(states.values()))) for states in densities.values()]
-        for index, (axis, (source, states)) in enumerate(zip(axes, densities.items(), strict=True)):
-            own = own_layers[index]
-            for rank, (state, values) in enumerate(sorted(states.items())):
-                mix = (rank + 1) / len(states)
-                shade = tuple(1 - mix * (1 - part) for part in to_rgb(COLOURS[0]))
-                axis.bar(
-                    range(len(values)), [100 * v for v in values.values()], color=shade,
-                    edgecolor="black", linewidth=0.4, width=0.8, label=f"state {state}",
-                )  # fmt: skip
-            axis.set_title(plain(source), loc="left")
-            axis.set_ylim(0, 100)
-            axis.set_ylabel("left (%)")
-            axis.grid(visible=False, axis="x")
-            axis.set_xlim(-0.7, len(own) - 0.3)
-            step = math.ceil(len(own) / 45)
-            axis.set_xticks(range(0, len(own), step))
-            following = own_layers[index + 1 : index + 2]
-            named = following != [own]  # otherwise the panel below has the same names
-            names = [plain(name) for name in own[::step]] if named else []
-            axis.set_xticklabels(names or [""] * len(own[::step]), rotation=90, fontsize=8)
-            axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
-        figure.suptitle("Density of each layer (bars in front of each other, not stacked)")
-    return figure
-
-
-def overlap_figure(names: Sequence[str], table: Sequence[Sequence[float | None]]) -> Figure:
-    """Draw intersection over union of the surviving weights as a heat map; None stays blank."""
-    with house_style():
-        size = 2.6 + 0.52 * len(names)
-        figure = Figure(figsize=(size + 1.2, size), layout="constrained")
-        axis = figure.subplots()
-        values = [[math.nan if cell is None else cell for cell in row] for row in table]
-        image = axis.imshow(values, vmin=0, vmax=1, cmap="cividis")
-        for i, row in enumerate(values):
-            for j, value in enumerate(row):
-                if not math.isnan(value):
-                    ink = "black" if value > 0.5 else "white"
-                    text = f"{value:.2f}"
-                    axis.text(j, i, text, ha="center", va="center", color=ink, fontsize=8)
-        axis.grid(visible=False)
-        axis.spines[:].set_visible(False)
-        places = range(len(names))
-        axis.set_xticks(places, [plain(name) for name in names], rotation=90)
-        axis.set_yticks(places, [plain(name) for name in names])
-        figure.colorbar(image, ax=axis, shrink=0.8, label="surviving weights in common (IoU)")
-        axis.set_title("Mask overlap")
+        legend_below(figure, handles)
     return figure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -117,7 +117,8 @@ class GroupVerdict:
     evidence. evidence_margin: that of the evidence where it is fixed; None where it is the rule's
     tolerance. margin_given: whether it was given to the report, not fixed by a study. planned: the
     states that were to be transferred. seeds: those that were, None where that is unknown. study:
-    whose plans the group is part of.
+    whose plans the group is part of. awaited: the states of each kind of ticket that its study
+    plans, or without one, that any group of the same data has.
     """
 
     group: Group
@@ -132,6 +133,7 @@ class GroupVerdict:
     planned: frozenset[int] = frozenset()
     seeds: frozenset[int] | None = None
     study: StudyRecord | None = None
+    awaited: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
     @property
     def all_rows(self) -> tuple[TicketRow, ...]:
@@ -235,27 +237,36 @@ class Contrast:
             return None
         return low > 0 or high < 0
 
-    def to_json(self) -> dict[str, Any]:
-        sides = {
-            side: {"pretraining": group.pretraining, "init_sha256": group.init_sha256}
-            for side, group in (("a", self.a), ("b", self.b))
-        }
-        data = {key: getattr(self.a, key) for key in ("dataset", "data_number", "test_split")}
-        at = {"state": self.state, "measure": self.measure}
-        return {**data, **sides, **at, **difference_json(self.difference)}
+
+@dataclass(frozen=True)
+class Setting:
+    """How the runs of one data set and share of it, `place`, were made and tested.
+
+    told: what is known, by name; several values where runs differ, none where nothing is recorded.
+    """
+
+    place: tuple[str, float]
+    told: Mapping[str, tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
 class Verdict:
     """The verdict of every group, and the warnings about the input.
 
-    margin: of the rule, for one dense seed, in points.
+    margin: of the rule, for one dense seed, in points. settings: of each data set and share of it.
+    never_run: the groups that a study planned and of which there is no run, a line each.
     """
 
     margin: float
     groups: tuple[GroupVerdict, ...]
     warnings: tuple[str, ...] = ()
     contrasts: tuple[Contrast, ...] = ()
+    settings: tuple[Setting, ...] = ()
+    never_run: tuple[str, ...] = ()
+
+    def setting(self, place: tuple[str, float]) -> Setting | None:
+        """That of a data set and share of it; None where nothing is known."""
+        return next((setting for setting in self.settings if setting.place == place), None)
 
     @property
     def evidence_margins(self) -> tuple[float | None, ...]:
@@ -273,60 +284,4 @@ class Verdict:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        return tuple(line for group in self.groups for line in group.missing)
-
-    def to_json(self) -> dict[str, Any]:
-        """Build the contents of `verdict.json`; density and sparsity are fractions."""
-        return {
-            "rows": [_row_json(row, group) for group in self.groups for row in group.rows],
-            "sparsest": _places_json(group.sparsest for group in self.groups),
-            "margin": self.margin,
-            "errors": list(self.errors),
-            "warnings": list(self.warnings),
-            "missing": list(self.missing),
-            "sparsest_evidence": _places_json(group.sparsest_evidence for group in self.groups),
-            "evidence_margin": self.evidence_margin,
-            "contrasts": [contrast.to_json() for contrast in self.contrasts],
-        }
-
-
-def _row_json(row: TicketRow, group: GroupVerdict) -> dict[str, Any]:
-    return {
-        **row.group.columns(),
-        "state": row.state,
-        "density": row.density,
-        "ticket": row.ticket,
-        "wins": row.wins,
-        "double_win": row.double_win,
-        **row.group.hashes(),
-        "warnings": list(row.warnings),
-        "difference": {
-            name: None if found is None else difference_json(found)
-            for name, found in row.differences.items()
-        },
-        "evidence": dict(row.evidence),
-        "double_win_evidence": row.double_win_evidence,
-        "look": group.look_at(row),
-        "evidence_margin": group.evidence_margin,
-        "tickets_sha256": list(row.hashes),
-    }
-
-
-def _places_json(rows: Iterable[TicketRow | None]) -> list[dict[str, Any]]:
-    return [
-        {
-            **row.group.columns(),
-            "state": row.state,
-            "sparsity": round(1 - row.density, 6),
-            **row.group.hashes(),
-        }
-        for row in rows
-        if row is not None
-    ]
-
-
-def difference_json(found: Difference) -> dict[str, Any]:
-    """Lay a difference out; what is in points has six decimals."""
-    mean, low, high = (None if v is None else round(v, 6) for v in (found.mean, *found.interval()))
-    how = {"seeds": found.seeds, "images": found.images, "kind": found.kind}
-    return {"mean": mean, "low": low, "high": high, **how}
+        return (*self.never_run, *(line for group in self.groups for line in group.missing))

@@ -11,39 +11,41 @@ from pathlib import Path
 from files.results import REGIMES, Accuracy, RunResult
 from report.judged import BESIDE, MEASURES, GroupVerdict, TicketRow, Verdict
 from report.markup import Cell, listing, number, table, text, words
-from report.page_evidence import contrast_table, explained, undecided
+from report.page_evidence import contrast_table, explained, glossary, undecided
 from report.runs import Point
+from report.setting import setting_lines
 from report.words import (
     BY_EVIDENCE,
     BY_RULE,
+    accuracy,
     conclusion,
     difference,
     evidence_rule,
     look,
+    needed_text,
+    not_enough,
     of_data,
+    points,
 )
 
 SECTIONS = (
     "verdict", "figures", "tickets", "undecided", "contrasts", "runs", "missing", "warnings",
 )  # fmt: skip
+MOST_POINTS = 60  # of the small curve of a run
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure on the page: the stem of its .png and .svg, and what it shows, in words."""
+    """A figure on the page: what it shows, in words, and its files, of which one is an SVG."""
 
-    stem: Path
     title: str
     caption: str
-
-    @property
-    def png(self) -> Path:
-        return self.stem.with_name(f"{self.stem.name}.png")
+    files: tuple[Path, ...]
 
     @property
     def svg(self) -> Path:
-        return self.stem.with_name(f"{self.stem.name}.svg")
+        return next(path for path in self.files if path.suffix == ".svg")
 
 
 def page(
@@ -83,9 +85,10 @@ def _verdict(verdict: Verdict) -> str:
         "under standard training (ST) and on both SA and RA under adversarial training (AT). "
         "SA is accuracy on clean test images, RA on attacked ones, in percent. To match is to have "
         "a mean over seeds of at least the dense mean minus the dense network\u2019s standard "
-        f"deviation over seeds; with one dense seed, minus a margin of {verdict.margin:g} points. "
+        f"deviation over seeds; with one dense seed, minus a margin of {points(verdict.margin)}. "
         "Under AT, both figures are those of the network with the best validation RA.</p>",
         explained(verdict),
+        glossary(),
     ]
     for place in dict.fromkeys(group.group.place for group in verdict.groups):
         parts.append(f"<h3>{text(of_data(*place))}</h3><ul>")
@@ -93,6 +96,9 @@ def _verdict(verdict: Verdict) -> str:
             if group.group.place == place:
                 parts.append(_sentence(group, len(verdict.evidence_margins) > 1))
         parts.append("</ul>")
+        setting = verdict.setting(place)
+        lines = setting_lines(setting) if setting else []
+        parts.append(f"<p><small>Setting. {text(' · '.join(lines) or 'not recorded')}</small></p>")
     return "".join(parts)
 
 
@@ -103,12 +109,13 @@ def _sentence(group: GroupVerdict, margins_differ: bool) -> str:
     for measure in MEASURES:
         line = group.dense.stats[measure.name] if group.dense else None
         allowed = group.tolerance[measure.name]
-        best = group.sparsest.stats[measure.name] if group.sparsest else None
+        best = accuracy(group, group.sparsest, measure.name) if group.sparsest else None
         if line is None or allowed is None:
             need = "no dense run" if group.dense else ""
         else:
             why = "the margin" if line.std is None else f"its std over {line.n} seeds"
-            need = f"dense {line.mean:.2f} minus {allowed:.2f}, {why}"
+            least = needed_text(group, measure.name)
+            need = f"{least} (dense {line.mean:.2f} minus {allowed:.2f}, {why})"
         if need:
             own = f" {best}; needed:" if best else " needed:"
             parts.append(f"<small>{text(f'{measure.title}{own} {need}')}</small>")
@@ -116,24 +123,27 @@ def _sentence(group: GroupVerdict, margins_differ: bool) -> str:
     if group.rows and not group.error:
         margin = f"{evidence_rule(group)}. ".capitalize() if margins_differ else ""
         parts.append(f"<small>{text(f'{margin}{look(group)}')}</small>")
+    if said := not_enough(group):
+        parts.append(f"<small>{text(said)}</small>")
     return f'<li class="{kind}">{" ".join(parts)}{_warnings(list(warned))}</li>'
 
 
 # --- tables -------------------------------------------------------------------------------------
 
 
-def _measured(row: TicketRow, name: str, judged: bool) -> Cell:
+def _measured(group: GroupVerdict, row: TicketRow, name: str) -> Cell:
     """Lay an accuracy out, and below it the difference to the dense network and the evidence."""
-    stat, found = row.stats[name], row.differences.get(name)
+    stat, found, judged = row.stats[name], row.differences.get(name), row is not group.dense
     if stat is None:
         return Cell("missing", None, "num missing")
     mark = {True: "win", False: "loss", None: "open"}[row.wins.get(name)]
     shown = f'<span class="{mark}" title="{mark}">{mark}</span> ' if judged else ""
-    html = f"{shown}{text(stat)}<small> n={stat.n}</small>"
+    html = f"{shown}{text(accuracy(group, row, name))}<small> n={stat.n}</small>"
     if judged and found is not None:
         said = row.evidence[name]
         how = "" if found.kind == "none" else f"; {found.kind}"
-        html += f"<br><small>{text(difference(found))}<br>{text(said + how)}</small>"
+        apart = difference(found, group.margins.get(name))
+        html += f"<br><small>{text(apart)}<br>{text(said + how)}</small>"
     return Cell(html, stat.mean, "num")
 
 
@@ -151,7 +161,7 @@ def _ticket_table(verdict: Verdict) -> str:
             rows.append(
                 [
                     *_place(row),
-                    *(_measured(row, m.name, judged) for m in MEASURES),
+                    *(_measured(group, row, m.name) for m in MEASURES),
                     *(number(None if stat is None else stat.mean) for stat in beside),
                     Cell(double, double, f"double {double}" if judged else ""),
                     Cell(surely, surely, f"double {surely}" if judged else ""),
@@ -219,11 +229,11 @@ def _run_table(runs: Sequence[RunResult], curves: Mapping[Path, Sequence[Point]]
     return table(caption, heads, rows)
 
 
-def curve_svg(points: Sequence[Point], most: int = 60) -> str:
+def curve_svg(points: Sequence[Point]) -> str:
     """Draw a run's accuracy by epoch as a small inline SVG; without points, say 'none'."""
     if not points:
         return '<span class="missing">none</span>'
-    step = max(1, -(-len(points) // most))
+    step = max(1, -(-len(points) // MOST_POINTS))
     kept = [*points[:-1:step], points[-1]]
     first, last = points[0].epoch, points[-1].epoch
     lines = []

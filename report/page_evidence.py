@@ -5,19 +5,19 @@ from __future__ import annotations
 from report.judged import MEASURES, Verdict
 from report.markup import Cell, listing, number, table, text, words
 from report.plan import amount, none_undecided, unjudged, wanted
-from report.words import difference, kinds
+from report.words import difference, kinds, points
 
 
 def explained(verdict: Verdict) -> str:
     """Say what "with evidence" means."""
     if verdict.evidence_margin is not None:
-        margin = f"by {verdict.evidence_margin:g} points"
+        margin = f"by {points(verdict.evidence_margin)}"
     elif len(verdict.evidence_margins) > 1:
         margin = "by a margin, which differs and is told below,"
     else:
         margin = (
-            "by the rule\u2019s tolerance, which is itself estimated "
-            "(<code>--evidence_margin</code> fixes it beforehand)"
+            "by the rule\u2019s tolerance, which is itself estimated where the dense network has "
+            "several seeds (<code>--evidence_margin</code> fixes it beforehand)"
         )
     return (
         "<p>That rule says nothing of chance. <em>With evidence</em> a ticket matches where the "
@@ -25,9 +25,38 @@ def explained(verdict: Verdict) -> str:
         f"shows it worse {margin} at the most; it is worse where all of the interval lies below; "
         "else it is undecided, as it always is with one seed or without outcomes per image. The "
         "sparsest with evidence ends an unbroken chain of double wins from the densest ticket on. "
-        "How this is computed, how often it is right and what it allows to be said: "
-        "<code>docs/verdict.md</code>.</p>"
+        "An interval is itself estimated: with few seeds it may by chance come out narrower than "
+        "other test images alone would make it. How this is computed, how often it is right and "
+        "what it allows to be said: <code>docs/verdict.md</code>.</p>"
     )
+
+
+GLOSSARY = {
+    "ticket": "a network of which part of the convolution weights is pruned; transferred to a data "
+    "set as its source found it (imp: by iterative magnitude pruning), or as a baseline: omp is "
+    "pruned once by magnitude, random has as many weights at random places, reinit the places of a "
+    "ticket and random weights",
+    "state": "how often a ticket has been pruned; 0 is the dense network, of which all is left",
+    "sparsity": "the share of the convolution weights that is pruned; density is what is left",
+    "ST, AT": "standard and adversarial training, here of the transfer",
+    "SA, RA": "standard accuracy on clean test images, robust accuracy on attacked ones",
+    "rule": "the paper\u2019s: a mean over seeds of at least the dense mean minus a tolerance",
+    "tolerance": "by the rule, the dense network\u2019s standard deviation over seeds (one seed: "
+    "--margin)",
+    "margin": "how much worse a ticket may be by the evidence, in points",
+    "evidence": "what may be said beyond these very seeds and test images",
+    "interim": "not all seeds that were planned have run; whoever decides now looks too early",
+    "sequential": "seeds were added to those that were planned, perhaps because of a look",
+    "best-SA net": "the network of an AT run with the best validation SA; judged is the one with "
+    "the best validation RA",
+    "point": "one percent of the test images",
+}
+
+
+def glossary() -> str:
+    """Explain the words of the page, folded away."""
+    items = "".join(f"<dt>{text(word)}</dt><dd>{text(GLOSSARY[word])}</dd>" for word in GLOSSARY)
+    return f"<details><summary>What the words mean</summary><dl>{items}</dl></details>"
 
 
 def undecided(verdict: Verdict) -> str:

@@ -6,47 +6,49 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from errors import InputError
+from files.atomic import sha256_of
 from files.results import REGIMES
 from files.tickets import load_ticket
 from report.difference_figure import difference_figure
-from report.figures import (
-    accuracy_figure,
-    density_figure,
-    overlap_figure,
-    save_figure,
-    slug,
-    styles,
-    time_figure,
-)
+from report.drawing import save_figure, slug, styles
+from report.figures import accuracy_figure, time_figure
 from report.judged import IMP, MEASURES, GroupVerdict, TicketRow, Verdict
 from report.page import Picture
 from report.runs import Point
-from report.tickets import Masks, TicketFile, find_tickets, layer_densities, overlap_matrix, pick
+from report.setting import ATTACK, attack_of
+from report.ticket_figures import density_figure, overlap_figure
+from report.tickets import Masks, TicketFile, find_tickets, layer_densities, overlap_matrices, pick
 from report.words import of_data
 
 MOST_SOURCES = 16  # runs whose tickets are drawn
 MOST_TICKETS = 16  # rows of the overlap's heat map, where fewer sources allow it
 MOST_STATES = 4  # tickets of one source
 
+Drawn = tuple[str, str, str, Figure]  # name of its files, title, caption, and the figure
 Curves = Mapping[Path, Sequence[Point]]  # by the path of results.json
 Lines = dict[str, list[tuple[str, bool, Sequence[Point]]]]  # as `time_figure` takes them
 
 
 def draw_pictures(
-    verdict: Verdict, curves: Curves, runs_dir: Path, out: Path
+    verdict: Verdict, curves: Curves, runs_dir: Path, out: Path, formats: Sequence[str] = ()
 ) -> tuple[list[Picture], list[str]]:
-    """Draw every figure that the runs allow into `out`.
+    """Draw every figure that the runs allow into `out`, in further formats too.
 
     Returns the pictures in the order of the page, and a line for each that had to be left out.
     """
     notes: list[str] = []
-    pictures = [
-        *_accuracy_pictures(verdict, out),
-        *_difference_pictures(verdict, out),
-        *_time_pictures(verdict, curves, out, notes),
-        *_ticket_pictures(find_tickets(runs_dir), runs_dir, out, notes),
-    ]
+    pictures = []
+    for name, title, caption, figure in itertools.chain(
+        _accuracy_pictures(verdict),
+        _difference_pictures(verdict),
+        _time_pictures(verdict, curves, notes),
+        _ticket_pictures(verdict, runs_dir, notes),
+    ):
+        paths = save_figure(figure, out / name, formats)
+        pictures.append(Picture(title, caption, tuple(paths)))
     return pictures, notes
 
 
@@ -71,39 +73,50 @@ def _look(verdict: Verdict) -> dict[str, tuple[str, str]]:
 # --- accuracy -----------------------------------------------------------------------------------
 
 
-def _accuracy_pictures(verdict: Verdict, out: Path) -> Iterator[Picture]:
+def _accuracy_pictures(verdict: Verdict) -> Iterator[Drawn]:
     for name, title, groups in _places(verdict):
-        stem = out / f"accuracy-{name}"
-        save_figure(accuracy_figure(groups, _look(verdict)), stem)
         caption = (
             "Mean over seeds. Bars with caps: one standard deviation. Pale wide bars: 95 % for "
             "other test images, where outcomes are there. Dashed: the dense network of the same "
             "colour. Stars: double wins by the rule. Thin lines: baselines, which may leave the "
-            "panel at the bottom. A gap is a missing run."
+            "panel at the bottom. A gap is a missing run: one that the study plans or, without a "
+            "plan, that another pre-training has. Points at one sparsity are set apart a little. "
+            f"{_ra_by(verdict, groups)}"
         )
-        yield Picture(stem, f"Accuracy against sparsity: {title}", caption)
+        attack = attack_of(verdict.setting(groups[0].group.place))
+        figure = accuracy_figure(groups, _look(verdict), attack)
+        yield f"accuracy-{name}", f"Accuracy against sparsity: {title}", caption, figure
 
 
-def _difference_pictures(verdict: Verdict, out: Path) -> Iterator[Picture]:
+def _difference_pictures(verdict: Verdict) -> Iterator[Drawn]:
     for name, title, groups in _places(verdict):
         judged = [group for group in groups if group.dense is not None and group.found]
         if not judged:
             continue
-        stem = out / f"difference-{name}"
-        save_figure(difference_figure(judged, _look(verdict)), stem)
         caption = (
             "What each ticket that IMP found lacks against its dense network, with 95 % intervals "
-            "(dashed: of images only or of seeds alone; very wide ones leave the panel). Grey: "
-            "within the margin. With two seeds or more on both sides a ticket matches where its "
-            "interval lies above the band\u2019s lower edge, and is worse where it lies below; "
-            "with one it is always undecided. Stars: double wins on all three."
+            "(very wide ones leave the panel). Grey: within the margin. Solid intervals know of "
+            "seeds and images and decide: a ticket matches where its interval lies above the "
+            "band’s lower edge, and is worse where it lies below. Dashed ones, of images only "
+            "or of seeds alone, leave it undecided, as does a point without any. Stars: double "
+            f"wins on all three. {_ra_by(verdict, groups)}"
         )
-        yield Picture(stem, f"Differences to the dense network: {title}", caption)
+        attack = attack_of(verdict.setting(groups[0].group.place))
+        figure = difference_figure(judged, _look(verdict), attack)
+        yield f"difference-{name}", f"Differences to the dense network: {title}", caption, figure
 
 
-def _time_pictures(
-    verdict: Verdict, curves: Curves, out: Path, notes: list[str]
-) -> Iterator[Picture]:
+def _ra_by(verdict: Verdict, groups: Sequence[GroupVerdict]) -> str:
+    setting = verdict.setting(groups[0].group.place)
+    attacks = setting.told.get(ATTACK, ()) if setting else ()
+    if not attacks:
+        return "By which attack RA was measured is not recorded."
+    if len(attacks) == 1:
+        return f"RA by {attacks[0]}."
+    return f"RA by attacks that differ, and cannot be compared: {'; '.join(attacks)}."
+
+
+def _time_pictures(verdict: Verdict, curves: Curves, notes: list[str]) -> Iterator[Drawn]:
     for name, title, groups in _places(verdict):
         heading = f"Validation accuracy against time: {title}"
         lines, once = _timed_lines(groups, curves)
@@ -113,14 +126,12 @@ def _time_pictures(
             continue
         if once:
             notes.append(f"{heading} leaves out what was measured once: {', '.join(once)}.")
-        stem = out / f"time-{name}"
-        save_figure(time_figure(title, lines, _look(verdict)), stem)
         caption = (
             "One seed. Solid: the sparsest double-win ticket (without one, the sparsest ticket); "
             "dashed: the dense network. Accuracy on the validation set, after epochs that measured "
             "it. The time is all that passed while the run was going on, evaluations included."
         )
-        yield Picture(stem, heading, caption)
+        yield f"time-{name}", heading, caption, time_figure(title, lines, _look(verdict))
 
 
 def _timed_lines(groups: Iterable[GroupVerdict], curves: Curves) -> tuple[Lines, list[str]]:
@@ -153,9 +164,8 @@ def _timed_curve(row: TicketRow, mode: str, curves: Curves) -> Sequence[Point]:
 # --- the tickets --------------------------------------------------------------------------------
 
 
-def _ticket_pictures(
-    sources: Mapping[str, list[TicketFile]], runs_dir: Path, out: Path, notes: list[str]
-) -> Iterator[Picture]:
+def _ticket_pictures(verdict: Verdict, runs_dir: Path, notes: list[str]) -> Iterator[Drawn]:
+    sources = find_tickets(runs_dir)
     if not sources:
         notes.append(
             "Layer densities and mask overlap are left out: there are no K-ticket.safetensors "
@@ -165,25 +175,28 @@ def _ticket_pictures(
     masks = _load_masks(_choose_tickets(sources, notes), notes)
     if not masks:
         return
+    transferred = {
+        sha256 for group in verdict.groups for row in group.rows for sha256 in row.hashes
+    }
     densities: dict[str, dict[int, dict[str, float]]] = {}
     for ticket, mask in masks:
         densities.setdefault(ticket.source, {})[ticket.state] = layer_densities(mask)
-    save_figure(density_figure(densities), out / "density")
-    yield Picture(
-        out / "density",
-        "Density of each layer",
+    caption = (
         "Weights left in each convolution, in the order of the network, for up to four tickets "
-        "of each source; darker is sparser.",
+        "of each source; darker is sparser."
     )
-    names = [f"{ticket.source} {ticket.state}" for ticket, _ in masks]
-    overlap = overlap_matrix([mask for _, mask in masks])
-    save_figure(overlap_figure(names, overlap), out / "overlap")
-    yield Picture(
-        out / "overlap",
-        "Mask overlap",
+    yield "density", "Density of each layer", caption, density_figure(densities)
+    names = [
+        f"{ticket.source} {ticket.state}{'' if sha256_of(ticket.path) in transferred else '*'}"
+        for ticket, _ in masks
+    ]
+    caption = (
         "Intersection over union of the surviving weights of two tickets, named by source and "
-        "state. Two random masks of density d would overlap by d / (2 - d).",
+        "state (*: of which no transfer is here). In brackets: what two random masks with these "
+        "densities of each layer would have."
     )
+    figure = overlap_figure(names, *overlap_matrices([mask for _, mask in masks]))
+    yield "overlap", "Mask overlap", caption, figure
 
 
 def _choose_tickets(sources: Mapping[str, list[TicketFile]], notes: list[str]) -> list[TicketFile]:

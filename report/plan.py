@@ -12,8 +12,8 @@ from pathlib import Path
 
 from errors import InputError
 from files import names
-from files.results import MODES, REGIMES
-from files.study_record import Plan, StudyRecord
+from files.results import MODES, REGIMES, TICKETS, Group
+from files.study_record import Plan, StudyRecord, latest_of
 from report.evidence import LEVEL, ROUNDING, corrected
 from report.judged import IMP, MEASURES, GroupVerdict, Measure, TicketRow, Verdict
 from report.power import ENOUGH_TO_START, Missing, missing
@@ -24,23 +24,53 @@ def with_plan(groups: Sequence[GroupVerdict], records: Sequence[StudyRecord]) ->
 
     Where that is not recorded, a state that any group of the same data has counts as planned.
     """
-    known: dict[tuple[str, float], set[int]] = {}
+    known: dict[tuple[str, float], dict[str, set[int]]] = {}  # states by kind of ticket
     for group in groups:
-        states = {row.state for row in group.found if row.state is not None}
-        known.setdefault(group.group.place, set()).update(states)
+        of_place = known.setdefault(group.group.place, {kind: set() for kind in TICKETS})
+        for row in group.rows:
+            of_place[row.ticket] |= {row.state} if row.state is not None else set()
     return [_with_plan(group, records, known[group.group.place]) for group in groups]
 
 
 def _with_plan(
-    group: GroupVerdict, records: Sequence[StudyRecord], known: Iterable[int]
+    group: GroupVerdict, records: Sequence[StudyRecord], known: Mapping[str, Iterable[int]]
 ) -> GroupVerdict:
     study = next((record for record in records if _is_of(group, record)), None)
+    latest = study.latest(group.group) if study else ()
+    awaited = {kind: _states(latest, kind) if study else frozenset(known[kind]) for kind in TICKETS}
+    if any(plan.tickets is None for plan in latest):  # an earlier version's: baselines are unknown
+        awaited = {IMP: awaited[IMP]}
     plans = study.beforehand(group.group) if study else ()
     if not plans:
-        return dataclasses.replace(group, planned=frozenset(known), study=study)
-    states = frozenset(state for plan in plans if plan.has(IMP) for state in plan.states)
-    seeds = frozenset(seed for plan in plans for seed in plan.seeds)
-    return dataclasses.replace(group, planned=states, seeds=seeds, study=study)
+        planned, seeds = frozenset(known[IMP]), None
+    else:
+        planned = _states(plans, IMP)
+        seeds = frozenset(seed for plan in plans for seed in plan.seeds)
+    return dataclasses.replace(group, planned=planned, seeds=seeds, study=study, awaited=awaited)
+
+
+def _states(plans: Iterable[Plan], kind: str) -> frozenset[int]:
+    """The states of a kind of ticket that plans name; 0 is the dense network, no ticket."""
+    return frozenset(state for plan in plans if plan.has(kind) for state in plan.states)
+
+
+def never_run(groups: Iterable[GroupVerdict], records: Iterable[StudyRecord]) -> list[str]:
+    """Name the groups that studies plan and of which there is no run, a line each."""
+    there = {
+        (group.group.pretraining, group.group.dataset, f"{group.group.data_number:g}")
+        for group in groups
+    }
+    wanted = {
+        (pretraining, dataset, f"{share:g}"): str(Group(pretraining, dataset, share))
+        for record in records
+        for plan in latest_of(record.plans)
+        for pretraining in plan.pretrainings
+        for dataset in plan.datasets
+        for share in plan.data_numbers
+        if any(plan.runs(dataset, mode) for mode in MODES)
+    }
+    return [f"{group}: planned, and nothing has run" for key, group in wanted.items()
+            if key not in there]  # fmt: skip
 
 
 def fixed_margins(

@@ -1,4 +1,8 @@
-"""Whether the runs that are compared were made by one recipe, as far as their `args.json` tell."""
+"""Whether the runs that are compared were made by one recipe, as far as their `args.json` tell.
+
+Whatever that file says is compared, unless it is listed here: so a flag that is new counts without
+a word about it here.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +15,36 @@ from files.results import MODES, REGIMES, RunResult
 from files.run_args import args_if_readable
 from report.judged import GroupVerdict, TicketRow
 
-TRAINING = (
-    *("data_content", "input_size", "augment", "hflip", "width", "stem", "mean", "std"),
-    *("epochs", "global_batch", "lr", "lr_schedule", "decreasing_lr", "warmup", "momentum"),
-    *("weight_decay", "eval_from", "amp", "tf32", "images_a_pass", "processes", "sync_bn"),
+# What tells runs and groups apart, or is told by the fingerprint of what it names.
+IDENTITY = (
+    *("mode", "dataset", "data", "data_number", "classes", "class_names", "arch", "seed", "tag"),
+    *("init", "init_key", "init_content", "init_sha256", "pretrained", "reset_fc", "continue_from"),
+    *("tickets_file", "tickets_file_content", "reinit"),
 )
-ATTACKS = (
-    *("train_eps", "train_step", "train_gamma", "train_randinit"),
-    *("test_eps", "test_step", "test_gamma", "test_randinit", "restarts"),
+# Where and how fast a run went, what it wrote, and what else was tested.
+FREE = (
+    *("save_dir", "workers", "threads", "device", "gpu", "channels_last", "compile", "cuda_graphs"),
+    *("multiprocessing_distributed", "nproc", "world_size", "rank", "dist_url", "dist_backend"),
+    *("dist_timeout", "print_freq", "resume", "save_every_steps", "dry_run", "time_it", "json"),
+    *("save_all", "export_released", "skip_bad", "start_epoch", "evaluate", "eval_batch_size"),
+    *("eval_set", "eval_attack", "eval_images", "save_adv", "check_masking", "masking_source"),
+    *("masking_source_content", "warnings", "command", "code", "packages", "hardware"),
 )
+PARTS = ("batch_size", "micro_batch")  # of `global_batch` and `images_a_pass`, which are compared
+NOT_COMPARED = frozenset((*IDENTITY, *FREE, *PARTS))
+OF_ATTACKS = frozenset(
+    (
+        *("train_eps", "train_step", "train_gamma", "train_randinit"),
+        *("test_eps", "test_step", "test_gamma", "test_randinit", "restarts"),
+    )
+)  # no matter of standard training
+OF_PRETRAINING = frozenset(("mean", "std"))  # each has those that its weights were made for
+OF_PIXELS = ("train_eps", "train_gamma", "test_eps", "test_gamma")  # fractions of their range
 WORDS = {
     "data_content": "training data",
     "global_batch": "images a step",
     "images_a_pass": "images a pass",
 }
-RECIPE = {"std": TRAINING, "adv": TRAINING + ATTACKS}  # by mode
-
-
-OF_PRETRAINING = ("mean", "std")  # each has those that its weights were made for
 
 Recipes = Mapping[Path, Mapping[str, Any]]  # by the path of results.json: what args.json says
 
@@ -53,34 +69,42 @@ def mixed_recipes(groups: Iterable[GroupVerdict], recipes: Recipes) -> list[str]
 
 def rows_apart(rows: Iterable[TicketRow], mode: str, recipes: Recipes) -> list[str]:
     """Name what differs between the recipes of all runs of these rows under one regime."""
-    return list(_apart(_of(rows, mode, recipes), RECIPE[mode]))
+    return runs_apart((run for row in rows for run in row.runs), mode, recipes)
+
+
+def runs_apart(runs: Iterable[RunResult], mode: str, recipes: Recipes) -> list[str]:
+    """Name what differs between the recipes of these runs, as far as they are of one regime."""
+    return _apart([recipes.get(run.path, {}) for run in runs if run.mode == mode], mode)
 
 
 def recipes_apart(a: GroupVerdict, b: GroupVerdict, recipes: Recipes) -> list[str]:
     """Name what differs between the networks and the recipes of two pre-trainings."""
-    rows = a.all_rows + b.all_rows
-    archs = sorted({run.arch for row in rows for run in row.runs})
+    runs = [run for row in a.all_rows + b.all_rows for run in row.runs]
+    archs = sorted({run.arch for run in runs})
     found = [f"architectures {' and '.join(archs)}"] if len(archs) > 1 else []
     for mode in MODES:
-        keys = [key for key in RECIPE[mode] if key not in OF_PRETRAINING]
-        if apart := list(_apart(_of(rows, mode, recipes), keys)):
+        flags = [recipes.get(run.path, {}) for run in runs if run.mode == mode]
+        if apart := _apart(flags, mode, OF_PRETRAINING):
             found.append(f"{REGIMES[mode]} by {', '.join(apart)}")
     return found
 
 
-def _of(rows: Iterable[TicketRow], mode: str, recipes: Recipes) -> list[Mapping[str, Any]]:
-    runs = (run for row in rows for run in row.runs if run.mode == mode)
-    return [recipes.get(run.path, {}) for run in runs]
-
-
-def _apart(runs: Sequence[Mapping[str, Any]], keys: Iterable[str]) -> Iterable[str]:
-    for key in keys:
-        values = dict.fromkeys(_text(flags[key]) for flags in runs if key in flags)
+def _apart(
+    runs: Sequence[Mapping[str, Any]], mode: str, but: frozenset[str] = frozenset()
+) -> list[str]:
+    left_out = NOT_COMPARED | but | (OF_ATTACKS if mode == "std" else frozenset())
+    lines = []
+    for key in dict.fromkeys(key for flags in runs for key in flags if key not in left_out):
+        values = dict.fromkeys(flag_text(key, flags[key]) for flags in runs if key in flags)
         if len(values) > 1:
-            yield f"{WORDS.get(key, key)} {' and '.join(values)}"
+            lines.append(f"{WORDS.get(key, key)} {' and '.join(values)}")
+    return lines
 
 
-def _text(value: object) -> str:
+def flag_text(key: str, value: object) -> str:
+    """Write the value of a flag: what is a fraction of the pixel range in parts of 255."""
+    if key in OF_PIXELS and isinstance(value, float):
+        return f"{255 * value:.4g}/255"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

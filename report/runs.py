@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,17 +16,6 @@ from files.study_record import files_below
 def natural_order(text: object) -> list[tuple[int, int, str]]:
     """Sort key under which 'state 10' comes after 'state 9'."""
     return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in re.split(r"(\d+)", str(text))]
-
-
-def collect(runs_dir: str | Path) -> list[RunResult]:
-    """Read every usable `results.json` below `runs_dir`, and warn of each other one in a line.
-
-    Raises InputError when nothing is usable.
-    """
-    results, problems = read_runs(runs_dir)
-    for line in problems:
-        print(f"warning: {line}", file=sys.stderr)
-    return results
 
 
 def read_runs(runs_dir: str | Path) -> tuple[list[RunResult], list[str]]:

@@ -90,27 +90,35 @@ def layer_densities(masks: Masks) -> dict[str, float]:
     }
 
 
-def overlap_matrix(masks: Sequence[Masks]) -> list[list[float | None]]:
+Table = list[list[float | None]]
+
+
+def overlap_matrices(masks: Sequence[Masks]) -> tuple[Table, Table]:
     """Compute intersection over union of the surviving weights, of each ticket with each.
 
-    Layers count where both tickets have them in the same shape; two tickets without such a layer
-    have None. Two random masks of density d overlap by d / (2 - d).
+    The second table has what chance would give: two random masks, of the same density in each layer
+    as the two tickets. Layers count where both tickets have them in the same shape; two tickets
+    without such a layer have None.
     """
     count = len(masks)
-    common = torch.zeros(count, count, dtype=torch.float64)
-    union = torch.zeros(count, count, dtype=torch.float64)
+    common, by_chance, lefts = (torch.zeros(count, count, dtype=torch.float64) for _ in range(3))
     layers = dict.fromkeys((name, mask.shape) for own in masks for name, mask in own.items())
     for name, shape in layers:
         having = [i for i, own in enumerate(masks) if name in own and own[name].shape == shape]
         bits = torch.stack([masks[i][name].flatten() for i in having]).double()
         both = bits @ bits.T  # (tickets, tickets): how many weights each two have in common
-        index = torch.tensor(having)
+        at = torch.tensor(having)[:, None], torch.tensor(having)
         left = both.diagonal()
-        common[index[:, None], index] += both
-        union[index[:, None], index] += left[:, None] + left - both
+        common[at] += both
+        by_chance[at] += left[:, None] * left / max(bits.shape[1], 1)
+        lefts[at] += left[:, None] + left
+    return _over_union(common, lefts), _over_union(by_chance, lefts)
+
+
+def _over_union(common: Tensor, lefts: Tensor) -> Table:
     return [
-        [float(c / u) if u else None for c, u in zip(*rows, strict=True)]
-        for rows in zip(common, union, strict=True)
+        [float(c / (left - c)) if left > 0 else None for c, left in zip(*rows, strict=True)]
+        for rows in zip(common, lefts, strict=True)
     ]
 
 

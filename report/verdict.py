@@ -6,16 +6,23 @@ import dataclasses
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from errors import InputError
 from files.results import DENSE, NETWORKS, RANDOM, REGIMES, TICKETS, Accuracy, Group, RunResult
 from files.study_record import StudyRecord
 from report.groups import SHOWN, group_runs
 from report.judged import BESIDE, MEASURES, GroupVerdict, Measure, Stat, TicketRow, Verdict
-from report.plan import changed_margins, fixed_margins, overridden_margins, with_plan
-from report.recipes import Recipes, mixed_recipes
+from report.plan import (
+    changed_margins,
+    fixed_margins,
+    never_run,
+    overridden_margins,
+    with_plan,
+)
+from report.recipes import Recipes, mixed_recipes, runs_apart
 from report.runs import natural_order
+from report.setting import settings
 from report.weighing import AllTested, comparable, contrasts, weigh, without_outcomes
 
 DEFAULT_MARGIN = 0.5  # points; only used where the dense network has a single seed
@@ -44,42 +51,44 @@ def judge(
     for name, points in (("margin", margin), ("evidence_margin", evidence_margin)):
         if points is not None and not (math.isfinite(points) and points >= 0):
             raise InputError(f"{name} is {points!r}: it must be a number of points from 0")
-    tested = tested or {}
+    tested, recipes = tested or {}, recipes or {}
     grouped, notes = group_runs(results)
-    kept, warnings = _one_per_seed(grouped)
+    kept, warnings = _one_per_seed(grouped, recipes)
     warnings = notes + warnings
     groups: dict[Group, list[RunResult]] = {}
     for run in kept:
         groups.setdefault(run.group, []).append(run)
-    for group, runs in groups.items():
-        archs = sorted({run.arch for run in runs})
-        if len(archs) > 1:
-            warnings.append(f"{group}: mixes the architectures {', '.join(archs)}")
+    warnings += _mixed_networks(groups)
     order = sorted(groups, key=lambda g: (g.data, -g.data_number, natural_order(g.name)))
     planned = [
         dataclasses.replace(group, missing=_missing(group))
         for group in with_plan([_judge_group(g, groups[g], margin) for g in order], records)
     ]
-    if evidence_margin is None:
-        fixed = fixed_margins(planned, records)
-        warnings += changed_margins(planned)
-    else:
-        fixed = [evidence_margin] * len(planned)
-        planned = [dataclasses.replace(group, margin_given=True) for group in planned]
-        warnings += overridden_margins(planned, evidence_margin)
-    warnings += _of_tickets(planned) + [
-        f"{group.group}: state {state} was not planned beforehand, so it is no part of the chain "
-        "of double wins with evidence"
-        for group in planned
-        for state in sorted(group.unplanned)
-    ]
-    judged = [
-        weigh(group, tested, recipes or {}, own) for group, own in zip(planned, fixed, strict=True)
-    ]
-    warnings += mixed_recipes(judged, recipes or {})
-    beside, apart = comparable(judged, recipes or {})
+    planned, fixed, notes = _with_margins(planned, records, evidence_margin)
+    warnings += notes
+    warnings += _of_tickets(planned) + _unplanned(planned)
+    judged = [weigh(group, tested, recipes, own) for group, own in zip(planned, fixed, strict=True)]
+    warnings += mixed_recipes(judged, recipes)
+    beside, apart = comparable(judged, recipes)
     warnings += apart + without_outcomes(judged, beside, tested)
-    return Verdict(margin, tuple(judged), tuple(warnings), contrasts(beside, tested))
+    return Verdict(
+        margin,
+        tuple(judged),
+        tuple(warnings),
+        contrasts(beside, tested),
+        settings(kept, recipes, tested),
+        tuple(never_run(judged, records)),
+    )
+
+
+def _with_margins(
+    groups: list[GroupVerdict], records: Sequence[StudyRecord], given: float | None
+) -> tuple[list[GroupVerdict], Sequence[float | None], list[str]]:
+    """Choose each group's margin of the evidence: the groups, the margins, and what is said."""
+    if given is None:
+        return groups, fixed_margins(groups, records), changed_margins(groups)
+    groups = [dataclasses.replace(group, margin_given=True) for group in groups]
+    return groups, [given] * len(groups), overridden_margins(groups, given)
 
 
 Identity = tuple[str, int | None, str]
@@ -96,7 +105,9 @@ def _may_be_one_ticket(run: RunResult, other: RunResult) -> bool:
     return run.ticket == DENSE or None in hashes or len(hashes) == 1
 
 
-def _one_per_seed(results: Iterable[RunResult]) -> tuple[list[RunResult], list[str]]:
+def _one_per_seed(
+    results: Iterable[RunResult], recipes: Recipes
+) -> tuple[list[RunResult], list[str]]:
     """Leave copies out, so that a copied folder is no further seed; the first by path stays."""
     seen: dict[tuple[object, ...], list[RunResult]] = {}
     warnings = []
@@ -104,25 +115,28 @@ def _one_per_seed(results: Iterable[RunResult]) -> tuple[list[RunResult], list[s
         same = seen.setdefault((run.group, *_identity(run), run.mode, run.seed), [])
         first = next((other for other in same if _may_be_one_ticket(run, other)), None)
         if first is not None:
-            warnings.append(f"{run.path} {_repeats(run, first)}")
+            warnings.append(f"{run.path} {_repeats(run, first, recipes)}")
             continue
         same.append(run)
     kept = [run for same in seen.values() for run in same]
     return kept, warnings + _of_runs(kept)
 
 
-def _repeats(run: RunResult, first: RunResult) -> str:
-    """Say of a run that is left out whether it is a copy, or found other accuracies."""
+def _repeats(run: RunResult, first: RunResult, recipes: Recipes) -> str:
+    """Say of a run that is left out whether it is a copy, or was made otherwise, or found other."""
+    apart = runs_apart((first, run), run.mode, recipes)
     found = [
         f"{name} {_shown(own)}, there {_shown(its)}"
         for name in NETWORKS
         if (own := getattr(run, name)) != (its := getattr(first, name))
     ]
-    if not found:
+    if not found and not apart:
         return f"repeats the run of {first.path} and is left out"
+    how = [f"by another recipe ({'; '.join(apart)})"] if apart else []
+    how += [f"by other accuracies ({'; '.join(found)})"] if found else []
     return (
-        f"is another run of the ticket and seed of {first.path}, by other accuracies "
-        f"({'; '.join(found)}), and is left out; keep one of the two below RUNS"
+        f"is another run of the ticket and seed of {first.path}, {', '.join(how)}, and is left "
+        "out; keep one of the two below RUNS"
     )
 
 
@@ -145,6 +159,15 @@ def _told_apart(same: Sequence[RunResult]) -> dict[str, list[RunResult]]:
     return rows
 
 
+def _mixed_networks(groups: Mapping[Group, Iterable[RunResult]]) -> list[str]:
+    archs = {group: sorted({run.arch for run in runs}) for group, runs in groups.items()}
+    return [
+        f"{group}: mixes the architectures {', '.join(several)}"
+        for group, several in archs.items()
+        if len(several) > 1
+    ]
+
+
 def _of_tickets(groups: Iterable[GroupVerdict]) -> list[str]:
     """Say where several ticket files stand for one state; random masks may be one a seed."""
     lines = []
@@ -165,6 +188,15 @@ def _of_tickets(groups: Iterable[GroupVerdict]) -> list[str]:
             for title, several in apart.items()
         ]
     return lines
+
+
+def _unplanned(groups: Iterable[GroupVerdict]) -> list[str]:
+    return [
+        f"{group.group}: state {state} was not planned beforehand, so it is no part of the chain "
+        "of double wins with evidence"
+        for group in groups
+        for state in sorted(group.unplanned)
+    ]
 
 
 def _of_runs(runs: Iterable[RunResult]) -> list[str]:
@@ -240,13 +272,15 @@ def _with_wins(
 
 
 def _missing(group: GroupVerdict) -> tuple[str, ...]:
-    """Name the runs that the group's own grid of tickets, regimes and seeds lacks.
+    """Name the runs that the group's grid of tickets, regimes and seeds lacks.
 
-    A regime that its study leaves out is not missed. A run that did not measure what is judged is
-    named as well.
+    The grid is the group's own, and what its study plans. A regime that its study leaves out is not
+    missed. A run that did not measure what is judged is named as well.
     """
-    seeds = sorted({run.seed for row in group.all_rows for run in row.runs})
-    lines = []
+    plans = group.study.latest(group.group) if group.study else ()
+    planned = {seed for plan in plans for seed in plan.seeds}
+    seeds = sorted(planned | {run.seed for row in group.all_rows for run in row.runs})
+    lines = _not_run_at_all(group) if plans else []
     for row in group.all_rows:
         there = {(run.mode, run.seed) for run in row.runs}
         for mode in group.modes:
@@ -260,3 +294,14 @@ def _missing(group: GroupVerdict) -> tuple[str, ...]:
                     f"{group.group}: {row.name}, {' and '.join(absent)} of seed {run.seed}"
                 )
     return tuple(lines)
+
+
+def _not_run_at_all(group: GroupVerdict) -> list[str]:
+    """Name the states that the group's study plans and that have no run, a line for each kind."""
+    lines = []
+    for kind, awaited in group.awaited.items():
+        gone = sorted(awaited - {0} - {row.state for row in group.rows if row.ticket == kind})
+        if gone:
+            states = f"state{'' if len(gone) == 1 else 's'} {', '.join(map(str, gone))}"
+            lines.append(f"{group.group}: {kind} {states}: planned, and nothing has run")
+    return lines

@@ -192,23 +192,22 @@ def comparable(groups: Sequence[GroupVerdict], recipes: Recipes) -> tuple[list[B
     """Find the pre-trainings that may be contrasted: the same test split, network and recipe.
 
     Only those states are contrasted that both have at one density, and of which each has one
-    ticket. Returns those with any, and a line for whatever is left out.
+    ticket; but one figure shows any two of the same data, so what differs between these is told
+    even if they share no state. Returns the pairs, and a line for whatever is left out.
     """
     pairs, lines = [], []
     for a, b in itertools.combinations(groups, 2):
         if a.group.place != b.group.place or a.group.test_split != b.group.test_split:
+            continue
+        where = f"{a.group} and {b.group.name}"
+        if apart := recipes_apart(a, b, recipes):
+            lines.append(f"{where}: not contrasted, as they differ: {'; '.join(apart)}")
             continue
         rows_a, rows_b = (
             {row.state: row for row in group.found if not row.which and row.state is not None}
             for group in (a, b)
         )
         states = [state for state in rows_a if state in rows_b]
-        if not states:
-            continue
-        where = f"{a.group} and {b.group.name}"
-        if apart := recipes_apart(a, b, recipes):
-            lines.append(f"{where}: not contrasted, as they differ: {'; '.join(apart)}")
-            continue
         same = [state for state in states if _same_density(rows_a[state], rows_b[state])]
         lines += [
             f"{where}: {rows_a[state].name} is not contrasted: its density is "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from files.results import REGIMES
-from report.evidence import Difference, Evidence
+from report.evidence import Difference, Evidence, corrected
 from report.judged import MEASURES, GroupVerdict, TicketRow
 
 SIGNS: dict[Evidence, str] = {"matches": "+", "worse": "-", "undecided": "?"}
@@ -32,6 +33,50 @@ def look(group: GroupVerdict) -> str:
     return LOOKS[group.look].format(of=some)
 
 
+# --- figures --------------------------------------------------------------------------------------
+
+
+def points(count: float) -> str:
+    return f"{count:g} point{'' if count == 1 else 's'}"
+
+
+def distinct(value: float, *limits: float, shape: str = "") -> str:
+    """Write a figure with two decimals, or with more where it would look like what it is not.
+
+    limits: what it is compared with. shape: a sign, as in format strings.
+    """
+    unequal = [limit for limit in limits if not math.isclose(value, limit, abs_tol=1e-9)]
+    shown = ""
+    for decimals in range(2, 7):
+        shown = f"{value:{shape}.{decimals}f}"
+        if all(float(shown) != round(limit, decimals) for limit in unequal):
+            break
+    return shown
+
+
+def needed(group: GroupVerdict, name: str) -> float | None:
+    """The least mean that matches on a measure by the rule; None without a dense run."""
+    stat = group.dense.stats[name] if group.dense else None
+    allowed = group.tolerance[name]
+    return None if stat is None or allowed is None else stat.mean - allowed
+
+
+def needed_text(group: GroupVerdict, name: str) -> str:
+    """The same in words, which no mean that is not just that one looks like."""
+    least = needed(group, name)
+    means = [stat.mean for row in group.rows if (stat := row.stats[name]) is not None]
+    return "" if least is None else distinct(least, *means)
+
+
+def accuracy(group: GroupVerdict, row: TicketRow, name: str) -> str:
+    """A mean and its spread; no loss looks like a match."""
+    stat, least = row.stats[name], needed(group, name)
+    if stat is None:
+        return "missing"
+    limits = [] if least is None else [least]
+    return distinct(stat.mean, *limits) + ("" if stat.std is None else f" ± {stat.std:.2f}")
+
+
 # --- the rule -------------------------------------------------------------------------------------
 
 
@@ -39,14 +84,14 @@ def rule(group: GroupVerdict, margin: float) -> str:
     """Say in words what a ticket may lack on each measure."""
     parts = []
     for measure in MEASURES:
-        allowed = group.tolerance[measure.name]
+        allowed, least = group.tolerance[measure.name], needed_text(group, measure.name)
         stat = group.dense.stats[measure.name] if group.dense else None
         if allowed is None or stat is None:
             parts.append(f"nothing known ({measure.title}: no dense run)")
         elif stat.std is None:
-            parts.append(f"{margin:g} ({measure.title}: one dense seed, --margin)")
+            parts.append(f"{margin:g} ({measure.title}: one dense seed, --margin): {least}")
         else:
-            parts.append(f"{allowed:.2f} ({measure.title}: std of {stat.n} dense seeds)")
+            parts.append(f"{allowed:.2f} ({measure.title}: std of {stat.n} dense seeds): {least}")
     return ", ".join(parts)
 
 
@@ -82,14 +127,17 @@ def _where(row: TicketRow) -> str:
 # --- the evidence ---------------------------------------------------------------------------------
 
 
-def difference(found: Difference | None) -> str:
-    """Lay a difference out with its interval, in points."""
+def difference(found: Difference | None, margin: float | None = None) -> str:
+    """Lay a difference out with its interval, in points; nothing looks like 0 or the margin."""
     if found is None:
         return "missing"
+    limits = (0.0,) if margin is None else (0.0, -margin)
+    mean = distinct(found.mean, *limits, shape="+")
     low, high = found.interval()
     if low is None or high is None:
-        return f"{found.mean:+.2f} [no interval]"
-    return f"{found.mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+        return f"{mean} [no interval]"
+    ends = (distinct(end, *limits, shape="+") for end in (low, high))
+    return f"{mean} [{', '.join(ends)}]"
 
 
 def kinds(found: Iterable[Difference | None]) -> str:
@@ -98,13 +146,33 @@ def kinds(found: Iterable[Difference | None]) -> str:
     return "; ".join(dict.fromkeys(names)) or "none"
 
 
+def not_enough(group: GroupVerdict) -> str:
+    """Name the tickets that are undecided though they are worse on a measure, and say why."""
+    rows = [
+        row.name
+        for row in group.rows
+        if row.double_win_evidence is None and "worse" in row.evidence.values()
+    ]
+    if not rows:
+        return ""
+    level = 100 * corrected(len(MEASURES))
+    return (
+        f"Undecided though worse on a measure: {', '.join(rows)}. With {len(MEASURES)} measures "
+        f"there are as many chances to find one worse by chance; so it takes one whose {level:.1f} "
+        "% interval, not just its 95 %, lies below the margin."
+    )
+
+
 def evidence_rule(group: GroupVerdict) -> str:
     """Say in words what a ticket may lack, and how surely, by the evidence."""
     if group.evidence_margin is not None:
         who = "given to the report" if group.margin_given else "fixed by the study"
         margin = f"{group.evidence_margin:g} ({who}, not estimated)"
     elif any(group.margins.get(measure.name) is not None for measure in MEASURES):
-        margin = "the rule\u2019s tolerance, which is itself estimated (or give --evidence_margin)"
+        stats = group.dense.stats.values() if group.dense else ()
+        estimated = any(stat is not None and stat.std is not None for stat in stats)
+        which = "itself estimated" if estimated else "that of one dense seed, --margin"
+        margin = f"the rule\u2019s tolerance, which is {which} (or give --evidence_margin)"
     else:
         margin = "nothing known"
     return f"margin in points: {margin}"

@@ -32,8 +32,9 @@ def _one_thread_and_a_seed():
 def skip_figures(monkeypatch):
     """Leave empty files for a report's figures: drawing takes longer than all the rest of it."""
 
-    def touch(_figure, stem):
-        paths = [stem.with_name(stem.name + suffix) for suffix in (".png", ".svg")]
+    def touch(_figure, stem, formats=()):
+        kinds = ("png", "svg", *formats)
+        paths = [stem.with_name(f"{stem.name}.{kind}") for kind in kinds]
         for path in paths:
             path.touch()
         return paths

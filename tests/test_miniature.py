@@ -37,13 +37,15 @@ def differences(one: Any, other: Any, at: str = "") -> Iterator[str]:
 
 
 @pytest.mark.usefixtures("skip_figures")
-def test_the_verdict_and_the_table_are_those_of_the_runs_beside_them(tmp_path, monkeypatch):
+def test_the_verdict_and_the_tables_are_those_of_the_runs_beside_them(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)  # warnings name files as the command was given them
     write_report("results/miniature/runs", tmp_path)
     recorded = json.loads((MINIATURE / "report" / "verdict.json").read_text())
     assert list(differences(json.loads((tmp_path / "verdict.json").read_text()), recorded)) == []
+    for name in ("results.csv", "tickets.csv", "tickets.tex"):
+        table = (MINIATURE / "report" / name).read_text().splitlines()
+        assert (tmp_path / name).read_text().splitlines() == table
     table = (MINIATURE / "report" / "results.csv").read_text().splitlines()
-    assert (tmp_path / "results.csv").read_text().splitlines() == table
     assert len(table) == 1 + len(PATHS) > 1
 
 

@@ -14,8 +14,10 @@ from matplotlib.collections import LineCollection
 from errors import InputError
 from files.study_record import Plan, read_study_record, record_plan
 from report.__main__ import main
+from report.as_json import verdict_json
 from report.difference_figure import difference_figure
-from report.figures import accuracy_figure, styles
+from report.drawing import styles
+from report.figures import accuracy_figure
 from report.plan import plan_text
 from report.verdict import judge
 from report.words import conclusion, evidence_rule, look
@@ -211,7 +213,7 @@ def test_baselines_have_no_chain(tmp_path):
 
 def test_verdict_json_gains_the_evidence(tmp_path):
     study(tmp_path, {0: (), 1: (), 2: (1791,)})
-    data = json.loads(json.dumps(verdict_of(tmp_path).to_json()))
+    data = json.loads(json.dumps(verdict_json(verdict_of(tmp_path))))
     first, second = data["rows"]
     assert first["difference"]["st_sa"] == {
         "mean": 0.0, "low": round(-NOTHING, 6), "high": round(NOTHING, 6), "seeds": 3,
@@ -228,7 +230,7 @@ def test_contrasts_compare_what_two_pretrainings_lose(tmp_path):
     study(tmp_path, {0: (), 1: (1780,), 2: ()})
     changes = {"pretraining": "std", "init_sha256": "2" * 64}
     study(tmp_path, {0: (1700,), 1: (1640,), 3: ()}, **changes)
-    found = verdict_of(tmp_path).to_json()["contrasts"]
+    found = verdict_json(verdict_of(tmp_path))["contrasts"]
     assert [(c["state"], c["measure"]) for c in found] == [
         (1, "st_sa"), (1, "at_sa"), (1, "at_ra"),
     ]  # fmt: skip
@@ -238,12 +240,13 @@ def test_contrasts_compare_what_two_pretrainings_lose(tmp_path):
     assert (first["kind"], first["images"], first["test_split"]) == ("paired", IMAGES, SPLIT)
 
 
-def test_accuracies_under_different_attacks_are_not_contrasted(tmp_path):
+@pytest.mark.parametrize(("state", "contrasted"), [(1, {"st_sa", "at_sa"}), (2, set())])
+def test_accuracies_under_different_attacks_are_not_contrasted(tmp_path, state, contrasted):
     study(tmp_path, {0: (), 1: ()})
     changes = {"pretraining": "std", "init_sha256": "2" * 64}
-    study(tmp_path, {0: (), 1: ()}, attack="PGD-2, eps 4/255", **changes)
+    study(tmp_path, {0: (), state: ()}, attack="PGD-2, eps 4/255", **changes)
     verdict = verdict_of(tmp_path)
-    assert {contrast.measure for contrast in verdict.contrasts} == {"st_sa", "at_sa"}
+    assert {contrast.measure for contrast in verdict.contrasts} == contrasted
     (line,) = verdict.warnings
     assert "so they are not contrasted: PGD-2, eps 4/255; PGD-20, eps 8/255" in line
     assert "RA under AT" in line
@@ -331,7 +334,7 @@ def test_a_group_that_is_planned_later_has_the_margin_of_its_own_first_plan(tmp_
     found, (line,) = margins(tmp_path)
     assert found == {"cifar10": 1.0, "svhn": 2.0}
     assert "changed to 2 after the first results; 1 counts" in line
-    data = verdict_of(tmp_path, margin=None).to_json()
+    data = verdict_json(verdict_of(tmp_path, margin=None))
     assert [row["evidence_margin"] for row in data["rows"]] == [1.0, 2.0]
     assert data["evidence_margin"] is None
     assert main([str(tmp_path)]) == 0
@@ -466,6 +469,20 @@ def test_a_study_of_other_tickets_plans_none_of_imp(tmp_path):
     assert only(verdict).planned == frozenset()
     assert "has not run" not in plan_text(verdict)
     assert conclusion(only(verdict)).startswith("No ticket of IMP")
+
+
+def test_what_a_study_plans_and_nobody_ran_is_missing(tmp_path):
+    where = {"pretrainings": ("adv", "std"), "tickets": ("imp", "random")}
+    plan(tmp_path, [0, 1, 2, 4], [1, 2, 3, 4], **where)
+    study(tmp_path, {0: (), 1: ()})
+    here = "adv, cifar10, 100 % of the data:"
+    assert verdict_of(tmp_path).missing == (
+        "std, cifar10, 100 % of the data: planned, and nothing has run",
+        f"{here} imp states 2, 4: planned, and nothing has run",
+        f"{here} random states 1, 2, 4: planned, and nothing has run",
+        *(f"{here} {row}, {mode}, seed 4" for row in ("dense", "imp state 1")
+          for mode in ("ST", "AT")),
+    )  # fmt: skip
 
 
 def test_a_regime_that_a_study_leaves_out_is_not_missing(tmp_path):

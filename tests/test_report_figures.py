@@ -7,22 +7,15 @@ import numpy as np
 import pytest
 from helpers.report_cases import run, ticket
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 
-from report.figures import (
-    accuracy_figure,
-    density_figure,
-    overlap_figure,
-    plain,
-    save_figure,
-    slug,
-    state_of,
-    styles,
-    time_figure,
-)
+from report.drawing import percent, plain, save_figure, slug, sparsity_axis, state_of, styles
+from report.figures import accuracy_figure, time_figure
 from report.judged import MEASURES
 from report.runs import Point
+from report.ticket_figures import density_figure, overlap_figure
 from report.verdict import judge
 
 TITLES = ["SA under ST", "SA under AT", "RA under AT"]
@@ -57,7 +50,7 @@ def test_one_panel_per_measure_with_a_line_and_a_dashed_dense_line_each():
         assert all(len(line.get_xdata()) == 3 for line in thick)
         dashed = [line for line in axis.lines if line.is_dashed()]
         assert {line.get_color() for line in dashed} == {colour for colour, _ in look.values()}
-    assert legend_of(figure) == ["adv", "std", "dense", "double win"]
+    assert legend_of(figure) == ["adv", "std", "dense", "double win by the rule"]
 
 
 def test_the_lines_show_the_judged_figures_where_the_states_are():
@@ -66,7 +59,7 @@ def test_the_lines_show_the_judged_figures_where_the_states_are():
     assert list(line.get_xdata()) == pytest.approx([1, 2, 3])
     assert list(line.get_ydata()) == pytest.approx([41.1, 40.1, 30.1])
     assert state_of(1.0) == 0
-    assert [text.get_text() for text in axis.get_xticklabels()] == ["48.8", "36", "20", "0"]
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["48.8", "0", "36", "20"]
 
 
 def test_double_win_tickets_are_starred_in_every_panel():
@@ -90,6 +83,60 @@ def test_a_missing_run_is_a_gap_in_the_line():
     assert gaps == [0, 1, 1]
 
 
+def test_a_state_that_nothing_ran_of_is_a_gap_where_another_pretraining_has_it():
+    figure = draw([r for r in grid("adv") if r.state != 2] + grid("std"))
+    lines = [line for line in figure.axes[0].lines if line.get_linewidth() == 1.8]
+    assert [np.isnan(line.get_ydata(orig=False)).tolist() for line in lines] == [
+        [False, True, False],
+        [False, False, False],
+    ]
+    alone = draw([r for r in grid() if r.state != 2]).axes[0]  # perhaps nobody wanted it
+    line = next(line for line in alone.lines if line.get_linewidth() == 1.8)
+    assert list(line.get_xdata()) == pytest.approx([1, 3])
+
+
+def test_the_panel_of_ra_names_its_attack():
+    groups = judge(grid()).groups
+    figure = accuracy_figure(groups, styles(["adv"]), "PGD-20, eps 8/255")
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == [*TITLES[:2], "RA under AT (PGD-20, eps 8/255)"]
+
+
+def test_many_pretrainings_stay_nearer_to_their_own_state_than_to_the_next():
+    figure = draw([run for number in range(12) for run in grid(f"pre{number}")])
+    thick = [line for line in figure.axes[0].lines if line.get_linewidth() == 1.8]
+    places = np.array([line.get_xdata() for line in thick])
+    assert len({*places[:, 0]}) == 12
+    assert np.abs(places - [1, 2, 3]).max() < 0.25
+
+
+@pytest.mark.parametrize("count", [2, 3, 9])
+def test_all_of_the_legend_is_inside_the_figure_however_long_the_names(count):
+    figure = draw([run for number in range(count) for run in grid(f"{number}_" + "long" * 12)])
+    figure.canvas.draw()
+    legend, page = figure.legends[0].get_window_extent(), figure.bbox
+    assert page.x0 <= legend.x0
+    assert legend.x1 <= page.x1
+    assert page.y0 <= legend.y0
+    panels = [axis.get_window_extent() for axis in figure.axes]
+    assert min(panel.y0 for panel in panels) > legend.y1
+    assert min(panel.height for panel in panels) > 200  # at 100 dots an inch
+
+
+def test_the_axis_of_sparsity_labels_both_ends_and_none_of_what_would_overlap():
+    axis = Figure().subplots()
+    sparsity_axis(axis, [1, 0.8, 0.79, 0.64, 0.5, 0.41, 0.4, 0.395, 0.1, 0.05, 0.0004])
+    labels = {text.get_text(): place for text, place in
+              zip(axis.get_xticklabels(), axis.get_xticks(), strict=True)}  # fmt: skip
+    assert {"0", "99.96"} <= labels.keys()
+    places = sorted(labels.values())
+    assert np.diff(places).min() > places[-1] / 8
+    assert axis.get_xlabel() == "convolution weights pruned (%),\nlog scale of those left"
+    assert [percent(share) for share in (0, 0.36, 0.488, 0.99996, 0.0004, 1)] == [
+        "0", "36", "48.8", "99.996", "0.04", "100",
+    ]  # fmt: skip
+
+
 def test_baselines_are_thinner_and_each_has_its_own_dashes():
     runs = grid()
     for kind in ("omp", "random", "reinit"):
@@ -97,7 +144,14 @@ def test_baselines_are_thinner_and_each_has_its_own_dashes():
     figure = draw(runs)
     thin = [line for line in figure.axes[0].lines if line.get_linewidth() == 0.8]
     assert len(thin) == 3
-    assert legend_of(figure) == ["adv", "dense", "omp", "random", "reinit", "double win"]
+    assert legend_of(figure) == [
+        "adv",
+        "dense",
+        "omp",
+        "random",
+        "reinit",
+        "double win by the rule",
+    ]
     assert len({str(line._unscaled_dash_pattern) for line in thin}) == 3
 
 
@@ -151,6 +205,16 @@ def test_figures_are_written_as_png_and_svg_and_repeat_to_the_byte(tmp_path):
     assert paths[1].read_bytes() == again[1].read_bytes()
 
 
+def test_a_further_format_keeps_its_writing_as_writing(tmp_path):
+    *_, pdf = save_figure(draw(grid()), tmp_path / "a", ["pdf"])
+    content = pdf.read_bytes()
+    assert content.startswith(b"%PDF")
+    assert b"/TrueType" in content or b"/CIDFontType2" in content
+    assert b"/Type3" not in content
+    (again,) = save_figure(draw(grid()), tmp_path / "b", ["pdf"])[2:]
+    assert again.read_bytes() == content
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_any_name_can_be_drawn_and_stays_in_the_legend(tmp_path, name):
     figure = draw(grid(name) + grid("second"))
@@ -196,10 +260,15 @@ def test_density_bars_have_a_panel_a_source_and_sparser_ones_in_front():
 
 
 def test_the_heat_map_writes_each_overlap_and_leaves_the_unknown_blank():
-    figure = overlap_figure(["adv 1", "std 1"], [[1.0, None], [None, 1.0]])
+    figure = overlap_figure(
+        ["adv 1", "std 1", "std 2"],
+        [[1.0, None, 0.8], [None, 1.0, None], [0.8, None, 1.0]],
+        [[0.6, None, 0.5], [None, 0.6, None], [0.5, None, 0.4]],
+    )
     axis = figure.axes[0]
-    assert [text.get_text() for text in axis.texts] == ["1.00", "1.00"]
-    assert [text.get_text() for text in axis.get_yticklabels()] == ["adv 1", "std 1"]
+    told = [text.get_text() for text in axis.texts]
+    assert told == ["1.00", "0.80\n(0.50)", "1.00", "0.80\n(0.50)", "1.00"]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["adv 1", "std 1", "std 2"]
 
 
 def test_only_a_dense_network_can_be_drawn():

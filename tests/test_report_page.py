@@ -47,8 +47,9 @@ GRID = DENSE + ticket(1, 90, 80.05, 40) + ticket(2, 90, 80.2, 40) + ticket(10, 5
 
 def build(runs, tmp_path, **extra):
     svg = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><path d="M0 0H9"/></svg>'
-    (tmp_path / "figure.svg").write_text(svg)
-    picture = Picture(tmp_path / "figure", extra.get("title", "A figure"), "What it shows.")
+    file = tmp_path / "figure.svg"
+    file.write_text(svg)
+    picture = Picture(extra.get("title", "A figure"), "What it shows.", (file,))
     return page(judge(runs), [picture], extra.get("curves", {}))
 
 
@@ -58,7 +59,11 @@ def test_the_verdict_comes_first_and_in_words(tmp_path):
     assert sections == list(SECTIONS)
     text = " ".join(Tags(html).text.split())
     assert "adv: Sparsest double win: 36.0 % (imp state 2) by the paper\u2019s rule" in text
-    assert "SA under AT 80.20; needed: dense 80.00 minus 0.50, the margin" in text
+    assert "SA under AT 80.20; needed: 79.50 (dense 80.00 minus 0.50, the margin)" in text
+    assert "Setting. network: resnet18 · fingerprint of the test images:" in text
+    assert "minus a margin of 0.5 points" in text
+    for word in ("interim", "margin", "evidence", "best-SA net"):
+        assert f"<dt>{word}</dt>" in html
 
 
 def test_missing_runs_errors_and_warnings_are_told(tmp_path):

@@ -11,12 +11,14 @@ RECIPE = {
     "epochs": 12, "lr": 0.1, "decreasing_lr": [6, 9], "amp": "off", "input_size": 32,
     "data_content": "4500 images of 10 classes (ee0dc7ac22010897)", "global_batch": 128,
     "processes": 1, "micro_batch": None, "sync_bn": False, "tf32": False,
-    "train_step": 3, "test_eps": 8 / 255, "seed": 1, "threads": 1, "save_dir": "a",
+    "train_step": 3, "test_eps": 8 / 255, "objective": "at", "beta": None,
+    "seed": 1, "threads": 1, "save_dir": "a",
 }  # fmt: skip
 
 
-def made(folder, mode="adv", state=1, seed=1, **changes):
-    write_run(folder / f"{mode}{state}-{seed}", mode=mode, state=state, seed=seed)
+def made(folder, mode="adv", state=1, seed=1, pretraining="adv", **changes):
+    own = {"mode": mode, "state": state, "seed": seed, "pretraining": pretraining}
+    write_run(folder / f"{mode}{state}-{seed}", **own)
     text = json.dumps({**RECIPE, **changes})
     (folder / f"{mode}{state}-{seed}" / "args.json").write_text(text)
 
@@ -40,10 +42,11 @@ def test_runs_of_one_recipe_may_differ_in_what_changes_no_result(tmp_path):
         ("adv", {"decreasing_lr": [50]}, "decreasing_lr [6, 9] and [50]"),
         ("adv", {"global_batch": 256}, "images a step 128 and 256"),
         ("std", {"micro_batch": 2}, "images a pass 128 and 2"),
-        ("adv", {"processes": 2}, "images a pass 128 and 64; processes 1 and 2"),
+        ("adv", {"processes": 2}, "processes 1 and 2; images a pass 128 and 64"),
         ("std", {"sync_bn": True}, "sync_bn False and True"),
         ("adv", {"tf32": True}, "tf32 False and True"),
-        ("adv", {"test_eps": 4 / 255}, "test_eps 0.0313725 and 0.0156863"),
+        ("adv", {"test_eps": 4 / 255}, "test_eps 8/255 and 4/255"),
+        ("adv", {"objective": "trades", "beta": 6}, "objective at and trades; beta None and 6"),
         ("std", {"data_content": "450 images"}, "training data 4500 images of 10 classes"),
     ],
 )
@@ -63,6 +66,34 @@ def test_the_attack_is_no_matter_of_standard_training(tmp_path):
     made(tmp_path, "std", 1, train_step=10, test_eps=0.1)
     made(tmp_path, "adv", 1, epochs=3)  # another regime
     assert told(tmp_path) == []
+
+
+def test_a_flag_that_an_older_version_did_not_record_counts_as_alike(tmp_path):
+    made(tmp_path, state=0)
+    made(tmp_path, state=1, a_flag_of_a_later_version=3)
+    assert told(tmp_path) == []
+    made(tmp_path, state=2, a_flag_of_a_later_version=4)
+    assert told(tmp_path)[0].endswith("different recipes: a_flag_of_a_later_version 3 and 4")
+
+
+def test_pretrainings_that_share_a_figure_but_no_state_are_told_of_if_attacks_differ(
+    tmp_path,
+):
+    made(tmp_path / "ours", state=1)
+    made(tmp_path / "theirs", state=2, test_eps=4 / 255, pretraining="std")
+    (line,) = [line for line in judge_runs(tmp_path).verdict.warnings if "differ" in line]
+    assert line == (
+        "adv, cifar10, 100 % of the data and std: not contrasted, as they differ: AT by test_eps "
+        "8/255 and 4/255"
+    )
+
+
+def test_a_run_that_is_left_out_for_another_of_its_seed_is_named_with_its_recipe(tmp_path):
+    made(tmp_path / "eps4", test_eps=4 / 255)
+    made(tmp_path / "eps8", test_eps=8 / 255)
+    (line,) = [line for line in judge_runs(tmp_path).verdict.warnings if "left out" in line]
+    assert line.startswith(f"{tmp_path / 'eps8'}")
+    assert "by another recipe (test_eps 4/255 and 8/255), and is left out" in line
 
 
 def test_a_run_whose_flags_cannot_be_read_counts_as_alike(tmp_path):

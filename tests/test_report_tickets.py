@@ -16,7 +16,7 @@ from report.tickets import (
     find_tickets,
     inspect_ticket,
     layer_densities,
-    overlap_matrix,
+    overlap_matrices,
     pick,
 )
 
@@ -96,13 +96,23 @@ def test_density_and_overlap_of_known_masks():
     first = {"a.weight_mask": bits(1, 1, 0, 0), "b.weight_mask": bits(1, 1)}
     second = {"a.weight_mask": bits(0, 1, 1, 0), "b.weight_mask": bits(0, 0)}
     assert layer_densities(first) == {"a": 0.5, "b": 1.0}
-    assert overlap_matrix([first, second]) == [[1.0, 0.2], [0.2, 1.0]]
+    assert overlap_matrices([first, second])[0] == [[1.0, 0.2], [0.2, 1.0]]
+
+
+def test_chance_knows_of_the_density_of_each_layer():
+    kept, pruned = torch.ones(90, dtype=torch.bool), torch.zeros(90, dtype=torch.bool)
+    half = torch.arange(10) < 5
+    first = {"a.weight_mask": kept, "b.weight_mask": half}
+    second = {"a.weight_mask": kept, "b.weight_mask": ~half}
+    expected = (90 + 2.5) / (90 + 7.5)  # layer a is the same whatever the masks
+    assert overlap_matrices([first, second])[1][0][1] == pytest.approx(expected)
+    assert overlap_matrices([first, {"a.weight_mask": pruned}])[1][0][1] == 0
 
 
 def test_overlap_leaves_out_layers_that_do_not_fit():
     first = {"conv1.weight_mask": torch.ones(2, 7, dtype=torch.bool), "b.weight_mask": bits(1, 0)}
     second = {"conv1.weight_mask": torch.ones(2, 3, dtype=torch.bool), "b.weight_mask": bits(1, 1)}
-    assert overlap_matrix([first, second, {"c.weight_mask": bits(1)}]) == [
+    assert overlap_matrices([first, second, {"c.weight_mask": bits(1)}])[0] == [
         [1.0, 0.5, None],
         [0.5, 1.0, None],
         [None, None, 1.0],

@@ -6,6 +6,7 @@ import pytest
 from helpers.report_cases import FAILED_CHECK, run, sha256, ticket
 
 from errors import InputError
+from report.as_json import verdict_json
 from report.verdict import judge
 
 DENSE = ticket(0, 90.0, 80.0, 40.0)
@@ -254,7 +255,7 @@ def test_two_tickets_of_one_state_are_no_copies_of_each_other(kind):
         f"{kind} state 1 stands for different tickets, judged apart and not contrasted: "
         "ticket aaaaaaaa, ticket bbbbbbbb"
     )
-    hashes = [row["tickets_sha256"] for row in verdict.to_json()["rows"]]
+    hashes = [row["tickets_sha256"] for row in verdict_json(verdict)["rows"]]
     assert hashes == [["a" * 64], ["b" * 64]]
 
 
@@ -337,7 +338,7 @@ def test_a_margin_must_be_a_number_of_points(margin):
 
 def test_verdict_json_has_the_stated_rows():
     verdict = judge(DENSE + ticket(2, 90, 80, 40) + [run(80, mode="std", state=3)])
-    data = verdict.to_json()
+    data = verdict_json(verdict)
     group = {"pretraining": "adv", "dataset": "cifar10", "data_number": 1.0}
     hashes = {"init_sha256": sha256("adv"), "test_split": sha256("cifar10")}
     stated = [
@@ -359,4 +360,4 @@ def test_verdict_json_has_the_stated_rows():
     ]  # fmt: skip
     assert data["sparsest"] == [{**group, "state": 2, "sparsity": 0.36, **hashes}]
     assert data["margin"] == 0.5
-    assert judge(DENSE + ticket(1, 0, 0, 0)).to_json()["sparsest"] == []
+    assert verdict_json(judge(DENSE + ticket(1, 0, 0, 0)))["sparsest"] == []

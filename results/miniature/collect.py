@@ -4,7 +4,7 @@
 
 Of each finished transfer: its results, the outcomes of its test, its curves; further the plan, the
 baselines' tickets, and the two dense networks that check.sh tests again. Of the report the verdict,
-the table and the figures; `bash script/report.sh results/miniature/runs --out DIR` makes its page.
+the tables and the figures; `bash script/report.sh results/miniature/runs --out DIR` makes its page.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def take(runs: Path, folder: Path, files: tuple[str, ...] | list[str]) -> None:
 def write_report_again() -> int:
     shutil.rmtree(HERE / "report", ignore_errors=True)  # a figure that is not drawn any more
     verdict, files = write_report(HERE / "runs", HERE / "report")
-    kept = [path for path in files if path.suffix in (".json", ".csv", ".png")]
+    kept = [path for path in files if path.suffix in (".json", ".csv", ".tex", ".png")]
     for path in set(files) - set(kept):
         path.unlink()
     print_verdict(verdict, kept)

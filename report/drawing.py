@@ -1,0 +1,143 @@
+"""What all figures of the report share: style, colours, the axis of sparsity, legends, files.
+
+Colours are Okabe and Ito's, which the colour-blind tell apart, and every series also has its own
+marker, so that the figures read in greyscale. No pyplot: nothing global is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from files.atomic import replacing
+from report.judged import Measure
+from report.runs import natural_order
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+Dashes = Literal["-", "--"] | tuple[float, Sequence[float]]
+SOLID: Dashes = "-"
+DASHED: Dashes = "--"
+WIDTH = 10.0  # inches of three panels; on a page of 7 the writing still has 7 points
+MOST_TICKS = 6  # steps between the labels of sparsity
+Look = Mapping[str, tuple[str, str]]  # pre-training: colour and marker
+
+
+@contextlib.contextmanager
+def house_style() -> Iterator[None]:
+    """Apply the report's matplotlib settings within the block."""
+    with warnings.catch_warnings():
+        # A name in a script that the font lacks shows as boxes; that is no reason to warn twice.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        with matplotlib.rc_context():
+            matplotlib.rcParams.update(
+                {
+                    "text.parse_math": False,  # a '$' in a name is a dollar sign
+                    "svg.hashsalt": "report",  # the same results give the same bytes
+                    "pdf.fonttype": 42,  # writing stays writing, which journals ask for
+                    "axes.spines.top": False,
+                    "axes.spines.right": False,
+                    "axes.grid": True,
+                    "grid.color": "#dddddd",
+                    "grid.linewidth": 0.6,
+                    "axes.axisbelow": True,
+                    "axes.titlesize": 11,
+                    "legend.frameon": False,
+                }
+            )
+            yield
+
+
+def plain(text: object, most: int = 40) -> str:
+    """Make a name drawable: short, printable, not hidden by a leading underscore."""
+    shown = "".join(char if char.isprintable() else "?" for char in str(text))
+    shown = shown if len(shown) <= most else shown[: most - 1] + "…"
+    return f" {shown}" if shown.startswith("_") else shown
+
+
+def slug(*parts: object) -> str:
+    """Make a harmless file name of names that come from files."""
+    joined = "-".join(map(str, parts)).replace("%", "pct")
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", joined).strip("._-")[:80]
+
+
+def styles(pretrainings: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Give each pre-training a colour and a marker, the same in every figure of a report."""
+    names = sorted(set(pretrainings), key=natural_order)
+    return {
+        name: (COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)])
+        for i, name in enumerate(names)
+    }
+
+
+def save_figure(figure: Figure, stem: Path, formats: Sequence[str] = ()) -> list[Path]:
+    """Write `stem`.png, `stem`.svg and what else is asked for, each whole or not at all.
+
+    Returns the paths. Raises RunFailed for a full disk and the like.
+    """
+    FigureCanvasAgg(figure)
+    undated: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    paths = []
+    with house_style():
+        for kind in ("png", "svg", *formats):
+            paths.append(stem.with_name(f"{stem.name}.{kind}"))
+            with replacing(paths[-1]) as temporary:
+                figure.savefig(
+                    temporary, format=kind, dpi=150, facecolor="white", metadata=undated.get(kind)
+                )
+    return paths
+
+
+def state_of(density: float) -> float:
+    """Place a density on the axis, where the paper's states, of density 0.8^k, are one apart."""
+    return math.log(density) / math.log(0.8)
+
+
+def sparsity_axis(axis: Axes, densities: Iterable[float]) -> None:
+    """Label the axis in percent where there is room: both ends always, else the sparser first."""
+    places = sorted({round(state_of(density), 2) for density in densities}, reverse=True)
+    room = (places[0] - places[-1]) / MOST_TICKS
+    shown = [places[0], *places[-1:]] if len(places) > 1 else places
+    for place in places[1:-1]:
+        if all(abs(place - other) >= room for other in shown):
+            shown.append(place)
+    axis.set_xticks(shown, [percent(1 - 0.8**place) for place in shown])
+    axis.set_xlabel("convolution weights pruned (%),\nlog scale of those left")
+
+
+def percent(share: float) -> str:
+    """Write a share in percent, with as many decimals as it takes not to look like all or none."""
+    decimals = next((d for d in range(1, 6) if 0 < round(100 * share, d) < 100), 1)
+    return f"{100 * share:.{decimals}f}".removesuffix(".0")
+
+
+def title_of(measure: Measure, attack: str) -> str:
+    """The title of a panel; RA says by which attack, where that is known."""
+    return (
+        f"{measure.title} ({plain(attack, 34)})" if measure.attacked and attack else measure.title
+    )
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
+    """Put the legend below the panels, in as many columns as fit, and make room for its rows."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    width, height = figure.get_size_inches()
+    for columns in range(min(len(handles), 8), 0, -1):
+        legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+        size = legend.get_window_extent(renderer)
+        if size.width <= 0.98 * width * figure.dpi or columns == 1:
+            break
+        legend.remove()
+    rows = math.ceil(len(handles) / columns)
+    figure.set_size_inches(width, height + size.height / figure.dpi * (rows - 1) / rows)

@@ -120,7 +120,10 @@ def test_images_are_framed_and_attacked_as_in_the_run_unless_flags_say_otherwise
     results = read_json(run / "results.json")
     assert {"sa": found["sa"], "ra": found["ra"]} == results["ra_best"]
     line = f"as {run / 'args.json'} has recorded: input_size 16, augment rrc, test_eps 0.01569, "
-    assert line + "test_step 3, test_gamma 0.007843, test_randinit True, seed 1, amp off" in said
+    assert (
+        line + "test_step 3, test_gamma 0.007843, test_randinit True, seed 1, mode adv, amp off"
+        in said
+    )
 
     other = shutil.copytree(run, tmp_path / "other")
     recorded = read_json(other / "args.json")
@@ -134,6 +137,14 @@ def test_images_are_framed_and_attacked_as_in_the_run_unless_flags_say_otherwise
     assert found["amp"] == "bf16"
     found, said = tested(other / checkpoint.name, "--amp", "off")
     assert found["amp"] == "off"
+
+    write_json(other / "args.json", {**recorded, "mode": "std", "tf32": True})
+    found, said = tested(other / checkpoint.name)
+    assert (found["ra"], found["attack"]) == (None, None)
+    assert "mode std, amp off, tf32 True" in said
+    found, said = tested(other / checkpoint.name, "--mode", "adv", "--no_tf32")
+    assert found["ra"] == results["ra_best"]["ra"]
+    assert "tf32" not in said
 
     shutil.copy(checkpoint, tmp_path / "alone.pth.tar")
     found, said = tested(tmp_path / "alone.pth.tar", "--input_size", "20", *ATTACK)

@@ -43,7 +43,7 @@ from evaluation.tested import NetworkFile
 from files import names, transfer_run
 from files.checkpoints import to_cpu
 from files.class_names import class_names_in
-from files.results import Accuracy, build_results, name_of_init, write_results
+from files.results import IMP, REINIT, Accuracy, build_results, name_of_init, write_results
 from files.tickets import read_ticket
 from files.transfer_run import CURVES, KEPT, TransferRecord
 from models import ARCHS
@@ -231,7 +231,7 @@ class Transfer:
                 weights=to_cpu(self.model.state_dict()),
                 training=training,
                 lr_schedule=self.args.lr_schedule,
-                ticket_kind=self.ticket.kind if self.ticket else "imp",
+                ticket_kind=self.ticket.kind if self.ticket else IMP,
                 best=best,
                 keep_epoch=self.args.save_all and self.training.step == 0,
             )
@@ -261,10 +261,10 @@ class Transfer:
 
     def write_results(self, scores: Mapping[str, Accuracy], further: Mapping[str, Any]) -> None:
         args, ticket = self.args, self.ticket
-        found = ticket.kind if ticket else "imp"  # the dense network is IMP's state 0
+        found = ticket.kind if ticket else IMP  # the dense network is IMP's state 0
         results = build_results(
             pretraining=args.tag,
-            ticket="reinit" if args.reinit else found,
+            ticket=REINIT if args.reinit else found,
             state=ticket.state_at(self.density) if ticket else 0,
             density=self.density,
             ticket_sha256=ticket.sha256 if ticket else None,

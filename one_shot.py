@@ -23,6 +23,8 @@ from files import imp_run, names
 from files.tickets import save_ticket
 from models import build_model, count_classes, stem_in
 
+PRUNE = {"omp": pruning.prune_by_magnitude, "random": pruning.prune_at_random}  # by --ticket
+
 
 def prune_without_training(args: argparse.Namespace) -> None:
     """OMP and random tickets: the initial weights pruned to the densities of IMP's states."""
@@ -52,10 +54,9 @@ def write_tickets(args: argparse.Namespace, model: nn.Module, last: int) -> None
     """Tickets 0 to last + 1 of an untrained network, each pruned from the one before."""
     save_dir = Path(args.save_dir)
     init = imp_run.save_initial_weights(save_dir, model.state_dict())
-    prune = pruning.prune_by_magnitude if args.ticket == "omp" else pruning.prune_at_random
     for state in range(last + 2):
         if state > 0:
-            prune(model, args.rate)
+            PRUNE[args.ticket](model, args.rate)
         masks = pruning.masks(model)
         density = pruning.percent_left_in(masks) / 100
         say(f"state {state}: density {100 * density:.2f} %")

@@ -24,6 +24,7 @@ from cli.shared_flags import (
     add_runtime_flags,
     add_training_attack,
 )
+from files.results import FOUND, IMP
 
 OF_INIT = {"reset_fc": False, "init_key": None}  # what is said of --init, as without it
 NETWORK_FILES = ("init", "tickets_file")  # what a network is made of
@@ -110,8 +111,8 @@ def _add_search_flags(parser: Parser) -> None:
     add = parser.add_argument_group("ticket").add_argument
     add(
         "--ticket",
-        choices=("imp", "omp", "random"),
-        default="imp",
+        choices=FOUND,
+        default=IMP,
         help="imp; omp: one-shot magnitude pruning of --init at every density of IMP's states; "
         "random: masks with the same counts. Neither trains (imp)",
     )

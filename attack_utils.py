@@ -46,7 +46,7 @@ class PGDConfig:
     def __str__(self) -> str:
         start = "random start" if self.random_start else "no random start"
         return (
-            f"PGD-{self.steps}, eps {self.eps * 255:.4g}/255, "
+            f"Linf PGD-{self.steps}, eps {self.eps * 255:.4g}/255, "
             f"step size {self.step_size * 255:.4g}/255, {start}"
         )
 

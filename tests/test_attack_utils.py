@@ -329,7 +329,7 @@ def test_wrong_values_are_named(values, named):
 
 def test_an_attack_says_what_it_is():
     assert str(PGDConfig(8 / 255, 10, 2 / 255)) == (
-        "PGD-10, eps 8/255, step size 2/255, random start"
+        "Linf PGD-10, eps 8/255, step size 2/255, random start"
     )
     assert str(PGDConfig(8 / 255, 3, 16 / 765, False)).endswith("no random start")
 

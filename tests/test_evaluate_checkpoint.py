@@ -100,7 +100,7 @@ def test_eval_json_of_the_test_split(data, run, checkpoint, tmp_path):
     assert set(found) == ALWAYS
     assert found["checkpoint"] == str(checkpoint)
     assert (found["eval_set"], found["dataset"], found["images"]) == ("test", "folder", 12)
-    assert found["attack"] == "PGD-3, eps 4/255, step size 2/255, random start"
+    assert found["attack"] == "Linf PGD-3, eps 4/255, step size 2/255, random start"
     best = read_json(run / "results.json")["ra_best"]
     assert {key: found[key] for key in best} == best
 

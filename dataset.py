@@ -59,7 +59,7 @@ def holds(dataset: str, root: str) -> bool:
 
 
 def count_images(spec: DataSpec) -> Counts | None:
-    """Count the images of the chosen classes, for an estimate; None where none are to be seen.
+    """Count the images of the chosen classes, for an estimate; None where they are not counted.
 
     All of the training images are counted, whatever share of them is taken.
     """

@@ -177,7 +177,7 @@ def test_runs_whose_cost_is_unknown_are_counted_apart(project):
     project.append('[transfer.flags]\nadv = "--no_images"')
     text = project.run("--dry_run").stdout
     assert "what is left costs 1.2e+13 FLOP, 1.5 hours" in text
-    assert "and 4 runs of unknown cost, whose images are not there" in text
+    assert "and 4 runs of unknown cost, whose images are not counted" in text
     assert listed(text) == [("to do", name) for name in ALL]
 
 
@@ -1202,6 +1202,6 @@ def test_the_real_mains_accept_the_flags_of_every_kind_of_ticket(tmp_path, monke
     told = capsys.readouterr().out
     assert re.findall(r"^  to do .*GPU-h  (\S+)$", told, re.M) == ["imp/std"]
     assert listed(told)[-1] == ("to do", "transfer/std/folder/std/f0.1/state2-reinit/seed1")
-    assert "and 1 run of unknown cost, whose images are not there" in told
+    assert "and 1 run of unknown cost, whose images are not counted" in told
     assert len(listed(told)) == 4
     assert not (tmp_path / "out").exists()

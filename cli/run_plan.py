@@ -69,7 +69,8 @@ class RunPlan:
     """What a run would do. `task` is imp, omp, random, transfer or evaluation.
 
     Fields that a task has no use for are None or empty: an evaluation has no epochs, a one-shot
-    ticket no cost. So is what is unknown: steps and cost, where a transfer's images are not counted.
+    ticket no cost. So is what is unknown: steps and cost, where the images of a transfer are not
+    counted.
     `tests` maps the further tests of an evaluation to how they were asked for.
     """
 

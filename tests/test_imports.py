@@ -40,7 +40,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "report": ("models", "files", "pruning_utils"),
     "study": (
         "files.names", "files.atomic", "files.features", "files.metrics", "files.results",
-        "files.study_record", "engine.schedules",
+        "files.run_args", "files.study_record", "engine.schedules",
     ),
 }  # fmt: skip
 NO_TORCH = (
@@ -49,6 +49,7 @@ NO_TORCH = (
     "files.features",
     "files.metrics",
     "files.results",
+    "files.run_args",
     "files.study_record",
     "engine.schedules",
 )

@@ -31,6 +31,7 @@ from study import forecast, machine
 from study.config import Run, read_study
 from study.forecast import Forecast, study_seconds
 from study.progress import Epochs, Pace
+from study.state import CUT_OFF, has_other_flags, other_input, state_of
 
 ROOT = Path(__file__).resolve().parent.parent
 FAKE = Path(__file__).with_name("helpers") / "fake_main.py"
@@ -469,6 +470,15 @@ def test_a_run_made_with_the_same_flags_in_another_order_is_as_planned(project):
     recorded["command"] += " --mode std"
     args.write_text(json.dumps(recorded))
     assert "note: imp/adv was made with other flags" in project.run("--dry_run").stdout
+
+
+@pytest.mark.parametrize("damage", ["{", "[" * 100_000, "[1]", "null", "\xff"])
+def test_a_run_whose_args_json_is_damaged_is_one_that_was_cut_off(tmp_path, damage):
+    run = Run("imp/std", "main_imp_pretrain.py", ("data", "--init", "init.pth.tar"), tmp_path)
+    (tmp_path / "args.json").write_text(damage, encoding="latin-1")
+    assert state_of(run) == CUT_OFF
+    assert not has_other_flags(run)
+    assert other_input(run) is None
 
 
 @pytest.mark.parametrize("file", ["2-ticket.safetensors", "init.pth.tar"])

@@ -61,7 +61,9 @@ class TicketSearch:
             networks.apply_ticket(self.model, self.salvaged.ticket, self.warnings)
         if args.mode == "adv":
             say(f"attack: {build.train_attack_config(args)}")
-        say(f"learning rate in every state: {build.schedule(args, args.prune_epoch)}")
+        if self.states.pretrain_epochs:
+            say(f"learning rate in state 0: {self.schedule(0)}")
+        say(f"learning rate in every state from 1 on: {self.schedule(1)}")
         self.training = build.training(
             args, runtime, self.execution, self.model, self.train, stop=stop, save=self.save
         )
@@ -154,13 +156,14 @@ class TicketSearch:
 
     def learning_rate(self, epoch: int) -> Callable[[int], float]:
         """The rate by step within an epoch."""
-        states, state = self.states, self.record.state
-        if state == 0:
-            schedule = Schedule("cosine", self.args.pretrain_lr, states.pretrain_epochs)
-        else:
-            schedule = build.schedule(self.args, states.prune_epoch)
-        within = epoch - states.first_epoch(state)
+        schedule = self.schedule(self.record.state)
+        within = epoch - self.states.first_epoch(self.record.state)
         return lambda step: schedule.at(within, step, len(self.train))
+
+    def schedule(self, state: int) -> Schedule:
+        if state == 0:
+            return Schedule("cosine", self.args.pretrain_lr, self.states.pretrain_epochs)
+        return build.schedule(self.args, self.states.prune_epoch)
 
     def density(self, state: int) -> float:
         return (1 - self.args.rate) ** state

@@ -29,7 +29,9 @@ from files.results import FOUND, IMP
 OF_INIT = {"reset_fc": False, "init_key": None}  # what is said of --init, as without it
 NETWORK_FILES = ("init", "tickets_file")  # what a network is made of
 FILES = (*NETWORK_FILES, "masking_source")  # flags that name a file
-# Flags that may differ when a run is resumed: they change neither its results nor its files' names.
+# Flags that may differ when a run is resumed: what they change is where and how it runs, what it
+# keeps and what it is called. Figures move by rounding at most, but for random starts: these are
+# drawn by each process, and in tests by each batch, of which the run warns.
 FREE_FLAGS = frozenset(
     (
         *("resume", "continue_from", "pretrained", "dry_run", "time_it", "evaluate"),

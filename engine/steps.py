@@ -27,7 +27,10 @@ AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # by the fla
 
 @dataclass(frozen=True)
 class Execution:
-    """How passes run; nothing here changes results by more than rounding, but for `amp`."""
+    """How passes run; all but `amp` and `micro_batch` change results by rounding at most.
+
+    micro_batch: images per pass of a process, over which BatchNorm in training takes its statistics.
+    """
 
     device: torch.device = torch.device("cpu")
     channels_last: bool = True

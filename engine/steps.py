@@ -29,7 +29,7 @@ AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # by the fla
 class Execution:
     """How passes run; all but `amp` and `micro_batch` change results by rounding at most.
 
-    micro_batch: images per pass of a process, over which BatchNorm in training takes its statistics.
+    micro_batch: images per pass of a process; BatchNorm in training normalises over so many.
     """
 
     device: torch.device = torch.device("cpu")

@@ -21,7 +21,10 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "files": ("pruning_utils",),
     "models": ("files", "pruning_utils"),
     # Of the attacks only the type of what perturbs a batch, as a test below says.
-    "engine": ("files", "input_pipeline.loader", "models.prepared", "attack_utils"),
+    "engine": (
+        "files", "input_pipeline.loader", "input_pipeline.workers", "models.prepared",
+        "attack_utils",
+    ),
     "evaluation": (
         "engine", "models", "files", "dataset", "input_pipeline", "attack_utils", "pruning_utils",
     ),

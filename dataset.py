@@ -32,8 +32,8 @@ class DataSpec:
     native-size crop with S/8 zeros around (4 at 32 pixels), "none" the framing of the evaluation.
     hflip: random horizontal flips in training. data_number: the fraction of the training images.
     classes: N as text, the first N classes, or a file that names classes, one a line.
-    crop_scale: area range of "rrc" if not the data set's own. skip_bad: a broken image file is no
-    error; evaluation leaves it out, training takes the set's next image for it, with a warning.
+    skip_bad: a broken image file is no error; evaluation leaves it out, training takes the set's
+    next image for it, with a warning.
     """
 
     dataset: str
@@ -43,7 +43,6 @@ class DataSpec:
     hflip: bool
     data_number: float = 1.0
     classes: str | None = None
-    crop_scale: tuple[float, float] | None = None
     skip_bad: bool = False
 
 
@@ -78,7 +77,7 @@ def _stored_as(dataset: str) -> str:
 def train_transform(spec: DataSpec) -> Transform:
     """Return what training does to an image."""
     if spec.augment == "rrc":
-        scale = spec.crop_scale or ((0.75, 1.33) if spec.dataset == "visda" else (0.08, 1.0))
+        scale = (0.75, 1.33) if spec.dataset == "visda" else (0.08, 1.0)
         return Transform(spec.input_size, "random", hflip=spec.hflip, scale=scale)
     pad = max(1, spec.input_size // 8) if spec.augment == "crop" else 0
     return replace(eval_transform(spec), pad=pad, hflip=spec.hflip)

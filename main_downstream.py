@@ -89,7 +89,6 @@ class Transfer:
 
     def run(self) -> None:
         training = self.training
-        on_main(lambda: transfer_run.count_epochs_from_0(self.save_dir, training.epoch))
         with RunLog(self.save_dir, training.epoch) as self.log:
             for epoch in range(training.epoch, self.args.epochs):
                 trained = training.one_epoch(self.learning_rate(epoch), self.label(epoch))

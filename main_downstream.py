@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 import pruning_utils as pruning
-from cli import build, networks, settle
+from cli import build, folders, networks, settle
 from cli.flags import NETWORK_FILES, build_transfer_parser
 from cli.plan import plan_transfer
 from cli.recipes import apply_recipe
@@ -212,7 +212,7 @@ class Transfer:
     # --- files ---
 
     def contents(self) -> dict[str, str]:
-        return build.contents(self.args, (self.train, self.val, self.test), self.ticket)
+        return folders.contents(self.args, (self.train, self.val, self.test), self.ticket)
 
     def facts(self) -> dict[str, Any]:
         return {"class_names": self.train.classes, "init_sha256": self.init_sha256}
@@ -296,7 +296,7 @@ def _improved(score: float | None, best: float | None) -> bool:
 def work(runtime: Runtime, args: argparse.Namespace) -> None:
     """What every process of the run does."""
     build.set_up_process(args)
-    folder = build.transfer_folder(args)
+    folder = folders.transfer_folder(args)
     if args.evaluate:
         if args.recorded:
             say(args.recorded)
@@ -324,7 +324,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     request.check_flags()
     settle.settle_data(args)
     if args.export_released:
-        folder = build.transfer_folder(args)
+        folder = folders.transfer_folder(args)
         checkpoint = folder.checkpoint_to_test("--export_released")
         say(f"wrote {transfer_run.export_released(checkpoint, folder.path)}")
     elif args.dry_run:

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 import pruning_utils as pruning
-from cli import build, networks, salvage, settle
+from cli import build, folders, networks, salvage, settle
 from cli.flags import build_imp_parser
 from cli.plan import plan_imp
 from cli.recipes import apply_recipe
@@ -190,7 +190,7 @@ class TicketSearch:
     # --- files ---
 
     def contents(self) -> dict[str, str]:
-        return build.contents(self.args, (self.train, self.val), salvaged=self.salvaged)
+        return folders.contents(self.args, (self.train, self.val), salvaged=self.salvaged)
 
     def facts(self) -> dict[str, Any]:
         return {"class_names": self.train.classes, "init_sha256": self.init_sha256}
@@ -285,7 +285,7 @@ class TicketSearch:
 def work(runtime: Runtime, args: argparse.Namespace) -> None:
     """What every process of the run does."""
     build.set_up_process(args)
-    folder = build.search_folder(args)
+    folder = folders.search_folder(args)
     if args.evaluate:
         if args.recorded:
             say(args.recorded)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from cli import build
+from cli import build, folders
 from cli.run_plan import ASSUMED_RATE, Cost, Input, PlannedState, RunPlan, Timing, Written
 from cli.salvage import state_given
 from dataset import count_images
@@ -71,7 +71,7 @@ def plan_imp(args: argparse.Namespace) -> RunPlan:
 
 def _plan_validation(args: argparse.Namespace) -> RunPlan:
     named = args.resume if args.resume not in (None, "auto") else None
-    newest = build.search_folder(args).newest(Path(args.save_dir))
+    newest = folders.search_folder(args).newest(Path(args.save_dir))
     first = str(Path(args.save_dir) / names.imp_checkpoint(1))  # for the line that it is missing
     checkpoint = named or newest or (None if args.init else first)
     return RunPlan(

@@ -175,8 +175,7 @@ def training_step(
         The loss, a scalar, and the logits (N, classes), both detached.
     """
     optimizer.zero_grad(set_to_none=True)
-    count = len(labels)
-    whole = global_batch or count
+    count, whole = len(labels), global_batch or len(labels)
     pieces = execution.pieces(whole, processes() if global_batch else 1)
     losses, logits = [], []
     for some_images, some_labels in zip(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from helpers.main_cases import (
     Interrupted,
     contents,
     die,
+    documented_fields,
     load,
     names,
     one_error_line,
@@ -622,6 +624,8 @@ def test_results_json_has_autoattack_and_masking_checks_beside_pgd(
     assert set(results) == set(plain) | {"autoattack", "masking_checks"}
     for role in ("sa_best", "ra_best", "last"):
         assert results[role] == plain[role]  # all images, by PGD: as without
+    told = re.findall(r"`(\w+)`", documented_fields()["autoattack"])
+    assert list(results["autoattack"]) == told
     assert results["autoattack"]["network"] == "ra_best"
     assert results["autoattack"]["images"] == 6
     assert {check["name"] for check in results["masking_checks"]} == {"more_steps", "large_eps"}

@@ -20,6 +20,7 @@ from helpers.main_cases import (
     copy_after_each_epoch,
     die,
     die_saving,
+    documented_fields,
     draw_curves,
     effective_weights,
     load,
@@ -152,6 +153,13 @@ def test_results_json_has_these_entries(adversarial, standard, imp):
         assert results["warnings"] == []
         for role in ("sa_best", "ra_best", "last"):
             assert set(results[role]) == {"sa", "ra"}
+
+
+def test_the_documented_fields_of_results_json_are_those_that_runs_write(adversarial):
+    fields = documented_fields()
+    asked = {name for name, told in fields.items() if told.startswith("only with `--")}
+    assert asked == {"restarts", "autoattack", "masking_checks"}
+    assert fields.keys() - asked == set(read_json(adversarial.folder / "results.json"))
 
 
 def test_accuracies_are_exactly_the_means_of_the_outcomes(adversarial, standard):

@@ -46,7 +46,7 @@ class PGDConfig:
     def __str__(self) -> str:
         start = "random start" if self.random_start else "no random start"
         return (
-            f"PGD-{self.steps}, eps {self.eps * 255:.4g}/255, "
+            f"Linf PGD-{self.steps}, eps {self.eps * 255:.4g}/255, "
             f"step size {self.step_size * 255:.4g}/255, {start}"
         )
 
@@ -65,11 +65,15 @@ def make_pgd(model: nn.Module, config: PGDConfig, loss_scale: float | None = Non
 
     Returns:
         `perturb(images, labels)`: (N, 3, H, W) in [0, 1], at most `eps` from `images`; NaN where
-        the gradient was, which has no sign.
+        the gradient was, which has no sign. It raises InputError for images that are not floats.
     """
     eps, step_size = config.eps, config.step_size
 
     def perturb(images: Tensor, labels: Tensor) -> Tensor:
+        if not images.is_floating_point():
+            raise InputError(
+                f"attack: images of type {images.dtype}; floats in [0, 1] are needed (uint8 / 255)"
+            )
         images = images.detach()
         if config.random_start:
             delta = _random_start(images, eps)

@@ -12,15 +12,40 @@ from input_pipeline.sources import is_there, load_splits
 from input_pipeline.splits import Split
 from input_pipeline.transforms import Transform
 
-DATASETS = (
-    *("cifar10", "cifar100", "svhn", "cifar10_2", "cifar10_3"),
-    *("digits", "folder", "imagenet", "visda"),
-)
-IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-STATISTICS = {
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
-    "svhn": ((0.4377, 0.4438, 0.4728), (0.1201, 0.1231, 0.1052)),
+Constants = tuple[tuple[float, ...], tuple[float, ...]]  # means and standard deviations
+
+IMAGENET: Constants = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CIFAR10: Constants = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+CIFAR100: Constants = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
+SVHN: Constants = ((0.4377, 0.4438, 0.4728), (0.1201, 0.1231, 0.1052))
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What a data set's name stands for.
+
+    constants: what normalises it, in [0, 1]. stored_as: the name by which `input_pipeline.sources`
+    reads it, if another. crop_scale: the area range of random resized crops. framing: how
+    evaluation frames an image: "resized" (to S/224·256, then the central S), "whole" (resized to S
+    itself) or "stretched" (both sides to S).
+    """
+
+    constants: Constants = IMAGENET
+    stored_as: str | None = None
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    framing: Literal["resized", "whole", "stretched"] = "resized"
+
+
+DATASETS = {
+    "cifar10": DataSet(CIFAR10),
+    "cifar100": DataSet(CIFAR100),
+    "svhn": DataSet(SVHN),
+    "cifar10_2": DataSet(CIFAR10, stored_as="cifar10", framing="whole"),
+    "cifar10_3": DataSet(CIFAR10, stored_as="cifar10"),
+    "digits": DataSet(),
+    "folder": DataSet(),
+    "imagenet": DataSet(),
+    "visda": DataSet(crop_scale=(0.75, 1.33), framing="stretched"),
 }
 
 
@@ -32,8 +57,8 @@ class DataSpec:
     native-size crop with S/8 zeros around (4 at 32 pixels), "none" the framing of the evaluation.
     hflip: random horizontal flips in training. data_number: the fraction of the training images.
     classes: N as text, the first N classes, or a file that names classes, one a line.
-    crop_scale: area range of "rrc" if not the data set's own. skip_bad: a broken image file is no
-    error; evaluation leaves it out, training takes the set's next image for it, with a warning.
+    skip_bad: a broken image file is no error; evaluation leaves it out, training takes the set's
+    next image for it, with a warning.
     """
 
     dataset: str
@@ -43,14 +68,12 @@ class DataSpec:
     hflip: bool
     data_number: float = 1.0
     classes: str | None = None
-    crop_scale: tuple[float, float] | None = None
     skip_bad: bool = False
 
 
-def mean_std(dataset: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def mean_std(dataset: str) -> Constants:
     """Return the channel means and standard deviations, in [0, 1], that normalise a data set."""
-    _check_name(dataset)
-    return STATISTICS.get(_stored_as(dataset), IMAGENET_STATISTICS)
+    return _named(dataset).constants
 
 
 def holds(dataset: str, root: str) -> bool:
@@ -59,26 +82,27 @@ def holds(dataset: str, root: str) -> bool:
 
 
 def count_images(spec: DataSpec) -> Counts | None:
-    """Count the images of the chosen classes, for an estimate; None where none are to be seen.
+    """Count the images of the chosen classes, for an estimate; None where they are not counted.
 
     All of the training images are counted, whatever share of them is taken.
     """
     return count_stored(_stored_as(spec.dataset), spec.root, spec.classes)
 
 
-def _check_name(dataset: str) -> None:
+def _named(dataset: str) -> DataSet:
     if dataset not in DATASETS:
         raise InputError(f"unknown data set {dataset!r}: choose from {', '.join(DATASETS)}")
+    return DATASETS[dataset]
 
 
 def _stored_as(dataset: str) -> str:
-    return "cifar10" if dataset in ("cifar10_2", "cifar10_3") else dataset
+    return _named(dataset).stored_as or dataset
 
 
 def train_transform(spec: DataSpec) -> Transform:
     """Return what training does to an image."""
     if spec.augment == "rrc":
-        scale = spec.crop_scale or ((0.75, 1.33) if spec.dataset == "visda" else (0.08, 1.0))
+        scale = _named(spec.dataset).crop_scale
         return Transform(spec.input_size, "random", hflip=spec.hflip, scale=scale)
     pad = max(1, spec.input_size // 8) if spec.augment == "crop" else 0
     return replace(eval_transform(spec), pad=pad, hflip=spec.hflip)
@@ -87,14 +111,14 @@ def train_transform(spec: DataSpec) -> Transform:
 def eval_transform(spec: DataSpec) -> Transform:
     """Return what evaluation does to an image: nothing random.
 
-    visda stretches, cifar10_2 and images at their native size ("crop", or "none" below 64 pixels)
-    are seen whole, everything else after a resize to S·256/224.
+    As the data set's `framing` says, but that images at their native size ("crop", or "none" below
+    64 pixels) are seen whole where they would be resized.
     """
-    size = spec.input_size
-    if spec.dataset == "visda":
+    size, framing = spec.input_size, _named(spec.dataset).framing
+    if framing == "stretched":
         return Transform(size, "stretch")
     native = spec.augment == "crop" or (spec.augment == "none" and size < 64)
-    if native or spec.dataset == "cifar10_2":
+    if native or framing == "whole":
         return Transform(size, "center", resize=size)
     return Transform(size, "center", resize=size * 256 // 224)
 
@@ -116,12 +140,12 @@ def build_loaders(
     whole set, to be printed once. Raises InputError for missing files,
     wrong layouts and values out of range.
     """
-    _check_name(spec.dataset)
+    stored_as = _stored_as(spec.dataset)
     if spec.input_size < 1:
         raise InputError(f"input size {spec.input_size}: must be at least 1 pixel")
     if spec.augment not in ("rrc", "crop", "none"):
         raise InputError(f"augment {spec.augment!r}: choose from rrc, crop, none")
-    splits = load_splits(_stored_as(spec.dataset), spec.root, spec.data_number, spec.classes)
+    splits = load_splits(stored_as, spec.root, spec.data_number, spec.classes)
 
     def loader(split: Split, train: bool) -> Loader:
         return Loader(

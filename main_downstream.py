@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 import pruning_utils as pruning
-from cli import build, networks, settle
+from cli import build, folders, networks, settle
 from cli.flags import NETWORK_FILES, build_transfer_parser
 from cli.plan import plan_transfer
 from cli.recipes import apply_recipe
@@ -43,7 +43,7 @@ from evaluation.tested import NetworkFile
 from files import names, transfer_run
 from files.checkpoints import to_cpu
 from files.class_names import class_names_in
-from files.results import Accuracy, build_results, name_of_init, write_results
+from files.results import IMP, REINIT, Accuracy, build_results, name_of_init, write_results
 from files.tickets import read_ticket
 from files.transfer_run import CURVES, KEPT, TransferRecord
 from models import ARCHS
@@ -89,7 +89,6 @@ class Transfer:
 
     def run(self) -> None:
         training = self.training
-        on_main(lambda: transfer_run.count_epochs_from_0(self.save_dir, training.epoch))
         with RunLog(self.save_dir, training.epoch) as self.log:
             for epoch in range(training.epoch, self.args.epochs):
                 trained = training.one_epoch(self.learning_rate(epoch), self.label(epoch))
@@ -213,7 +212,7 @@ class Transfer:
     # --- files ---
 
     def contents(self) -> dict[str, str]:
-        return build.contents(self.args, (self.train, self.val, self.test), self.ticket)
+        return folders.contents(self.args, (self.train, self.val, self.test), self.ticket)
 
     def facts(self) -> dict[str, Any]:
         return {"class_names": self.train.classes, "init_sha256": self.init_sha256}
@@ -231,7 +230,7 @@ class Transfer:
                 weights=to_cpu(self.model.state_dict()),
                 training=training,
                 lr_schedule=self.args.lr_schedule,
-                ticket_kind=self.ticket.kind if self.ticket else "imp",
+                ticket_kind=self.ticket.kind if self.ticket else IMP,
                 best=best,
                 keep_epoch=self.args.save_all and self.training.step == 0,
             )
@@ -261,10 +260,10 @@ class Transfer:
 
     def write_results(self, scores: Mapping[str, Accuracy], further: Mapping[str, Any]) -> None:
         args, ticket = self.args, self.ticket
-        found = ticket.kind if ticket else "imp"  # the dense network is IMP's state 0
+        found = ticket.kind if ticket else IMP  # the dense network is IMP's state 0
         results = build_results(
             pretraining=args.tag,
-            ticket="reinit" if args.reinit else found,
+            ticket=REINIT if args.reinit else found,
             state=ticket.state_at(self.density) if ticket else 0,
             density=self.density,
             ticket_sha256=ticket.sha256 if ticket else None,
@@ -297,7 +296,7 @@ def _improved(score: float | None, best: float | None) -> bool:
 def work(runtime: Runtime, args: argparse.Namespace) -> None:
     """What every process of the run does."""
     build.set_up_process(args)
-    folder = build.transfer_folder(args)
+    folder = folders.transfer_folder(args)
     if args.evaluate:
         if args.recorded:
             say(args.recorded)
@@ -325,7 +324,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     request.check_flags()
     settle.settle_data(args)
     if args.export_released:
-        folder = build.transfer_folder(args)
+        folder = folders.transfer_folder(args)
         checkpoint = folder.checkpoint_to_test("--export_released")
         say(f"wrote {transfer_run.export_released(checkpoint, folder.path)}")
     elif args.dry_run:

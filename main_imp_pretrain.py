@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 import pruning_utils as pruning
-from cli import build, networks, salvage, settle
+from cli import build, folders, networks, salvage, settle
 from cli.flags import build_imp_parser
 from cli.plan import plan_imp
 from cli.recipes import apply_recipe
@@ -61,7 +61,9 @@ class TicketSearch:
             networks.apply_ticket(self.model, self.salvaged.ticket, self.warnings)
         if args.mode == "adv":
             say(f"attack: {build.train_attack_config(args)}")
-        say(f"learning rate in every state: {build.schedule(args, args.prune_epoch)}")
+        if self.states.pretrain_epochs:
+            say(f"learning rate in state 0: {self.schedule(0)}")
+        say(f"learning rate in every state from 1 on: {self.schedule(1)}")
         self.training = build.training(
             args, runtime, self.execution, self.model, self.train, stop=stop, save=self.save
         )
@@ -154,13 +156,14 @@ class TicketSearch:
 
     def learning_rate(self, epoch: int) -> Callable[[int], float]:
         """The rate by step within an epoch."""
-        states, state = self.states, self.record.state
-        if state == 0:
-            schedule = Schedule("cosine", self.args.pretrain_lr, states.pretrain_epochs)
-        else:
-            schedule = build.schedule(self.args, states.prune_epoch)
-        within = epoch - states.first_epoch(state)
+        schedule = self.schedule(self.record.state)
+        within = epoch - self.states.first_epoch(self.record.state)
         return lambda step: schedule.at(within, step, len(self.train))
+
+    def schedule(self, state: int) -> Schedule:
+        if state == 0:
+            return Schedule("cosine", self.args.pretrain_lr, self.states.pretrain_epochs)
+        return build.schedule(self.args, self.states.prune_epoch)
 
     def density(self, state: int) -> float:
         return (1 - self.args.rate) ** state
@@ -187,7 +190,7 @@ class TicketSearch:
     # --- files ---
 
     def contents(self) -> dict[str, str]:
-        return build.contents(self.args, (self.train, self.val), salvaged=self.salvaged)
+        return folders.contents(self.args, (self.train, self.val), salvaged=self.salvaged)
 
     def facts(self) -> dict[str, Any]:
         return {"class_names": self.train.classes, "init_sha256": self.init_sha256}
@@ -282,7 +285,7 @@ class TicketSearch:
 def work(runtime: Runtime, args: argparse.Namespace) -> None:
     """What every process of the run does."""
     build.set_up_process(args)
-    folder = build.search_folder(args)
+    folder = folders.search_folder(args)
     if args.evaluate:
         if args.recorded:
             say(args.recorded)

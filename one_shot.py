@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import nn
 
 import pruning_utils as pruning
-from cli import build, networks
+from cli import build, folders, networks
 from cli.flags import FILES
 from engine.distributed import seed_everything
 from engine.log import Warnings, say
@@ -23,11 +23,13 @@ from files import imp_run, names
 from files.tickets import save_ticket
 from models import build_model, count_classes, stem_in
 
+PRUNE = {"omp": pruning.prune_by_magnitude, "random": pruning.prune_at_random}  # by --ticket
+
 
 def prune_without_training(args: argparse.Namespace) -> None:
     """OMP and random tickets: the initial weights pruned to the densities of IMP's states."""
     seed_everything(args.seed)
-    folder, last = build.search_folder(args), build.states(args).last
+    folder, last = folders.search_folder(args), build.states(args).last
     replace(folder, free={*folder.free, "stem"}).check()  # which the weights tell, below
     if folder.is_finished():
         return
@@ -42,7 +44,7 @@ def prune_without_training(args: argparse.Namespace) -> None:
     loaded = networks.load_init(model, args, warnings)
     networks.refuse_pruned(args.init, loaded)
     facts = {"init_sha256": networks.trunk_sha256(model, loaded), WARNINGS: warnings.lines}
-    contents = build.contents_of_files(args, FILES)
+    contents = folders.contents_of_files(args, FILES)
     with holding(replace(folder, contents=contents, facts=facts)):
         write_tickets(args, model, last)
     say(f"done: {last + 2} {args.ticket} tickets in {folder.path}")
@@ -52,10 +54,9 @@ def write_tickets(args: argparse.Namespace, model: nn.Module, last: int) -> None
     """Tickets 0 to last + 1 of an untrained network, each pruned from the one before."""
     save_dir = Path(args.save_dir)
     init = imp_run.save_initial_weights(save_dir, model.state_dict())
-    prune = pruning.prune_by_magnitude if args.ticket == "omp" else pruning.prune_at_random
     for state in range(last + 2):
         if state > 0:
-            prune(model, args.rate)
+            PRUNE[args.ticket](model, args.rate)
         masks = pruning.masks(model)
         density = pruning.percent_left_in(masks) / 100
         say(f"state {state}: density {100 * density:.2f} %")

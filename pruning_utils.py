@@ -65,14 +65,11 @@ def _prune_lowest(scores: list[Tensor], left: list[Tensor], rate: float) -> list
 
 
 def _kth_smallest(parts: list[Tensor], k: int, rank: float) -> tuple[Tensor, int]:
-    """The k-th smallest of all values at least 0, and how many values do not exceed it.
+    """The k-th smallest of all values of `parts` (n,), at least 0, and how many do not exceed it.
 
     The same as `kthvalue` over all, several times faster: a sample of the values above 0 brackets
     the one at about the fraction `rank` of them, so that few entries are partitioned. If that fails
     (few are left, or many are equal), all above 0 are.
-
-    Args:
-        parts: tensors (n,).
     """
     stride = max(1, sum(part.numel() for part in parts) // SAMPLE)
     sample = torch.cat([part[::stride] for part in parts])

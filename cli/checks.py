@@ -80,7 +80,18 @@ def check_unused(args: argparse.Namespace, given: Collection[str]) -> list[str]:
         raise InputError(f"--width {args.width}: goes with -a resnet20s, not {args.arch}")
     if "pretrain_lr" in given and not args.pretrain_epochs:
         return [f"--pretrain_lr {args.pretrain_lr:g}: not used without --pretrain_epochs N"]
-    return []
+    return _unused_attacks(args, given)
+
+
+def _unused_attacks(args: argparse.Namespace, given: Collection[str]) -> list[str]:
+    """What to warn of where an attack is described and none is made: in standard training."""
+    if args.mode == "adv" or args.evaluate:  # to test a network, flags come from its run too
+        return []
+    unused = {"train_": "--mode std trains on clean images"}
+    if not (getattr(args, "eval_attack", None) or getattr(args, "check_masking", False)):
+        unused["test_"] = "--mode std tests clean images; --eval_attack pgd attacks them"
+    flags = {of: [f"--{name}" for name in sorted(given) if name.startswith(of)] for of in unused}
+    return [f"{', '.join(flags[of])}: not used, {why}" for of, why in unused.items() if flags[of]]
 
 
 def check_start(args: argparse.Namespace) -> list[str]:

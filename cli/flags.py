@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cli.parsing import (
     Parser,
@@ -24,11 +24,14 @@ from cli.shared_flags import (
     add_runtime_flags,
     add_training_attack,
 )
+from files.results import FOUND, IMP
 
 OF_INIT = {"reset_fc": False, "init_key": None}  # what is said of --init, as without it
 NETWORK_FILES = ("init", "tickets_file")  # what a network is made of
 FILES = (*NETWORK_FILES, "masking_source")  # flags that name a file
-# Flags that may differ when a run is resumed: they change neither its results nor its files' names.
+# Flags that may differ when a run is resumed: what they change is where and how it runs, what it
+# keeps and what it is called. Figures move by rounding at most, but for random starts: these are
+# drawn by each process, and in tests by each batch, of which the run warns.
 FREE_FLAGS = frozenset(
     (
         *("resume", "continue_from", "pretrained", "dry_run", "time_it", "evaluate"),
@@ -37,7 +40,7 @@ FREE_FLAGS = frozenset(
         *("device", "gpu", "nproc", "world_size", "rank", "dist_url", "dist_backend"),
         *("dist_timeout", "start_epoch"),
         # Without --skip_bad a run ends at the first bad image; where files lie is free, not what
-        # is in them: see `build.contents`.
+        # is in them: see `folders.contents`.
         *("multiprocessing_distributed", "skip_bad", "data", *FILES),
     )
 )
@@ -59,13 +62,9 @@ def build_imp_parser(archs: Sequence[str]) -> Parser:
         help="ImageNet layout: DATA/train/CLASS/*, DATA/val/CLASS/*; only --ticket imp needs it",
     )
     add_image_flags(data)
-    model = add_model_flags(parser, archs)
-    model.add_argument(
-        "--pretrained",
-        action="store_true",
-        help="the same as --init torchvision",
-    )
-    model.add_argument(
+    add = add_model_flags(parser, archs).add_argument
+    add("--pretrained", action="store_true", help="the same as --init torchvision")
+    add(
         "--reset_fc",
         action="store_true",
         help="a fresh classifier, where --init's has other classes",
@@ -89,6 +88,11 @@ def build_imp_parser(archs: Sequence[str]) -> Parser:
         "none) and write eval.json; the network is -a if given, else inferred from the file",
     )
     add_runtime_flags(parser)
+    _add_search_output(parser)
+    return parser
+
+
+def _add_search_output(parser: Parser) -> None:
     add = add_output_flags(parser, "runs/imp")
     add(
         "--keep",
@@ -103,15 +107,14 @@ def build_imp_parser(archs: Sequence[str]) -> Parser:
         help="only write state K of --save_dir, or ticket K where there is no checkpoint of it, as "
         "one file in the released code's format",
     )
-    return parser
 
 
 def _add_search_flags(parser: Parser) -> None:
     add = parser.add_argument_group("ticket").add_argument
     add(
         "--ticket",
-        choices=("imp", "omp", "random"),
-        default="imp",
+        choices=FOUND,
+        default=IMP,
         help="imp; omp: one-shot magnitude pruning of --init at every density of IMP's states; "
         "random: masks with the same counts. Neither trains (imp)",
     )
@@ -172,6 +175,15 @@ def build_transfer_parser(archs: Sequence[str], datasets: Sequence[str]) -> Pars
         help="any file that holds masks; the dense network if left out",
     )
     add("--reinit", action="store_true", help="random weights, not --init's, under the masks")
+    _add_transfer_attack(parser)
+    add_optimisation_flags(parser, "epochs in all", "0")
+    _add_transfer_evaluation(parser)
+    add_runtime_flags(parser)
+    _add_transfer_output(parser)
+    return parser
+
+
+def _add_transfer_attack(parser: Parser) -> None:
     attack = parser.add_argument_group(
         "attack", "in training: --mode adv; in tests: --mode adv, or --eval_attack"
     )
@@ -181,9 +193,9 @@ def build_transfer_parser(archs: Sequence[str], datasets: Sequence[str]) -> Pars
     add("--test_step", "--test_steps", type=natural, help="PGD steps in evaluation (recipe)")
     add("--test_gamma", "--test_step_size", type=pixel_fraction, help="step size there (recipe)")
     add("--test_randinit", action=Switch, help="start at a random point in evaluation (on)")
-    add_optimisation_flags(parser, "epochs in all", "0")
-    _add_transfer_evaluation(parser)
-    add_runtime_flags(parser)
+
+
+def _add_transfer_output(parser: Parser) -> None:
     add = add_output_flags(parser, "runs/transfer")
     add(
         "--save_all",
@@ -196,7 +208,6 @@ def build_transfer_parser(archs: Sequence[str], datasets: Sequence[str]) -> Pars
         help="only write the masks and weights of --resume PATH (or of the newest checkpoint) as a "
         "ticket that the released code reads",
     )
-    return parser
 
 
 def _add_transfer_evaluation(parser: Parser) -> None:
@@ -224,6 +235,10 @@ def _add_transfer_evaluation(parser: Parser) -> None:
         "corruption and severity (DATA/CIFAR-10-C); adv:FILE, saved adversarial images (test)",
     )
     add("--save_adv", metavar="FILE", help="keep the images that --evaluate attacks, for adv:FILE")
+    _add_further_tests(add)
+
+
+def _add_further_tests(add: Callable[..., object]) -> None:
     add(
         "--eval_attack",
         choices=("pgd", "autoattack"),

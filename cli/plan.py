@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from cli import build
+from cli import build, folders
 from cli.run_plan import ASSUMED_RATE, Cost, Input, PlannedState, RunPlan, Timing, Written
 from cli.salvage import state_given
 from dataset import count_images
@@ -39,11 +39,11 @@ def plan_imp(args: argparse.Namespace) -> RunPlan:
     if args.ticket != "imp":
         return _plan_one_shot(args, states)
     counted = count_images(build.data_spec(args))
-    images = counted.train if counted else 0
+    images, validated = (counted.train, counted.val) if counted else (0, 0)
     steps = args.train_step if args.mode == "adv" else 0
     done = states.first_epoch(state_given(args))  # by the run of --continue_from
     epochs = states.total_epochs - done
-    passes = epochs * images * training_passes(steps)
+    passes = epochs * (images * training_passes(steps) + validated)
     # A checkpoint is weights, momentum and masks (a byte each), a best one without the momentum.
     kept = states.last if args.keep == "all" else 1
     copies = 1 + kept * (2.25 + 1.25) + 2.25 + (states.last + 2) / 32
@@ -71,7 +71,7 @@ def plan_imp(args: argparse.Namespace) -> RunPlan:
 
 def _plan_validation(args: argparse.Namespace) -> RunPlan:
     named = args.resume if args.resume not in (None, "auto") else None
-    newest = build.search_folder(args).newest(Path(args.save_dir))
+    newest = folders.search_folder(args).newest(Path(args.save_dir))
     first = str(Path(args.save_dir) / names.imp_checkpoint(1))  # for the line that it is missing
     checkpoint = named or newest or (None if args.init else first)
     return RunPlan(

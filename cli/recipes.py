@@ -35,7 +35,7 @@ _TRANSFER = {
 }  # fmt: skip
 _COMMON = {
     "momentum": 0.9, "warmup": 0, "train_randinit": True, "test_randinit": True, "seed": 1,
-    "width": 16, "amp": "off",
+    "width": 16, "amp": "off", "tf32": False,
 }  # fmt: skip
 _NATIVE = {"input_size": 32, "augment": "crop"}
 
@@ -72,6 +72,7 @@ def apply_recipe(args: argparse.Namespace, task: str) -> list[str]:
     Returns:
         What to warn of. What of it bears on results is added to `args.notes`, too.
     """
+    args.mode = args.mode or "adv"
     if task == "transfer":
         args.dataset = args.dataset or "cifar10"  # Deviation: cifar100, unless its scripts say so
     values = recipe(task, args.mode, getattr(args, "dataset", "*"))

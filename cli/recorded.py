@@ -1,7 +1,8 @@
-"""What is taken from the run that trained a network: its images, their framing, the attack.
+"""What is taken from the run that trained a network: its images, their framing, mode, the attack.
 
-Images that are framed in another way than in training give other accuracies, without a word, and an
-attack from another seed another RA.
+Images that are framed in another way than in training give other accuracies, without a word, an
+attack from another seed another RA, and one on a network of standard training a figure that its run
+does not have.
 """
 
 from __future__ import annotations
@@ -13,9 +14,33 @@ from engine.log import warn
 from files import names
 from files.run_args import read_args
 
+# What `--evaluate` does with a flag that is left out; a new flag is put into one of three classes.
+# It takes from the record what a figure depends on: such a flag is None where it is left out.
 TAKEN = (
     *("input_size", "augment", "test_eps", "test_step", "test_gamma", "test_randinit", "seed"),
-    *("dataset", "amp", "restarts", "eval_batch_size"),
+    *("dataset", "mode", "amp", "tf32", "restarts", "eval_batch_size"),
+)
+# A test's own: where things lie, what is asked for, how it is run; the file tells the network.
+OWN = frozenset(
+    (
+        *("data", "classes", "skip_bad", "arch", "mean", "std", "init", "init_key", "pretrained"),
+        *("tickets_file", "evaluate", "eval_set", "eval_attack", "eval_images", "save_adv"),
+        *("check_masking", "masking_source", "resume", "save_dir", "dry_run", "json", "time_it"),
+        *("workers", "print_freq", "threads", "device", "gpu", "channels_last", "compile"),
+        *("batch_size", "multiprocessing_distributed", "nproc", "world_size", "rank"),
+        *("dist_url", "dist_backend", "dist_timeout"),
+    )
+)
+# Of training, of its files, or of the network that the checkpoint tells: of no effect on a test.
+WITHOUT_EFFECT = frozenset(
+    (
+        *("hflip", "data_number", "width", "stem", "reset_fc", "reinit", "ticket", "rate"),
+        *("prune_epoch", "pretrain_epochs", "pretrain_lr", "continue_from", "epochs"),
+        *("start_epoch", "eval_from", "micro_batch", "lr", "lr_schedule", "decreasing_lr"),
+        *("warmup", "momentum", "weight_decay", "train_eps", "train_step", "train_gamma"),
+        *("train_randinit", "sync_bn", "cuda_graphs", "tag", "keep", "save_all"),
+        *("save_every_steps", "export_released"),
+    )
 )
 
 
@@ -69,10 +94,11 @@ def _take_test(args: argparse.Namespace) -> None:
         )
     left_out = [name for name, value in vars(args).items() if value is None]
     taken = [name for name in TAKEN if name in left_out and name in before]
-    if not _is_attacked(args) and "restarts" in taken:
-        taken.remove("restarts")
     for name in taken:
         setattr(args, name, before[name])
+    if not _is_attacked(args) and "restarts" in taken:
+        taken.remove("restarts")
+        args.restarts = None
     if taken:
         values = ", ".join(f"{name} {_short(before[name])}" for name in taken)
         args.recorded = f"as {folder / names.ARGS} has recorded: {values}"
@@ -80,7 +106,7 @@ def _take_test(args: argparse.Namespace) -> None:
 
 def _is_attacked(args: argparse.Namespace) -> bool:
     """Whether test images are attacked: not in a search, nor where they come attacked."""
-    asked = args.mode == "adv" or getattr(args, "eval_attack", None) is not None
+    asked = args.mode != "std" or getattr(args, "eval_attack", None) is not None
     return asked and getattr(args, "eval_set", ("",))[0] == "test"
 
 

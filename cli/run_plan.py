@@ -69,7 +69,8 @@ class RunPlan:
     """What a run would do. `task` is imp, omp, random, transfer or evaluation.
 
     Fields that a task has no use for are None or empty: an evaluation has no epochs, a one-shot
-    ticket no cost. So is what is unknown: steps and cost, where a transfer's images are not there.
+    ticket no cost. So is what is unknown: steps and cost, where the images of a transfer are not
+    counted.
     `tests` maps the further tests of an evaluation to how they were asked for.
     """
 
@@ -122,7 +123,9 @@ class RunPlan:
         if self.task == "imp":
             lines.append(f"  {self.steps_per_epoch} steps per epoch of {self.batch_size} images")
         if self.task == "transfer" and self.steps_per_epoch is None:
-            lines.append(f"  {self.epochs} epochs; no images there, so steps and cost are unknown")
+            lines.append(
+                f"  {self.epochs} epochs; images not counted, so steps and cost are unknown"
+            )
         elif self.task == "transfer":
             lines += [
                 f"  {self.epochs} epochs of {self.steps_per_epoch} steps of {self.batch_size}",

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from attack_utils import draw_noise
-from cli import build
+from cli import build, folders
 from cli.flags import OF_INIT
 from engine.log import Warnings
 from engine.training import Training
@@ -54,7 +54,7 @@ def find(args: argparse.Namespace, warnings: Warnings) -> Salvaged | None:
     `warnings` is told in which flags the ticket's run differs. Raises InputError for
     files that cannot be read or do not fit, and where no state is left to be trained.
     """
-    folder = build.search_folder(args)
+    folder = folders.search_folder(args)
     if args.continue_from is None or folder.checkpoint() is not None:
         return None
     found = salvage(Path(args.continue_from), Path(args.init or _beside(args)), args.rate)

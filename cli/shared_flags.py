@@ -24,7 +24,7 @@ from cli.parsing import (
 
 
 def add_mode(parser: Parser, meaning: str) -> None:
-    parser.add_argument("--mode", choices=("adv", "std"), default="adv", help=meaning)
+    parser.add_argument("--mode", choices=("adv", "std"), help=meaning)
 
 
 def add_image_flags(group) -> None:
@@ -141,7 +141,7 @@ def add_runtime_flags(parser: Parser) -> None:
         choices=("off", "bf16", "fp16"),
         help="mixed precision in training, attacks and evaluation; changes results (off)",
     )
-    add("--tf32", action="store_true", help="TF32 matrix products on CUDA; changes results")
+    add("--tf32", action=Switch, help="TF32 matrix products on CUDA; changes results (off)")
     add(
         "--compile",
         action="store_true",

@@ -24,7 +24,7 @@ import torch.multiprocessing as mp
 from engine.distributed import Runtime
 from engine.log import say
 from errors import InputError, RunFailed, exit_with, failures_named, first_line
-from input_pipeline.loader import STOP_SIGNALS
+from input_pipeline.workers import STOP_SIGNALS
 
 PATIENCE = 10.0  # seconds of waiting for other nodes until a line says so
 GRACE = 10.0  # seconds for the other processes to end when one has

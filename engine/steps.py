@@ -27,7 +27,10 @@ AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # by the fla
 
 @dataclass(frozen=True)
 class Execution:
-    """How passes run; nothing here changes results by more than rounding, but for `amp`."""
+    """How passes run; all but `amp` and `micro_batch` change results by rounding at most.
+
+    micro_batch: images per pass of a process; BatchNorm in training normalises over so many.
+    """
 
     device: torch.device = torch.device("cpu")
     channels_last: bool = True
@@ -172,8 +175,7 @@ def training_step(
         The loss, a scalar, and the logits (N, classes), both detached.
     """
     optimizer.zero_grad(set_to_none=True)
-    count = len(labels)
-    whole = global_batch or count
+    count, whole = len(labels), global_batch or len(labels)
     pieces = execution.pieces(whole, processes() if global_batch else 1)
     losses, logits = [], []
     for some_images, some_labels in zip(

@@ -21,7 +21,8 @@ from engine.log import Progress
 from engine.steps import Execution, Meter, Metrics, Report, load_optimizer, train_one_epoch
 from errors import InputError, RunFailed
 from files.checkpoints import to_cpu
-from input_pipeline.loader import STOP_SIGNALS, Loader
+from input_pipeline.loader import Loader
+from input_pipeline.workers import STOP_SIGNALS
 
 LOOKED_AT_EVERY = 100  # steps: a look at the loss waits for the GPU
 

@@ -28,6 +28,7 @@ from evaluation.evaluator import Evaluator, gather_in_order, percent
 from files.atomic import write_json
 from files.features import discard
 from files.names import AUTOATTACK_PROGRESS
+from files.outcomes import NORM
 from input_pipeline.loader import Loader
 
 # Codes of an image that was tested: wrong when clean, right when clean but fooled, right in both.
@@ -105,6 +106,7 @@ def _result(codes: Tensor, eps: float, suite: AutoAttackSuite) -> AutoAttackResu
         "sa": percent(clean),
         "ra": percent(robust),
         "images": len(codes),
+        "norm": NORM,
         "eps": eps,
         "attacks": list(suite.attacks),
         "targets": suite.targets,

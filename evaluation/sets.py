@@ -1,8 +1,9 @@
 """Data sets that only evaluation uses: CIFAR-10-C and saved adversarial images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -158,16 +159,7 @@ def adversarial_loader(
     which stand where the file does not name its own.
     """
     content = load_checkpoint(path)
-    data, labels = content.get("data"), content.get("label")
-    if not isinstance(data, Tensor) or not isinstance(labels, Tensor):
-        raise InputError(f"{path}: no tensors 'data' and 'label' in it; make one with --save_adv")
-    if data.ndim == 4 and data.shape[1] != 3 and data.shape[3] == 3:
-        data = data.permute(0, 3, 1, 2)
-    if data.ndim != 4 or data.shape[1] != 3 or labels.shape != data.shape[:1]:
-        raise InputError(
-            f"{path}: data {tuple(data.shape)} and label {tuple(labels.shape)}, "
-            "not (N, 3, H, W) and (N,)"
-        )
+    data, labels = _images_and_labels(path, content)
     if not _in_range(labels.numpy(), len(classes)):
         raise InputError(f"{path}: labels are not integers of 0 to {len(classes) - 1}")
     transform = eval_transform(spec)
@@ -194,3 +186,17 @@ def adversarial_loader(
         processes=processes,
         threads=threads,
     )
+
+
+def _images_and_labels(path: str, content: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    data, labels = content.get("data"), content.get("label")
+    if not isinstance(data, Tensor) or not isinstance(labels, Tensor):
+        raise InputError(f"{path}: no tensors 'data' and 'label' in it; make one with --save_adv")
+    if data.ndim == 4 and data.shape[1] != 3 and data.shape[3] == 3:
+        data = data.permute(0, 3, 1, 2)
+    if data.ndim != 4 or data.shape[1] != 3 or labels.shape != data.shape[:1]:
+        raise InputError(
+            f"{path}: data {tuple(data.shape)} and label {tuple(labels.shape)}, "
+            "not (N, 3, H, W) and (N,)"
+        )
+    return data, labels

@@ -19,7 +19,7 @@ from evaluation.request import Request
 from files.checkpoints import load_checkpoint
 from files.class_names import class_names_in
 from files.names import AUTOATTACK_PROGRESS, EVALUATION_PROGRESS
-from files.outcomes import AUTOATTACK, CLEAN, PGD, RESTARTS, Key, Outcomes, save_outcomes
+from files.outcomes import AUTOATTACK, CLEAN, NORM, PGD, RESTARTS, Key, Outcomes, save_outcomes
 from files.results import Accuracy
 from input_pipeline.loader import Loader
 from models import classifier, load_network
@@ -101,7 +101,8 @@ class SplitTest:
             say(f"AutoAttack ({role}), {record['images']} images{note}: RA {record['ra']:.2f} %")
             found["autoattack"] = {"network": role, **record}
             self.bits[role, AUTOATTACK] = result.robust
-            self.attacks[AUTOATTACK] = f"{', '.join(record['attacks'])}, eps {record['eps']:.6g}"
+            words = f"{', '.join(record['attacks'])}, eps {record['eps']:.6g}"
+            self.attacks[AUTOATTACK] = f"{NORM} {words}"
         if request.check_masking:
             path = request.masking_source
             source = evaluator.network(load_source(path, model)) if path else None

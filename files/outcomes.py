@@ -24,6 +24,7 @@ from files.atomic import replacing
 FORMAT = "double-win-outcomes-1"
 CLEAN, PGD, RESTARTS, AUTOATTACK = MEASURES = ("clean", "pgd", "restarts", "autoattack")
 HASH = "sha256"
+NORM = "Linf"  # begins every attack in words; earlier versions left it unsaid
 
 AnyPath = str | os.PathLike[str]
 BoolArray = NDArray[np.bool_]
@@ -122,8 +123,14 @@ def _outcomes(about: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> O
         if type(count) is not int or array.dtype != np.uint8 or len(array) != (count + 7) // 8:
             raise ValueError(f"{name} does not hold {count} bits")
         bits[network, measure] = np.unpackbits(array, count=count).astype(bool)
-    attacks = {str(measure): str(text) for measure, text in json.loads(about["attacks"]).items()}
+    said = json.loads(about["attacks"])
+    attacks = {str(measure): _named(str(attack)) for measure, attack in said.items()}
     return Outcomes(about["split"], int(about["images"]), int(about["seed"]), attacks, bits)
+
+
+def _named(attack: str) -> str:
+    """An attack in words, by which the report compares runs: with its norm."""
+    return attack if attack.startswith(NORM) else f"{NORM} {attack}"
 
 
 def _content_hash(header: Mapping[str, str], packed: Mapping[str, bytes]) -> str:

@@ -16,8 +16,11 @@ from typing import Any, NamedTuple
 from files import names
 from files.atomic import write_json
 
-RANDOM, REINIT = "random", "reinit"
-TICKETS = ("imp", "omp", RANDOM, REINIT)
+IMP, RANDOM = "imp", "random"
+UNTRAINED = ("omp", RANDOM)  # tickets that are found from initial weights without training
+FOUND = (IMP, *UNTRAINED)  # how a ticket's masks were found
+REINIT = "reinit"  # a ticket of IMP over random weights
+TICKETS = (*FOUND, REINIT)
 DENSE = "dense"  # the reader's name for a ticket of density 1, the network to match
 REGIMES = {"std": "ST", "adv": "AT"}  # each mode, and the paper's name for it
 MODES = tuple(REGIMES)
@@ -137,7 +140,7 @@ def build_results(
 
     Args:
         pretraining: the run's tag; None or "" is written as "unnamed".
-        ticket: one of TICKETS; "imp" for the dense network, whose `state` is 0.
+        ticket: one of TICKETS; IMP for the dense network, whose `state` is 0.
         density: the fraction of the convolution weights that is left.
         ticket_sha256: the hash of the ticket's file; None without a file.
         data_number: the fraction of the training data that was used.

@@ -19,6 +19,7 @@ from errors import InputError
 from files.checkpoints import load_checkpoint
 from files.kinds import is_safetensors
 from files.mask_layouts import ticket_masks
+from files.results import FOUND, IMP
 from files.sealed import HASH, header_of, write_sealed
 
 FORMAT = "double-win-ticket-1"
@@ -31,7 +32,7 @@ class Ticket:
     """A ticket as it was read: later changes of the file do not matter any more.
 
     masks: `{module name + '.weight_mask': bool tensor}`, named as in the bare network. kind: how it
-    was found (imp, omp, random). state: how many times the weights were pruned; None where the file
+    was found, one of FOUND. state: how many times the weights were pruned; None where the file
     does not say. sha256: the hash of the file's bytes. init_sha256: that of the file with the
     initial weights it belongs to; None where it does not say. notes: a line for each mask left out.
     """
@@ -56,7 +57,7 @@ def save_ticket(
     state: int,
     density: float,
     init_sha256: str,
-    kind: str = "imp",
+    kind: str = IMP,
 ) -> None:
     """Write a ticket: one bit per weight, in C order, and its origin in the header.
 
@@ -65,7 +66,7 @@ def save_ticket(
         state: how many times the weights were pruned; 0 is the dense network.
         density: the fraction of the weights that is left, in (0, 1].
         init_sha256: the hash of the file with the initial weights that belong to the masks.
-        kind: how the ticket was found: imp, omp or random.
+        kind: how the ticket was found, one of FOUND.
     """
     packed = {
         name: torch.from_numpy(np.packbits(mask.cpu().numpy().astype(bool).reshape(-1)))
@@ -91,7 +92,8 @@ def read_ticket(path: AnyPath) -> Ticket:
     `mask_layouts`.
 
     Raises:
-        InputError: unreadable, without any mask, or with values other than 0 and 1.
+        InputError: unreadable, without any mask, with values other than 0 and 1, or found in a way
+            that is not known here.
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file; a ticket or another file with masks is needed")
@@ -110,10 +112,15 @@ def read_ticket(path: AnyPath) -> Ticket:
     kind = header.get("kind", payload.get(KIND))
     if kind is None and "state_prune" not in payload:  # which IMP's checkpoints have
         notes.append("the file does not say how its masks were found; they count as IMP's")
+    elif kind not in (None, *FOUND):
+        raise InputError(
+            f"{path}: its masks were found by {kind!r}, which is none of {', '.join(FOUND)}; is "
+            "it of a later version?"
+        )
     state: Any = header.get("state", payload.get("state_prune"))
     return Ticket(
         masks,
-        kind=kind or "imp",
+        kind=kind or IMP,
         state=int(state) if str(state).isdecimal() else None,
         sha256=hashlib.sha256(content).hexdigest(),
         init_sha256=header.get("init_sha256"),
@@ -144,8 +151,8 @@ def ticket_header(path: AnyPath) -> dict[str, str]:
 
 def kind_noted(header: Mapping[str, str]) -> dict[str, str]:
     """What another file with a ticket's masks says of how they were found, if not by IMP."""
-    kind = header.get("kind", "imp")
-    return {} if kind == "imp" else {KIND: kind}
+    kind = header.get("kind", IMP)
+    return {} if kind == IMP else {KIND: kind}
 
 
 def _ticket_header(header: dict[str, str]) -> dict[str, str]:

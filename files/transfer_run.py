@@ -92,21 +92,6 @@ def save_transfer(
     save_checkpoint(save_dir / names.CHECKPOINT, payload, keep_previous=True)
 
 
-def count_epochs_from_0(save_dir: Path, epochs: int) -> None:
-    """Rename the networks that an earlier version kept of a run's epochs, counted from 1.
-
-    A run that counts from 0 also has a file of that number, where it was killed before the
-    checkpoint that counts the epoch; but it has one of epoch 0.
-    """
-    first, last = (save_dir / names.epoch_checkpoint(epoch) for epoch in (0, epochs))
-    if first.exists() or not last.is_file():
-        return
-    for epoch in range(epochs):
-        path, later = (save_dir / names.epoch_checkpoint(epoch + k) for k in (0, 1))
-        if later.is_file() and not path.exists():
-            later.rename(path)
-
-
 def read_record(checkpoint: Mapping[str, Any]) -> TransferRecord:
     """The record in a checkpoint of `save_transfer`; KeyError names what it lacks."""
     curves = {name: checkpoint["result"][released] for name, released in CURVES.items()}

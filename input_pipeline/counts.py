@@ -28,7 +28,7 @@ IMAGENET = Counts(1_281_167, 50_000, 0), 1000
 
 
 def count_images(dataset: str, root: str, wanted: str | None) -> Counts | None:
-    """Count the images of the wanted classes; None where there are none to be seen.
+    """Count the images of the wanted classes; None where class folders do not show any.
 
     Of CIFAR and the like they are taken to be equally many in each class, and so of an ImageNet
     that is not there.

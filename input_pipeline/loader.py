@@ -21,7 +21,6 @@ from input_pipeline.decoding import read_image
 from input_pipeline.names import compare_classes, doubtful_order
 from input_pipeline.splits import Split, fingerprint, sampled_fingerprint, short_fingerprint
 from input_pipeline.transforms import DRAWS, Transform, uniforms
-from input_pipeline.workers import STOP_SIGNALS as STOP_SIGNALS  # for those who run a loader
 from input_pipeline.workers import loaded, useful_workers
 
 # A folder of equal images up to this side and size is decoded once and kept.

@@ -40,14 +40,13 @@ def random_resized_box(
     height: int,
     width: int,
     scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = RATIO,
 ) -> tuple[int, int, int, int]:
     """Return a crop box (top, left, height, width) made of the DRAWS numbers of one image.
 
     The distribution is that of torchvision's RandomResizedCrop: ten tries of an area uniform in
-    `scale` and a ratio log-uniform in `ratio`, the first that fits; then a central crop.
+    `scale` and a ratio log-uniform in RATIO, the first that fits; then a central crop.
     """
-    low, high = math.log(ratio[0]), math.log(ratio[1])
+    low, high = math.log(RATIO[0]), math.log(RATIO[1])
     for place in range(0, 2 * _TRIES, 2):
         area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[place])
         aspect = math.exp(low + (high - low) * draws[place + 1])
@@ -55,16 +54,16 @@ def random_resized_box(
         if 0 < w <= width and 0 < h <= height:
             top, left = draws[_TOP] * (height - h + 1), draws[_LEFT] * (width - w + 1)
             return int(top), int(left), h, w
-    return _central_box(height, width, ratio)
+    return _central_box(height, width)
 
 
-def _central_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:
-    """Return the largest central box whose aspect ratio lies in `ratio`."""
+def _central_box(height: int, width: int) -> tuple[int, int, int, int]:
+    """Return the largest central box whose aspect ratio lies in RATIO."""
     h, w = height, width
-    if width / height < ratio[0]:
-        h = round(width / ratio[0])
-    elif width / height > ratio[1]:
-        w = round(height * ratio[1])
+    if width / height < RATIO[0]:
+        h = round(width / RATIO[0])
+    elif width / height > RATIO[1]:
+        w = round(height * RATIO[1])
     return (height - h) // 2, (width - w) // 2, h, w
 
 

@@ -182,7 +182,7 @@ def print_list(states: Mapping[str, str], forecasts: Mapping[str, Forecast]) -> 
     unknown = sum(told.trains_at_unknown_cost for told in forecasts.values())
     if unknown:
         runs = "1 run" if unknown == 1 else f"{unknown} runs"
-        print(f"and {runs} of unknown cost, whose images are not there")
+        print(f"and {runs} of unknown cost, whose images are not counted")
     sys.stdout.flush()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from errors import InputError
 from files import names
-from files.results import MODES, TICKETS
+from files.results import IMP, MODES, REINIT, TICKETS, UNTRAINED
 from files.study_record import Plan
 from study.table import REQUIRED, Table, is_name
 
@@ -117,7 +117,7 @@ def read_study(path: Path, out: str | None = None) -> Study:
     plan = None
     if transfer.values:
         grid = Grid(transfer, flags, folder)
-        for kind in ("omp", "random"):
+        for kind in UNTRAINED:
             if kind in grid.tickets:
                 runs += [grid.untrained(kind, run) for run in runs[: len(tags)]]
         for tag in tags:
@@ -152,7 +152,7 @@ class Grid:
         self.states = table.several("states", int, lambda k: k >= 0)
         self.fractions = table.several("data_numbers", float, lambda f: 0 < f <= 1, [1.0])
         self.seeds = table.several("seeds", int, lambda s: s >= 0, [1])
-        self.tickets = table.several("tickets", str, TICKETS, ["imp"])
+        self.tickets = table.several("tickets", str, TICKETS, [IMP])
         pairs = tuple(f"{dataset} {mode}" for dataset in self.datasets for mode in self.modes)
         self.flags = table.flags_by(["all", *self.modes, *self.datasets, *pairs])
         instead = "use its keys, and for a search the flags of its [[pretraining]]"
@@ -195,24 +195,24 @@ class Grid:
             for fraction in self.fractions:
                 for state in self.states:
                     # Without a prune, every kind of ticket is the same dense network.
-                    for kind in self.tickets if state else ["imp"]:
+                    for kind in self.tickets if state else [IMP]:
                         for seed in self.seeds:
                             yield self.run(tag, dataset, mode, fraction, state, kind, seed)
 
     def run(
         self, tag: str, dataset: str, mode: str, fraction: float, state: int, kind: str, seed: int
     ) -> Run:
-        source = self.out / (kind if kind in ("omp", "random") else "imp") / tag
+        source = self.out / (kind if kind in UNTRAINED else IMP) / tag
         ticket = Needed(source, state)
         arguments = ["--mode", mode, "--dataset", dataset, "--data", self.data, "--tag", tag,
                      "--init", str(source / names.INIT)]  # fmt: skip
         arguments += ["--tickets_file", str(ticket.path)] if state else []
-        arguments += ["--reinit"] if kind == "reinit" else []
+        arguments += ["--reinit"] if kind == REINIT else []
         arguments += ["--data_number", f"{fraction:g}"] if fraction < 1 else []
         arguments += ["--seed", str(seed), *self.common]
         for key in ("all", mode, dataset, f"{dataset} {mode}"):
             arguments += self.flags.get(key, [])
-        at = f"state{state}" if kind == "imp" else f"state{state}-{kind}"
+        at = f"state{state}" if kind == IMP else f"state{state}-{kind}"
         name = f"transfer/{tag}/{dataset}/{mode}/f{fraction:g}/{at}/seed{seed}"
         return Run(name, TRANSFER, tuple(arguments), self.out / name, (ticket,))
 

@@ -37,7 +37,7 @@ class Forecast:
 
     @property
     def trains_at_unknown_cost(self) -> bool:
-        """Whether the images are not there that it would train on."""
+        """Whether the images that it would train on are not counted."""
         return self.epochs is not None and self.flop is None
 
 

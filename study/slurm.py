@@ -8,13 +8,14 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 
 from errors import InputError
+from files.results import UNTRAINED
 from study.config import ROOT, Run, Study
 from study.state import DONE, state_of
 
 BATCH_FILE = ROOT / "script/slurm/study.sbatch"
 USUAL_ARRAY_SIZE = 1001  # Slurm's own MaxArraySize; the last number of a task is one below
 # A stage needs all those before it: searches, tickets from their initial weights, transfers.
-STAGES = {"searches": ("imp",), "tickets": ("omp", "random"), "transfers": ("transfer",)}
+STAGES = {"searches": ("imp",), "tickets": UNTRAINED, "transfers": ("transfer",)}
 
 
 def max_array_size() -> int:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path, PurePath
-from typing import Any
 
 from engine.schedules import States
 from files import names
 from files.atomic import fingerprint, sha256_of
+from files.run_args import args_if_readable
 from study.config import Run, flag_of
 
 DONE, CUT_OFF, TO_DO = "done", "cut off", "to do"
@@ -26,19 +25,19 @@ def state_of(run: Run) -> str:
 
 def has_last_ticket(folder: Path) -> bool:
     try:
-        flags = _recorded(folder)
+        flags = args_if_readable(folder)
         states = States(flags.get("pretrain_epochs", 0), flags["epochs"], flags["prune_epoch"])
         return (folder / names.ticket(states.last + 1)).is_file()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError):
         return False
 
 
 def has_other_flags(run: Run) -> bool:
     """Whether what is in the run's folder was made with other flags than the study now names."""
     try:
-        before = shlex.split(_recorded(run.folder)["command"])[2:]
+        before = shlex.split(args_if_readable(run.folder)["command"])[2:]
         return not _alike(before, run.command("python")[2:], run.name)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
@@ -47,14 +46,14 @@ def other_input(run: Run) -> Path | None:
 
     A search that was made again leaves the transfers of its former tickets where they were.
     """
+    before, now = args_if_readable(run.folder), _flags(run.arguments)
     try:
-        before, now = _recorded(run.folder), _flags(run.arguments)
         for flag in ("tickets_file", "init"):
             recorded = before.get(f"{flag}_content")
             for path in map(Path, now.get(f"--{flag}", ())):
                 if recorded and path.is_file() and recorded != _content(path):
                     return path
-    except (OSError, ValueError, AttributeError):
+    except OSError:
         pass
     return None
 
@@ -62,10 +61,6 @@ def other_input(run: Run) -> Path | None:
 @lru_cache
 def _content(path: Path) -> str:
     return fingerprint(sha256_of(path))
-
-
-def _recorded(folder: Path) -> Any:
-    return json.loads((folder / names.ARGS).read_text())
 
 
 def _alike(before: Sequence[str], now: Sequence[str], name: str) -> bool:

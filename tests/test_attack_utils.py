@@ -327,9 +327,16 @@ def test_wrong_values_are_named(values, named):
         PGDConfig(*values)
 
 
+@pytest.mark.parametrize("random_start", [True, False])
+def test_images_that_are_not_floats_are_refused(random_start):
+    perturb = make_pgd(nn.Flatten(), PGDConfig(0.1, 1, 0.1, random_start))
+    with pytest.raises(InputError, match="images of type torch.uint8; floats in .0, 1. are needed"):
+        perturb(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
+
+
 def test_an_attack_says_what_it_is():
     assert str(PGDConfig(8 / 255, 10, 2 / 255)) == (
-        "PGD-10, eps 8/255, step size 2/255, random start"
+        "Linf PGD-10, eps 8/255, step size 2/255, random start"
     )
     assert str(PGDConfig(8 / 255, 3, 16 / 765, False)).endswith("no random start")
 

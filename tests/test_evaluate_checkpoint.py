@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from helpers.main_cases import (
     Interrupted,
     contents,
     die,
+    documented_fields,
     load,
     names,
     one_error_line,
@@ -100,7 +102,7 @@ def test_eval_json_of_the_test_split(data, run, checkpoint, tmp_path):
     assert set(found) == ALWAYS
     assert found["checkpoint"] == str(checkpoint)
     assert (found["eval_set"], found["dataset"], found["images"]) == ("test", "folder", 12)
-    assert found["attack"] == "PGD-3, eps 4/255, step size 2/255, random start"
+    assert found["attack"] == "Linf PGD-3, eps 4/255, step size 2/255, random start"
     best = read_json(run / "results.json")["ra_best"]
     assert {key: found[key] for key in best} == best
 
@@ -120,7 +122,10 @@ def test_images_are_framed_and_attacked_as_in_the_run_unless_flags_say_otherwise
     results = read_json(run / "results.json")
     assert {"sa": found["sa"], "ra": found["ra"]} == results["ra_best"]
     line = f"as {run / 'args.json'} has recorded: input_size 16, augment rrc, test_eps 0.01569, "
-    assert line + "test_step 3, test_gamma 0.007843, test_randinit True, seed 1, amp off" in said
+    assert (
+        line + "test_step 3, test_gamma 0.007843, test_randinit True, seed 1, mode adv, amp off"
+        in said
+    )
 
     other = shutil.copytree(run, tmp_path / "other")
     recorded = read_json(other / "args.json")
@@ -134,6 +139,14 @@ def test_images_are_framed_and_attacked_as_in_the_run_unless_flags_say_otherwise
     assert found["amp"] == "bf16"
     found, said = tested(other / checkpoint.name, "--amp", "off")
     assert found["amp"] == "off"
+
+    write_json(other / "args.json", {**recorded, "mode": "std", "tf32": True})
+    found, said = tested(other / checkpoint.name)
+    assert (found["ra"], found["attack"]) == (None, None)
+    assert "mode std, amp off, tf32 True" in said
+    found, said = tested(other / checkpoint.name, "--mode", "adv", "--no_tf32")
+    assert found["ra"] == results["ra_best"]["ra"]
+    assert "tf32" not in said
 
     shutil.copy(checkpoint, tmp_path / "alone.pth.tar")
     found, said = tested(tmp_path / "alone.pth.tar", "--input_size", "20", *ATTACK)
@@ -611,6 +624,8 @@ def test_results_json_has_autoattack_and_masking_checks_beside_pgd(
     assert set(results) == set(plain) | {"autoattack", "masking_checks"}
     for role in ("sa_best", "ra_best", "last"):
         assert results[role] == plain[role]  # all images, by PGD: as without
+    told = re.findall(r"`(\w+)`", documented_fields()["autoattack"])
+    assert list(results["autoattack"]) == told
     assert results["autoattack"]["network"] == "ra_best"
     assert results["autoattack"]["images"] == 6
     assert {check["name"] for check in results["masking_checks"]} == {"more_steps", "large_eps"}

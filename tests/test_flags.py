@@ -3,6 +3,7 @@
 import pytest
 
 from cli.flags import build_imp_parser, build_transfer_parser
+from cli.recorded import OWN, TAKEN, WITHOUT_EFFECT
 from errors import InputError
 
 ARCHS = ("resnet18", "resnet50")
@@ -72,9 +73,9 @@ def test_what_a_recipe_fills_is_none_when_left_out(build):
 @pytest.mark.parametrize(
     ("build", "expected"),
     [
-        (imp, {"mode": "adv", "init": None, "keep": "all", "pretrain_epochs": 0, "ticket": "imp"}),
+        (imp, {"mode": None, "init": None, "keep": "all", "pretrain_epochs": 0, "ticket": "imp"}),
         (imp, {"resume": None, "dry_run": False, "evaluate": False, "export_released": None}),
-        (transfer, {"mode": "adv", "data_number": 1.0, "save_all": False}),
+        (transfer, {"mode": None, "data_number": 1.0, "save_all": False}),
         (transfer, {"tickets_file": None, "resume": None, "evaluate": False, "tag": None}),
         *((build, {"device": "auto", "gpu": None, "nproc": None}) for build in BOTH),
         *((build, {"world_size": None, "rank": None, "dist_url": None}) for build in BOTH),
@@ -84,6 +85,17 @@ def test_what_a_recipe_fills_is_none_when_left_out(build):
 def test_defaults(build, expected):
     args = vars(read(build()))
     assert {name: args[name] for name in expected} == expected
+
+
+def test_every_flag_is_in_one_class_of_what_evaluate_does_with_it_when_left_out():
+    flags = {action.dest for build in BOTH for action in build()._actions} - {"help"}
+    assert sorted([*TAKEN, *OWN, *WITHOUT_EFFECT]) == sorted(flags)
+
+
+@pytest.mark.parametrize("build", BOTH)
+def test_flags_that_evaluate_takes_from_the_record_are_none_when_left_out(build):
+    args = vars(read(build()))
+    assert {name for name in TAKEN if args.get(name) is not None} == set()
 
 
 SPELLINGS = [

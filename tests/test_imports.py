@@ -21,7 +21,10 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "files": ("pruning_utils",),
     "models": ("files", "pruning_utils"),
     # Of the attacks only the type of what perturbs a batch, as a test below says.
-    "engine": ("files", "input_pipeline.loader", "models.prepared", "attack_utils"),
+    "engine": (
+        "files", "input_pipeline.loader", "input_pipeline.workers", "models.prepared",
+        "attack_utils",
+    ),
     "evaluation": (
         "engine", "models", "files", "dataset", "input_pipeline", "attack_utils", "pruning_utils",
     ),
@@ -40,7 +43,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "report": ("models", "files", "pruning_utils"),
     "study": (
         "files.names", "files.atomic", "files.features", "files.metrics", "files.results",
-        "files.study_record", "engine.schedules",
+        "files.run_args", "files.study_record", "engine.schedules",
     ),
 }  # fmt: skip
 NO_TORCH = (
@@ -49,6 +52,7 @@ NO_TORCH = (
     "files.features",
     "files.metrics",
     "files.results",
+    "files.run_args",
     "files.study_record",
     "engine.schedules",
 )

@@ -171,7 +171,7 @@ def test_a_signal_to_the_whole_group_leaves_loader_processes_to_their_run(whole,
         batches = 1 + int(moments.random() * share / 2)
         assert process.wait(batches) == batches, process.output
         time.sleep(moments.random() * 0.2)
-        stopped(process, folder, loader.STOP_SIGNALS[call % 3], group=True)
+        stopped(process, folder, workers.STOP_SIGNALS[call % 3], group=True)
     process = Process(task, argv)
     assert process.end() == 0, process.output
     assert_same_run(folder, tmp_path / "whole")

@@ -20,6 +20,7 @@ from helpers.main_cases import (
     copy_after_each_epoch,
     die,
     die_saving,
+    documented_fields,
     draw_curves,
     effective_weights,
     load,
@@ -46,7 +47,6 @@ from files.atomic import sha256_of, write_json
 from files.checkpoints import bare_keys, save_checkpoint
 from files.outcomes import read_outcomes
 from files.tickets import load_ticket, read_ticket, save_ticket
-from files.transfer_run import count_epochs_from_0
 from models import build_model
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -153,6 +153,13 @@ def test_results_json_has_these_entries(adversarial, standard, imp):
         assert results["warnings"] == []
         for role in ("sa_best", "ra_best", "last"):
             assert set(results[role]) == {"sa", "ra"}
+
+
+def test_the_documented_fields_of_results_json_are_those_that_runs_write(adversarial):
+    fields = documented_fields()
+    asked = {name for name, told in fields.items() if told.startswith("only with `--")}
+    assert asked == {"restarts", "autoattack", "masking_checks"}
+    assert fields.keys() - asked == set(read_json(adversarial.folder / "results.json"))
 
 
 def test_accuracies_are_exactly_the_means_of_the_outcomes(adversarial, standard):
@@ -411,22 +418,6 @@ def test_save_all_keeps_the_bare_weights_of_every_epoch(data, imp, adversarial, 
     for name in extra:
         (tmp_path / "run" / name).unlink()
     assert_same_run(tmp_path / "run", adversarial.folder)
-
-
-@pytest.mark.parametrize(
-    ("epochs", "there", "after"),
-    [
-        (2, [1, 2], [0, 1]),  # of an earlier version
-        (20, [0, 10, 20], [0, 10, 20]),  # thinned; killed before the checkpoint after epoch 20
-        (2, [0, 1], [0, 1]),
-    ],
-)
-def test_only_networks_that_were_counted_from_1_are_renamed(tmp_path, epochs, there, after):
-    for epoch in there:
-        (tmp_path / f"{epoch}-checkpoint.pth.tar").write_text(str(there.index(epoch)))
-    count_epochs_from_0(tmp_path, epochs)
-    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert found == {f"{epoch}-checkpoint.pth.tar": str(n) for n, epoch in enumerate(after)}
 
 
 def test_the_curves_are_drawn_from_what_was_measured(data, imp, tmp_path, monkeypatch):

@@ -390,6 +390,8 @@ def test_the_lines_that_scripts_read_are_printed(data, tmp_path, capsys):
     )
     rates = [line for line in lines if re.fullmatch(r"[\d.e-]+", line)]
     assert rates == [str(line["lr"]) for line in metrics(tmp_path / "run")]
+    told = [line for line in lines if line.startswith("learning rate in ")]
+    assert told == ["learning rate in every state from 1 on: 0.0005, constant"]
     assert lines.index(rates[0]) < lines.index(validated[0][0])
     assert all(m[2] == "100.000" for m in validated)  # three classes: Acc@5 is over all of them
     shown = [line for line in lines if line.startswith("[state 2/2, density 64.00 %] epoch 2/2")]

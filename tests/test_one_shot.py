@@ -7,8 +7,10 @@ import main_imp_pretrain
 from errors import InputError
 from files import names
 from files.checkpoints import save_checkpoint
-from files.tickets import load_ticket, ticket_header
+from files.results import UNTRAINED
+from files.tickets import KIND, load_ticket, read_ticket, save_ticket, ticket_header
 from models import build_model
+from one_shot import PRUNE
 
 MEAN = STD = (0.5, 0.5, 0.5)
 FLAGS = ["-a", "resnet20s", "--width", "4", "--input_size", "16", "--epochs", "3"]
@@ -32,7 +34,24 @@ def count(masks):
     return sum(int(mask.sum()) for mask in masks.values())
 
 
-@pytest.mark.parametrize("kind", ["omp", "random"])
+def test_every_kind_that_needs_no_training_has_its_way_to_prune():
+    assert set(PRUNE) == set(UNTRAINED)
+
+
+@pytest.mark.parametrize("name", ["1-ticket.safetensors", "network.pth.tar"])
+def test_a_ticket_that_was_found_in_an_unknown_way_is_refused(tmp_path, name):
+    masks = {"conv1.weight_mask": torch.ones(4, 3, 3, 3, dtype=torch.bool)}
+    path = tmp_path / name
+    if name.endswith("safetensors"):
+        origin = {"arch": "resnet20s", "state": 1, "density": 0.8, "init_sha256": "0" * 64}
+        save_ticket(path, masks, **origin, kind="lamp")
+    else:
+        save_checkpoint(path, {"state_dict": masks, KIND: "lamp"})
+    with pytest.raises(InputError, match="found by 'lamp', which is none of imp, omp, random"):
+        read_ticket(path)
+
+
+@pytest.mark.parametrize("kind", UNTRAINED)
 def test_tickets_have_imps_counts(weights, tmp_path, kind):
     tickets = run(weights, tmp_path / kind, kind)
     expected = [count(tickets[0])]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from attack_utils import PGDConfig
 from errors import InputError
 from files.checkpoints import load_checkpoint
 from files.outcomes import FORMAT, Outcomes, read_outcomes, save_outcomes
@@ -21,7 +22,7 @@ def outcomes(images=10_000, **changes):
     keys = [(n, m) for n in ("sa_best", "ra_best", "last") for m in ("clean", "pgd")]
     bits = {key: rng.random(images) < 0.8 for key in keys}
     bits["ra_best", "autoattack"] = bits["ra_best", "pgd"][:77]
-    attacks = {"pgd": "PGD-20, eps 8/255", "autoattack": "standard, eps 8/255"}
+    attacks = {"pgd": "Linf PGD-20, eps 8/255", "autoattack": "Linf standard, eps 8/255"}
     fields = {"split": "f00d", "images": images, "seed": 3, "attacks": attacks, "bits": bits}
     return Outcomes(**(fields | changes))
 
@@ -96,6 +97,16 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     for path in (tmp_path / "none.safetensors", tmp_path):
         with pytest.raises(InputError, match="not readable"):
             read_outcomes(path)
+
+
+def test_an_attack_of_an_earlier_version_is_the_same_attack_as_of_this_one(tmp_path):
+    attack = str(PGDConfig(8 / 255, 20, 2 / 255))
+    earlier = attack.removeprefix("Linf ")
+    assert earlier == "PGD-20, eps 8/255, step size 2/255, random start"
+    attacks = {"pgd": earlier, "autoattack": "apgd-ce, square, eps 0.1"}
+    save_outcomes(tmp_path / "o.safetensors", outcomes(77, attacks=attacks))
+    found = read_outcomes(tmp_path / "o.safetensors").attacks
+    assert found == {"pgd": attack, "autoattack": "Linf apgd-ce, square, eps 0.1"}
 
 
 def test_another_safetensors_file_is_refused(tmp_path):

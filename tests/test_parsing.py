@@ -244,6 +244,21 @@ def test_the_readmes_table_of_recipes_is_the_one_in_use(name, of):
         ("imp", ["--reset_fc", "--init_key", "x", "--continue_from", "1-ticket.safetensors"], None),
         ("imp", ["--reset_fc", "--init_key", "x", "--resume"], None),
         ("imp", ["--start_epoch", "30", "--resume"], "--start_epoch 30: not used, the run goes on"),
+        (
+            "imp",
+            ["--mode", "std", "--train_step", "3", "--train_eps", "0.1"],
+            "--train_eps, --train_step: not used, --mode std trains on clean images",
+        ),
+        (
+            "transfer",
+            ["--mode", "std", "--no_test_randinit", "--test_step", "7"],
+            "--test_randinit, --test_step: not used, --mode std tests clean images; --eval_attack",
+        ),
+        ("transfer", ["--mode", "std", "--no_train_randinit"], "--train_randinit: not used"),
+        ("transfer", ["--mode", "std", "--test_step", "7", "--eval_attack", "pgd"], None),
+        ("transfer", ["--mode", "std", "--test_step", "7", "--check_masking"], None),
+        ("transfer", ["--mode", "std", "--test_step", "7", "--evaluate"], None),
+        ("transfer", ["--test_step", "7", "--train_step", "3"], None),
     ],
 )
 def test_flags_without_effect_are_warned_of(task, words, told):

@@ -178,7 +178,7 @@ writes into runs/imp:
   accuracy_vs_density.png
   {{0..3}}-ticket.safetensors
   {{0..2}}-checkpoint.pth.tar, …-model_best.pth.tar
-cost (estimate from FLOPs): 432 passes of one image, 5.8e+08 FLOP, 3.2e-09 GPU-hours at 50 TFLOP/s
+cost (estimate from FLOPs): 480 passes of one image, 6.4e+08 FLOP, 3.6e-09 GPU-hours at 50 TFLOP/s
 memory (estimate): 0.00044 GB for weights, gradients, momentum and masks, 0.0012 GB for 12 \
 images per pass (--micro_batch N: fewer)
 disk (estimate): 0.0014 GB
@@ -253,7 +253,7 @@ def test_a_plan_as_json_says_what_its_text_says(data, capsys, tmp_path, monkeypa
     ]
     expected = {"task": "imp", "epochs": 3, "steps_per_epoch": 3, "last_ticket": 3, "timed": None}
     assert {name: found[name] for name in expected} == expected
-    assert found["cost"]["passes"] == 3 * 36 * 9
+    assert found["cost"]["passes"] == 3 * (36 * 9 + 12)
     assert found["cost"]["gpu_hours"] == found["cost"]["flop"] / ASSUMED_RATE / 3600
     found = plan_as_json(main_downstream.main, transfer_flags(data, "--time_it"), capsys)
     assert (found["task"], found["epochs"], found["last_ticket"]) == ("transfer", 100, None)
@@ -261,6 +261,9 @@ def test_a_plan_as_json_says_what_its_text_says(data, capsys, tmp_path, monkeypa
     in_training = 100 * 36 * training_passes(10)
     share = found["timed"]["hours"] / found["timed"]["whole_hours"]
     assert share == pytest.approx(in_training / found["cost"]["passes"])
+    found = plan_as_json(main_imp_pretrain.main, [*flags, "--time_it"], capsys)
+    share = found["timed"]["hours"] / found["timed"]["whole_hours"]
+    assert share == pytest.approx(36 * 9 / (36 * 9 + 12))
     found = plan_as_json(main_imp_pretrain.main, ["--ticket", "omp", "--init", "gone"], capsys)
     assert (found["task"], found["last_ticket"], found["cost"]) == ("omp", 20, None)
 
@@ -346,7 +349,7 @@ def test_without_an_image_the_cost_is_unknown(there, tmp_path, capsys):
         (data / "train" / "red" / "notes.txt").touch()
     flags = transfer_flags(data, "--epochs", "3", "--time_it")
     text = plan(main_downstream.main, flags, capsys)
-    assert "  3 epochs; no images there, so steps and cost are unknown\n" in text
+    assert "  3 epochs; images not counted, so steps and cost are unknown\n" in text
     assert "estimate" not in text
     found = plan_as_json(main_downstream.main, flags, capsys)
     unknown = ("cost", "timed", "steps_per_epoch", "validation_images", "test_images")
@@ -381,7 +384,8 @@ def test_missing_inputs_are_marked_and_others_are_not(data, tmp_path, capsys, mo
 def test_the_cost_is_that_of_the_passes_and_said_to_be_an_estimate(data, capsys):
     assert (attack_passes(20), training_passes(0), training_passes(3)) == (40, 3, 9)
     text = plan_imp(capsys, data, "--epochs", "4", "--prune_epoch", "2")
-    passes = 4 * 36 * 9  # a PGD-3 step: 3 times forward and backward, then the loss's 3 passes
+    # A PGD-3 step: 3 times forward and backward, then the loss's 3 passes; 12 validation images.
+    passes = 4 * (36 * 9 + 12)
     assert f"cost (estimate from FLOPs): {passes:.3g} passes of one image, " in text
     model = build_model("resnet20s", 1000, (0.5,) * 3, (0.5,) * 3, "cifar", 4)
     flops = estimate_flops(model, 16) * passes

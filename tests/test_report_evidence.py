@@ -248,7 +248,7 @@ def test_accuracies_under_different_attacks_are_not_contrasted(tmp_path, state, 
     verdict = verdict_of(tmp_path)
     assert {contrast.measure for contrast in verdict.contrasts} == contrasted
     (line,) = verdict.warnings
-    assert "so they are not contrasted: PGD-2, eps 4/255; PGD-20, eps 8/255" in line
+    assert "so they are not contrasted: Linf PGD-2, eps 4/255; Linf PGD-20, eps 8/255" in line
     assert "RA under AT" in line
 
 

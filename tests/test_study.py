@@ -31,6 +31,7 @@ from study import forecast, machine
 from study.config import Run, read_study
 from study.forecast import Forecast, study_seconds
 from study.progress import Epochs, Pace
+from study.state import CUT_OFF, has_other_flags, other_input, state_of
 
 ROOT = Path(__file__).resolve().parent.parent
 FAKE = Path(__file__).with_name("helpers") / "fake_main.py"
@@ -177,7 +178,7 @@ def test_runs_whose_cost_is_unknown_are_counted_apart(project):
     project.append('[transfer.flags]\nadv = "--no_images"')
     text = project.run("--dry_run").stdout
     assert "what is left costs 1.2e+13 FLOP, 1.5 hours" in text
-    assert "and 4 runs of unknown cost, whose images are not there" in text
+    assert "and 4 runs of unknown cost, whose images are not counted" in text
     assert listed(text) == [("to do", name) for name in ALL]
 
 
@@ -469,6 +470,15 @@ def test_a_run_made_with_the_same_flags_in_another_order_is_as_planned(project):
     recorded["command"] += " --mode std"
     args.write_text(json.dumps(recorded))
     assert "note: imp/adv was made with other flags" in project.run("--dry_run").stdout
+
+
+@pytest.mark.parametrize("damage", ["{", "[" * 100_000, "[1]", "null", "\xff"])
+def test_a_run_whose_args_json_is_damaged_is_one_that_was_cut_off(tmp_path, damage):
+    run = Run("imp/std", "main_imp_pretrain.py", ("data", "--init", "init.pth.tar"), tmp_path)
+    (tmp_path / "args.json").write_text(damage, encoding="latin-1")
+    assert state_of(run) == CUT_OFF
+    assert not has_other_flags(run)
+    assert other_input(run) is None
 
 
 @pytest.mark.parametrize("file", ["2-ticket.safetensors", "init.pth.tar"])
@@ -1202,6 +1212,6 @@ def test_the_real_mains_accept_the_flags_of_every_kind_of_ticket(tmp_path, monke
     told = capsys.readouterr().out
     assert re.findall(r"^  to do .*GPU-h  (\S+)$", told, re.M) == ["imp/std"]
     assert listed(told)[-1] == ("to do", "transfer/std/folder/std/f0.1/state2-reinit/seed1")
-    assert "and 1 run of unknown cost, whose images are not there" in told
+    assert "and 1 run of unknown cost, whose images are not counted" in told
     assert len(listed(told)) == 4
     assert not (tmp_path / "out").exists()

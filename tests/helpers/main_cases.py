@@ -157,6 +157,12 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
+def documented_fields() -> dict[str, str]:
+    """The fields of results.json, and what the page about them says of each."""
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    return dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.MULTILINE))
+
+
 def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 

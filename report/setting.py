@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from files.outcomes import NORM
 from files.results import RunResult
 from report.judged import Setting
 from report.recipes import Recipes, flag_text
@@ -60,7 +61,7 @@ def _pgd(flags: Mapping[str, Any], when: str) -> str | None:
     told = {key: flags.get(f"{when}_{key}") for key in ("step", "eps", "gamma", "randinit")}
     if told["step"] is None or told["eps"] is None:
         return None
-    words = [f"PGD-{told['step']}", f"eps {flag_text(f'{when}_eps', told['eps'])}"]
+    words = [f"{NORM} PGD-{told['step']}", f"eps {flag_text(f'{when}_eps', told['eps'])}"]
     if told["gamma"] is not None:
         words.append(f"step size {flag_text(f'{when}_gamma', told['gamma'])}")
     if told["randinit"] is not None:

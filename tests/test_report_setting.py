@@ -9,7 +9,7 @@ from report.pictures import _ra_by
 from report.setting import attack_of, setting_lines
 from report.write import judge_runs
 
-PGD = "PGD-20, eps 8/255, step size 2/255, random start"
+PGD = "Linf PGD-20, eps 8/255, step size 2/255, random start"
 ARGS = {
     "class_names": ["cat", "dog"], "input_size": 32, "code": "abc", "data_content": "9 images",
     "packages": {"torch": "2.1"}, "train_step": 10, "train_eps": 8 / 255, "epochs": 12,
@@ -34,13 +34,13 @@ def test_the_setting_is_told_in_words_and_in_verdict_json(tmp_path):
     assert setting_lines(setting) == [
         "network: resnet18", "side of the input in pixels: 32", "classes: 2", "test images: 500",
         f"fingerprint of the test images: {SPLIT}", "training data: 9 images", "epochs: 12",
-        f"RA by: {PGD}", "AT by: PGD-10, eps 8/255, step size 2/255, random start",
+        f"RA by: {PGD}", "AT by: Linf PGD-10, eps 8/255, step size 2/255, random start",
         "version of the code: abc", "packages: torch 2.1",
     ]  # fmt: skip
     (told,) = verdict_json(verdict)["setting"]
     assert (told["dataset"], told["data_number"]) == ("cifar10", 1.0)
     assert (told["attack"], told["test_images"], told["classes"]) == ([PGD], [500], [2])
-    assert attack_of(setting) == "PGD-20, eps 8/255"
+    assert attack_of(setting) == "Linf PGD-20, eps 8/255"
 
 
 def test_without_outcomes_the_attack_is_that_of_the_flags_in_the_same_words(tmp_path):
@@ -57,7 +57,7 @@ def test_attacks_that_differ_are_both_told_of(tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "pretraining": "std"}))
     verdict = judge_runs(tmp_path).verdict
     (setting,) = verdict.settings
-    assert f"RA by (differ): {PGD}; PGD-20, eps 4/255" in setting_lines(setting)
+    assert f"RA by (differ): {PGD}; Linf PGD-20, eps 4/255" in setting_lines(setting)
     assert attack_of(setting) == "attacks differ"
     assert "cannot be compared" in _ra_by(verdict, verdict.groups)
 

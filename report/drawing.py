@@ -123,10 +123,8 @@ def percent(share: float) -> str:
 
 
 def title_of(measure: Measure, attack: str) -> str:
-    """The title of a panel; RA says by which attack, where that is known."""
-    return (
-        f"{measure.title} ({plain(attack, 34)})" if measure.attacked and attack else measure.title
-    )
+    """The title of a panel; that of RA has the attack in a second line, where it is known."""
+    return f"{measure.title}\n{plain(attack)}" if measure.attacked and attack else measure.title
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:

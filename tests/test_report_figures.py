@@ -97,9 +97,14 @@ def test_a_state_that_nothing_ran_of_is_a_gap_where_another_pretraining_has_it()
 
 def test_the_panel_of_ra_names_its_attack():
     groups = judge(grid()).groups
-    figure = accuracy_figure(groups, styles(["adv"]), "PGD-20, eps 8/255")
+    attack = "Linf PGD-100, eps 25.55/255"
+    figure = accuracy_figure(groups, styles(["adv"]), attack)
     titles = [axis.get_title() for axis in figure.axes]
-    assert titles == [*TITLES[:2], "RA under AT (PGD-20, eps 8/255)"]
+    assert titles == [*TITLES[:2], f"RA under AT\n{attack}"]
+    figure.draw_without_rendering()
+    panel, shown = figure.axes[2].get_window_extent(), figure.axes[2].title.get_window_extent()
+    assert panel.x0 <= shown.x0
+    assert shown.x1 <= panel.x1
 
 
 def test_many_pretrainings_stay_nearer_to_their_own_state_than_to_the_next():

@@ -10,7 +10,7 @@ import pickletools
 import tarfile
 import zipfile
 from contextlib import AbstractContextManager
-from pathlib import Path
+from pathlib import Path, PosixPath
 
 import numpy as np
 
@@ -119,13 +119,17 @@ def foreign_objects(path: str | os.PathLike[str]) -> list[str]:
 def harmless() -> AbstractContextManager[None]:
     """Within it torch.load(weights_only=True) also opens settings and numbers of common scripts.
 
-    These are argparse's Namespace and NumPy's numbers, without objects: no code of a file runs.
+    These are argparse's Namespace, sets, paths and NumPy's numbers: no code of a file runs.
     """
     serialization = importlib.import_module("torch.serialization")
     numbers = [type(np.dtype(code)) for code in "?bBhHiIlLqQefd"]
     scalar = np.float64(0).__reduce__()[0]
     scalars = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    return serialization.safe_globals([argparse.Namespace, np.dtype, *numbers, *scalars])
+    sets = [(set, f"{module}.set") for module in ("builtins", "__builtin__")]
+    paths = [(PosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")]
+    return serialization.safe_globals(
+        [argparse.Namespace, np.dtype, *numbers, *scalars, *sets, *paths]
+    )
 
 
 def convert_command(path: str | os.PathLike[str]) -> str:

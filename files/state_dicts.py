@@ -24,7 +24,6 @@ AVERAGED = (
 )
 INITIAL = ("init_weight", "init")  # beside trained weights: those before the first prune
 MASKS = ("mask", "masks")  # a ticket
-NO_NETWORKS = ("optimizer", *MASKS)
 ITEMS = "(items)"  # of a stranger's dictionary, whose class is not here
 CONSTANTS = "(mean and std)"  # of a whole network, where its state dict lacks them; see below
 DEPTH = 3  # how many dictionaries deep weights are looked for
@@ -148,7 +147,11 @@ def other_entries(
 def _is_network(name: str, value: Mapping[str, Any]) -> bool:
     """Whether an entry with weights is a convolutional network's, no optimiser's or ticket's."""
     convolutions = any(isinstance(v, Tensor) and v.dim() == 4 for v in value.values())
-    return convolutions and not set(name.split(".")) & {*NO_NETWORKS}
+    return convolutions and _may_be_network(name)
+
+
+def _may_be_network(name: str) -> bool:
+    return not any(part in MASKS or part.startswith("optim") for part in name.split("."))
 
 
 def entries_with_weights(
@@ -174,7 +177,7 @@ def _usual(payload: Mapping[str, Any]) -> tuple[str | None, Mapping | None]:
             return key, found[key]
     if holds_weights(payload):
         return None, payload
-    networks = [key for key in found if not set(key.split(".")) & {*NO_NETWORKS}]
+    networks = [key for key in found if _may_be_network(key)]
     usual = [key for key in networks if key.rpartition(".")[2] in WEIGHT_KEYS]
     # As {"checkpoint": {"state_dict": …, "ema": …}}; but {"best": {…}, "last": {…}} is a choice.
     if len({key.rpartition(".")[0] for key in usual}) == 1:
@@ -183,11 +186,12 @@ def _usual(payload: Mapping[str, Any]) -> tuple[str | None, Mapping | None]:
 
 
 def _lack(payload: Mapping[str, Any], key: str | None, flag: str) -> str:
-    fitting = ", ".join(name for name, _ in entries_with_weights(payload))
+    fitting = [name for name, _ in entries_with_weights(payload)]
     if key is not None:
-        return f"no dictionary of tensors under {key!r}; there is {fitting or 'none'}"
-    if fitting:
-        return f"weights lie in several places; choose by {flag}, of {fitting}"
+        return f"no dictionary of tensors under {key!r}; there is {', '.join(fitting) or 'none'}"
+    networks = ", ".join(filter(_may_be_network, fitting))
+    if networks:
+        return f"weights lie in several places; choose by {flag}, of {networks}"
     found = ", ".join(str(name) for name in list(payload)[:8]) or "nothing"
     return (
         "no state dict found; it must be the file itself or lie under "

@@ -181,11 +181,12 @@ def test_foreign_objects_are_named_without_opening_the_file(tmp_path):
 
 def test_settings_and_numbers_of_common_scripts_are_no_code(tmp_path):
     path = tmp_path / "weights.pth"
-    beside = {"args": argparse.Namespace(lr=0.1), "best": np.float64(93.5), "epoch": np.int64(9)}
+    args = argparse.Namespace(lr=0.1, data=pathlib.PosixPath("data"), seen={1, 2})
+    beside = {"args": args, "best": np.float64(93.5), "epoch": np.int64(9)}
     torch.save({"model": WEIGHTS, **beside}, path)
     loaded = load_checkpoint(path)
     assert torch.equal(loaded["model"]["conv1.weight"], WEIGHTS["conv1.weight"])
-    assert loaded["best"] == 93.5
+    assert (loaded["best"], loaded["args"]) == (93.5, args)
 
 
 def test_objects_as_numbers_of_numpy_stay_closed(tmp_path):

@@ -197,6 +197,13 @@ def test_of_one_networks_entries_the_usual_one_is_taken(tmp_path):
     assert loaded.notes == ["the weights are those under checkpoint.model", "left out: epoch", ema]
 
 
+def test_the_momentum_of_an_optimiser_is_no_network(tmp_path):
+    file = {"optim_state": {"model": OTHER}, "kept": WEIGHTS}
+    model, loaded = load(file, tmp_path)
+    assert_holds(model, WEIGHTS)
+    assert loaded.notes == ["the weights are those under kept", "left out: optim_state"]
+
+
 def test_weights_in_several_places_are_asked_for(tmp_path):
     with pytest.raises(InputError, match=r"several places; choose by --init_key, of a, b\.c"):
         load({"a": WEIGHTS, "b": {"c": OTHER}}, tmp_path)

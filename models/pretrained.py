@@ -109,25 +109,14 @@ def load_network(
     given, or if anything does not fit.
     """
     source = _read(checkpoint, key, flag)
-    guess = guess_arch(source.weights)
-    known = source.arch if source.arch is not None and is_arch(source.arch) else None
-    arch = arch or known or (guess.arch if guess is not None and len(guess.alike) == 1 else None)
-    if arch is None:
-        could = f", it could be {' or '.join(guess.alike)}" if guess is not None else ""
-        raise InputError(f"{checkpoint}: its architecture cannot be inferred{could}; {advice}")
+    arch = arch or _arch_of(source, checkpoint, advice)
     head = f"{torchvision_name(classifier_of_arch(arch) + '.')}weight"
     if head not in source.weights:
         raise InputError(f"{checkpoint}: no {head}; a whole network is needed")
     normalization = "keep"
     if mean is None or std is None:
-        if source.constants is not None:
-            mean, std, normalization = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "file"
-        elif otherwise is not None:
-            mean, std = otherwise
-            shown = f"{_numbers(torch.tensor(mean))}, {_numbers(torch.tensor(std))}"
-            tell(f"{checkpoint}: has no mean and std; the data set's are used: {shown}")
-        else:
-            raise InputError(f"{checkpoint}: has no mean and std; give --mean R,G,B --std R,G,B")
+        normalization = "file"
+        mean, std = _usual_constants(source, checkpoint, otherwise, tell)
     classes = source.weights[head].shape[0]
     model = build_model(arch, classes, mean, std, *stem_and_width(source.weights))
     loaded = _fill(model, source, checkpoint, normalization=normalization)
@@ -139,6 +128,33 @@ def load_network(
         for name, mask in (loaded.masks or {}).items():
             model.get_parameter(name.removesuffix("_mask")).mul_(mask)
     return model.eval().requires_grad_(False)
+
+
+def _arch_of(source: Source, checkpoint: str, advice: str) -> str:
+    """What the file says that it holds, else what it looks like."""
+    if source.arch is not None and is_arch(source.arch):
+        return source.arch
+    guess = guess_arch(source.weights)
+    if guess is not None and len(guess.alike) == 1:
+        return guess.arch
+    could = f", it could be {' or '.join(guess.alike)}" if guess is not None else ""
+    raise InputError(f"{checkpoint}: its architecture cannot be inferred{could}; {advice}")
+
+
+def _usual_constants(
+    source: Source,
+    checkpoint: str,
+    otherwise: tuple[Sequence[float], Sequence[float]] | None,
+    tell: Callable[[str], None],
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and std to build a network with; the file's own, if it has any, take their place."""
+    if source.constants is not None:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if otherwise is None:
+        raise InputError(f"{checkpoint}: has no mean and std; give --mean R,G,B --std R,G,B")
+    shown = ", ".join(_numbers(torch.tensor(values)) for values in otherwise)
+    tell(f"{checkpoint}: has no mean and std; the data set's are used: {shown}")
+    return otherwise
 
 
 def count_classes(

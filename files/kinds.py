@@ -9,12 +9,13 @@ import os
 import pickletools
 import tarfile
 import zipfile
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path, PosixPath
 
 import numpy as np
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".tar", ".ckpt", ".safetensors", ".bin", ".pkl", ".model")
+TELLS_HARMLESS = (2, 6)  # the first PyTorch whose list of harmless things can be extended by name
 SHOWN = 5
 HEAD = 512  # bytes that tell most kinds
 # First bytes: what they belong to, and what to do with it.
@@ -119,15 +120,18 @@ def foreign_objects(path: str | os.PathLike[str]) -> list[str]:
 def harmless() -> AbstractContextManager[None]:
     """Within it torch.load(weights_only=True) also opens settings and numbers of common scripts.
 
-    These are argparse's Namespace, sets, paths and NumPy's numbers: no code of a file runs.
+    These are argparse's Namespace, sets, paths and NumPy's numbers: no code of a file runs. PyTorch
+    before 2.6 cannot be told so for a while; there they count as code.
     """
-    serialization = importlib.import_module("torch.serialization")
+    torch = importlib.import_module("torch")
+    if torch.__version__ < TELLS_HARMLESS:
+        return nullcontext()
     numbers = [type(np.dtype(code)) for code in "?bBhHiIlLqQefd"]
     scalar = np.float64(0).__reduce__()[0]
     scalars = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     sets = [(set, f"{module}.set") for module in ("builtins", "__builtin__")]
     paths = [(PosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")]
-    return serialization.safe_globals(
+    return torch.serialization.safe_globals(
         [argparse.Namespace, np.dtype, *numbers, *scalars, *sets, *paths]
     )
 

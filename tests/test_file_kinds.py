@@ -15,6 +15,7 @@ from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from errors import InputError
+from files import kinds
 from files.checkpoints import load_checkpoint
 from files.kinds import describe, foreign_objects, is_safetensors
 from models import convert
@@ -179,6 +180,7 @@ def test_foreign_objects_are_named_without_opening_the_file(tmp_path):
     assert foreign_objects(path) == []
 
 
+@pytest.mark.skipif(torch.__version__ < kinds.TELLS_HARMLESS, reason="of PyTorch from 2.6 on")
 def test_settings_and_numbers_of_common_scripts_are_no_code(tmp_path):
     path = tmp_path / "weights.pth"
     args = argparse.Namespace(lr=0.1, data=pathlib.PosixPath("data"), seen={1, 2})
@@ -187,6 +189,13 @@ def test_settings_and_numbers_of_common_scripts_are_no_code(tmp_path):
     loaded = load_checkpoint(path)
     assert torch.equal(loaded["model"]["conv1.weight"], WEIGHTS["conv1.weight"])
     assert (loaded["best"], loaded["args"]) == (93.5, args)
+
+
+def test_a_pytorch_that_cannot_be_told_what_is_harmless_refuses_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(kinds, "TELLS_HARMLESS", (99,))
+    torch.save({"model": WEIGHTS, "args": argparse.Namespace(lr=0.1)}, tmp_path / "weights.pth")
+    with pytest.raises(InputError, match=r"argparse\.Namespace.*--trust_pickle"):
+        load_checkpoint(tmp_path / "weights.pth")
 
 
 def test_objects_as_numbers_of_numpy_stay_closed(tmp_path):

@@ -123,15 +123,15 @@ def harmless() -> AbstractContextManager[None]:
     These are argparse's Namespace, sets, paths and NumPy's numbers: no code of a file runs. PyTorch
     before 2.6 cannot be told so for a while; there they count as code.
     """
-    torch = importlib.import_module("torch")
-    if torch.__version__ < TELLS_HARMLESS:
+    if importlib.import_module("torch").__version__ < TELLS_HARMLESS:
         return nullcontext()
+    serialization = importlib.import_module("torch.serialization")
     numbers = [type(np.dtype(code)) for code in "?bBhHiIlLqQefd"]
     scalar = np.float64(0).__reduce__()[0]
     scalars = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     sets = [(set, f"{module}.set") for module in ("builtins", "__builtin__")]
     paths = [(PosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")]
-    return torch.serialization.safe_globals(
+    return serialization.safe_globals(
         [argparse.Namespace, np.dtype, *numbers, *scalars, *sets, *paths]
     )
 

@@ -53,6 +53,8 @@ def describe(path: str | os.PathLike[str], *, trusted: bool = False) -> str | No
         head = file.read(HEAD)
     if not head:
         return "an empty file: download or copy it again"
+    if is_safetensors(path):  # which may begin with any bytes: those of its header's size
+        return None
     if not any(head):
         return "zeros to its beginning, as of a download that did not finish: download it again"
     if _is_onnx(head):
@@ -63,8 +65,6 @@ def describe(path: str | os.PathLike[str], *, trusted: bool = False) -> str | No
     for magic, words in MAGIC.items():
         if head.startswith(magic):
             return words
-    if is_safetensors(path):
-        return None
     if head[257:262] == b"ustar":  # before zip, whose end may be that of the last file in it
         return _describe_tar(path, trusted)
     if _is_zip(path):
@@ -200,7 +200,8 @@ def _describe_tar(path: Path, trusted: bool) -> str | None:
 
 def _is_onnx(head: bytes) -> bool:
     """A version of one byte, then the name of what wrote it: the first fields of ONNX's message."""
-    return head[0] == 8 and head[2:3] == b"\x12" and head[4 : 4 + head[3]].isalnum()
+    begun = len(head) > 4 and head[0] == 8 and head[2] == 0x12
+    return begun and head[4 : 4 + head[3]].isalnum()
 
 
 def _is_text(head: bytes) -> bool:

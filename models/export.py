@@ -186,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError("--mean and --std go together")
     if mean is not None and std is not None:
         check_constants(mean, std, ("--mean", "--std"))
-        if has_constants(args.checkpoint):
+        if has_constants(args.checkpoint, args.key, "--key"):
             raise InputError(
                 f"{args.checkpoint}: has its own mean and std; leave out --mean and --std"
             )

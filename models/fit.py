@@ -25,7 +25,7 @@ def check_fit(
 ) -> None:
     """Raise InputError unless every entry has its place, shape and values that it can have.
 
-    `droppable`: the classifier must fit, but need not have been asked for.
+    `droppable`: the file's classifier is loaded, and a flag could leave it out.
     """
     missing = [name for name in target if name not in source.weights]
     missing += [f"{name}_mask" for name in source.unmasked]

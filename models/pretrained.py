@@ -31,7 +31,7 @@ from pruning_utils import MASK_SUFFIX, convolutions
 
 STEM = "conv1.weight"
 # What sources call the classifier, by the beginning of its entries' names.
-CLASSIFIERS = ("fc.", "linear.", "head.", "heads.", "classifier.", "last_linear.", "top_layer.")
+CLASSIFIERS = ("fc.", "head.", "heads.", "classifier.", "last_linear.", "top_layer.")
 
 
 @dataclass(frozen=True)
@@ -191,9 +191,9 @@ def _read(path: str | os.PathLike[str], key: str | None = None, flag: str = "--i
     return replace(source, constants=source.constants or header_constants(path))
 
 
-def has_constants(path: str | os.PathLike[str], key: str | None = None) -> bool:
+def has_constants(path: str | os.PathLike[str], key: str | None, flag: str) -> bool:
     """Whether a file tells by which mean and std its network's images are normalised."""
-    return _read(path, key).constants is not None
+    return _read(path, key, flag).constants is not None
 
 
 def header_constants(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor] | None:

@@ -28,6 +28,7 @@ MOST_TICKETS = 16  # rows of the overlap's heat map, where fewer sources allow i
 MOST_STATES = 4  # tickets of one source
 
 Drawn = tuple[str, str, str, Figure]  # name of its files, title, caption, and the figure
+Attacks = tuple[str, str]  # by which RA was measured: for a title, and as a sentence
 Curves = Mapping[Path, Sequence[Point]]  # by the path of results.json
 Lines = dict[str, list[tuple[str, bool, Sequence[Point]]]]  # as `time_figure` takes them
 
@@ -52,8 +53,8 @@ def draw_pictures(
     return pictures, notes
 
 
-def _places(verdict: Verdict) -> Iterator[tuple[str, str, list[GroupVerdict]]]:
-    """Yield a name that is good for a file, a title, and the groups of a data set and fraction."""
+def _places(verdict: Verdict) -> Iterator[tuple[str, str, list[GroupVerdict], Attacks]]:
+    """Yield of each data set and fraction a name for files, a title, its groups, and attacks."""
     used: set[str] = set()
     for place in dict.fromkeys(group.group.place for group in verdict.groups):
         name = base = slug(place[0], f"{100 * place[1]:g}%")
@@ -63,7 +64,9 @@ def _places(verdict: Verdict) -> Iterator[tuple[str, str, list[GroupVerdict]]]:
             name = f"{base}-{number}"
         used.add(name.lower())
         groups = [group for group in verdict.groups if group.group.place == place]
-        yield name, of_data(*place), groups
+        setting = verdict.setting(place)
+        told = setting.told.get(ATTACK, ()) if setting else ()
+        yield name, of_data(*place), groups, (attack_of(setting), _ra_by(told))
 
 
 def _look(verdict: Verdict) -> dict[str, tuple[str, str]]:
@@ -74,22 +77,21 @@ def _look(verdict: Verdict) -> dict[str, tuple[str, str]]:
 
 
 def _accuracy_pictures(verdict: Verdict) -> Iterator[Drawn]:
-    for name, title, groups in _places(verdict):
+    for name, title, groups, (attack, ra_by) in _places(verdict):
         caption = (
             "Mean over seeds. Bars with caps: one standard deviation. Pale wide bars: 95 % for "
             "other test images, where outcomes are there. Dashed: the dense network of the same "
             "colour. Stars: double wins by the rule. Thin lines: baselines, which may leave the "
             "panel at the bottom. A gap is a missing run: one that the study plans or, without a "
             "plan, that another pre-training has. Points at one sparsity are set apart a little. "
-            f"{_ra_by(verdict, groups)}"
+            f"{ra_by}"
         )
-        attack = attack_of(verdict.setting(groups[0].group.place))
         figure = accuracy_figure(groups, _look(verdict), attack)
         yield f"accuracy-{name}", f"Accuracy against sparsity: {title}", caption, figure
 
 
 def _difference_pictures(verdict: Verdict) -> Iterator[Drawn]:
-    for name, title, groups in _places(verdict):
+    for name, title, groups, (attack, ra_by) in _places(verdict):
         judged = [group for group in groups if group.dense is not None and group.found]
         if not judged:
             continue
@@ -99,16 +101,13 @@ def _difference_pictures(verdict: Verdict) -> Iterator[Drawn]:
             "seeds and images and decide: a ticket matches where its interval lies above the "
             "band’s lower edge, and is worse where it lies below. Dashed ones, of images only "
             "or of seeds alone, leave it undecided, as does a point without any. Stars: double "
-            f"wins on all three. {_ra_by(verdict, groups)}"
+            f"wins on all three. {ra_by}"
         )
-        attack = attack_of(verdict.setting(groups[0].group.place))
         figure = difference_figure(judged, _look(verdict), attack)
         yield f"difference-{name}", f"Differences to the dense network: {title}", caption, figure
 
 
-def _ra_by(verdict: Verdict, groups: Sequence[GroupVerdict]) -> str:
-    setting = verdict.setting(groups[0].group.place)
-    attacks = setting.told.get(ATTACK, ()) if setting else ()
+def _ra_by(attacks: Sequence[str]) -> str:
     if not attacks:
         return "By which attack RA was measured is not recorded."
     if len(attacks) == 1:
@@ -117,7 +116,7 @@ def _ra_by(verdict: Verdict, groups: Sequence[GroupVerdict]) -> str:
 
 
 def _time_pictures(verdict: Verdict, curves: Curves, notes: list[str]) -> Iterator[Drawn]:
-    for name, title, groups in _places(verdict):
+    for name, title, groups, _ in _places(verdict):
         heading = f"Validation accuracy against time: {title}"
         lines, once = _timed_lines(groups, curves)
         if not lines:

@@ -3,6 +3,7 @@
 import argparse
 import gzip
 import io
+import json
 import pathlib
 import pickle
 import tarfile
@@ -168,6 +169,18 @@ def test_safetensors_are_known_by_content(tmp_path):
     assert not is_safetensors(path)
     path.write_bytes(b"ab")
     assert not is_safetensors(path)
+
+
+def test_a_safetensors_file_may_begin_with_the_bytes_of_another_kind(tmp_path):
+    header = json.dumps({"__metadata__": {"format": "pt"}}).encode().ljust(0xFEFF)
+    (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    assert describe(tmp_path / "w.safetensors") is None
+
+
+@pytest.mark.parametrize("content", [b"\x08", b"\x08\x08\x12", b"\x08\x08\x12\x07"])
+def test_the_first_bytes_of_a_graph_are_none(content, tmp_path):
+    (tmp_path / "w.pth").write_bytes(content)
+    assert describe(tmp_path / "w.pth") is None
 
 
 def test_foreign_objects_are_named_without_opening_the_file(tmp_path):

@@ -411,6 +411,18 @@ def test_export_says_what_else_a_file_holds_and_takes_it_by_its_key(tmp_path, ca
     assert torch.equal(written, model.fc.bias + 1)
 
 
+def test_export_takes_one_of_several_networks_with_constants_of_its_own(tmp_path):
+    held = build_model("resnet20s", 5, MEAN, STD, **SMALL).state_dict()
+    bare = {name: value for name, value in held.items() if not name.startswith("normalize.")}
+    path, target = tmp_path / "in.pth.tar", tmp_path / "net.safetensors"
+    save_checkpoint(path, {"best": {"net": bare}, "last": {"net": bare}})
+    constants = ["--mean", "0,0,0", "--std", "1,1,1"]
+    with pytest.raises(InputError, match=r"choose by --key, of best\.net, last\.net"):
+        export.main([str(path), str(target), *constants])
+    export.main([str(path), str(target), *constants, "--key", "last.net"])
+    assert torch.equal(load_file(target)["fc.bias"], held["fc.bias"])
+
+
 def test_exported_onnx_gives_the_same_logits(tmp_path):
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
         pytest.skip("onnx and onnxscript are not installed (an optional extra)")

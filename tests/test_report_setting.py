@@ -47,7 +47,7 @@ def test_without_outcomes_the_attack_is_that_of_the_flags_in_the_same_words(tmp_
     verdict = write(tmp_path, outcomes=False)
     assert verdict.settings[0].told["attack"] == (PGD,)
     assert verdict.settings[0].told["test_images"] == ()
-    assert _ra_by(verdict, verdict.groups) == f"RA by {PGD}."
+    assert _ra_by(verdict.settings[0].told["attack"]) == f"RA by {PGD}."
 
 
 def test_attacks_that_differ_are_both_told_of(tmp_path):
@@ -59,7 +59,7 @@ def test_attacks_that_differ_are_both_told_of(tmp_path):
     (setting,) = verdict.settings
     assert f"RA by (differ): {PGD}; Linf PGD-20, eps 4/255" in setting_lines(setting)
     assert attack_of(setting) == "attacks differ"
-    assert "cannot be compared" in _ra_by(verdict, verdict.groups)
+    assert "cannot be compared" in _ra_by(verdict.settings[0].told["attack"])
 
 
 def test_what_is_not_recorded_is_not_told(tmp_path):
@@ -71,4 +71,4 @@ def test_what_is_not_recorded_is_not_told(tmp_path):
         "network: resnet18", f"fingerprint of the test images: {SPLIT}",
     ]  # fmt: skip
     assert attack_of(verdict.settings[0]) == ""
-    assert "is not recorded" in _ra_by(verdict, verdict.groups)
+    assert "is not recorded" in _ra_by(verdict.settings[0].told["attack"])

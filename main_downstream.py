@@ -273,6 +273,7 @@ class Transfer:
             seed=args.seed,
             arch=args.arch,
             scores=scores,
+            attack=self.request.ra_by(self.evaluator.attack),
             further=further,
             init=name_of_init(args.init),
             init_sha256=self.init_sha256,

@@ -66,11 +66,10 @@ def evaluate_checkpoint(
     kind, where = request.eval_set
     if kind == "cifar10_c":
         where = where or str(Path(spec.root) / CIFAR10_C_FOLDER)
-    attacked = kind == "test" and request.attacked
     said = {
         **about(tested, evaluator, spec, f"{kind}:{where}" if where else kind),
         "asked": request.recorded(),
-        "attack": str(evaluator.attack) if attacked else None,
+        "attack": request.ra_by(evaluator.attack) if kind == "test" else None,
     }
     save_outcomes = None
     if kind == "cifar10_c":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attack_utils import import_autoattack
+from attack_utils import PGDConfig, import_autoattack
 from errors import InputError
 from files.atomic import check_writable
 from files.names import EVALUATION
@@ -64,6 +64,11 @@ class Request:
             raise InputError(f"--masking_source {self.masking_source}: no such file")
         if self.autoattack:
             import_autoattack()
+
+    def ra_by(self, attack: PGDConfig) -> str | None:
+        """Name in words what RA on the test split is measured by; None where it is not."""
+        times = f", worst of {self.restarts} runs" if self.restarts > 1 else ""
+        return f"{attack}{times}" if self.attacked else None
 
     def recorded(self) -> dict[str, Any]:
         """What `eval.json` says of it, so that another request is told from this one."""

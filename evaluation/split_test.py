@@ -68,12 +68,12 @@ class SplitTest:
         loader = self.asked if request.evaluate else self.loader
         clean = evaluator.outcomes(network, loader, f"test SA ({role})")
         self.bits[role, CLEAN] = clean
-        if attack:
+        ra_by = request.ra_by(evaluator.attack)
+        if attack and ra_by:
             label = f"test RA ({role})"
             robust = evaluator.outcomes(network, loader, label, attack)
             self.bits[role, self.measure] = robust
-            times = f", worst of {request.restarts} runs" if request.restarts > 1 else ""
-            self.attacks[self.measure] = f"{evaluator.attack}{times}"
+            self.attacks[self.measure] = ra_by
 
     def same_network(self, role: str, other: str) -> None:
         """Give `role` what was found for `other`, which is the same network."""

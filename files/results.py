@@ -92,7 +92,8 @@ class RunResult:
     """One `results.json` as read.
 
     ticket: 'dense' at density 1, whatever ticket gave it, but for 'reinit'. init: what the file of
-    the initial weights is called; None where that is unknown.
+    the initial weights is called; None where that is unknown. attack: what RA was measured by, in
+    words; None where that is unknown.
     """
 
     path: Path
@@ -110,6 +111,7 @@ class RunResult:
     command: str | None = None
     warnings: tuple[str, ...] = ()
     init: str | None = None
+    attack: str | None = None
 
 
 # --- writing ------------------------------------------------------------------------------------
@@ -128,6 +130,7 @@ def build_results(
     seed: int,
     arch: str,
     scores: Mapping[str, Accuracy],
+    attack: str | None,
     further: Mapping[str, Any],
     init: str | None,
     init_sha256: str | None,
@@ -145,6 +148,7 @@ def build_results(
         ticket_sha256: the hash of the ticket's file; None without a file.
         data_number: the fraction of the training data that was used.
         scores: test accuracies in percent of each of NETWORKS; one that is absent was not kept.
+        attack: what RA was measured by, in words; None where it was not measured.
         further: the results of the tests beyond SA and RA, by their keys.
         init: what the file of the initial weights is called (`name_of_init`); None for random ones.
         init_sha256: the hash of those weights, `files.fingerprints.weights_sha256` without the
@@ -166,6 +170,7 @@ def build_results(
         "seed": seed,
         "arch": arch,
         **{network: scores.get(network, UNMEASURED)._asdict() for network in NETWORKS},
+        "attack": attack,
         "init": init,
         "init_sha256": init_sha256,
         "test_split": test_split,
@@ -253,6 +258,7 @@ def parse_result(data: Any, path: Path) -> RunResult:
         command=_command(data.get("command")),
         warnings=(*_lines(data, "warnings"), *_masking_warnings(data.get("masking_checks"))),
         init=_optional_text(data, "init"),
+        attack=_optional_text(data, "attack"),
     )
 
 

@@ -48,7 +48,8 @@ def _told(
     yield "training_data", flags.get("data_content")
     yield "epochs", flags.get("epochs")
     if run.mode == "adv":
-        yield ATTACK, tested["at_ra"].attack if "at_ra" in tested else _pgd(flags, "test")
+        of_outcomes = tested["at_ra"].attack if "at_ra" in tested else None
+        yield ATTACK, of_outcomes or run.attack or _pgd(flags, "test")
         yield TRAINING_ATTACK, _pgd(flags, "train")
     yield "code", flags.get("code")
     packages = flags.get("packages")

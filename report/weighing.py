@@ -229,9 +229,14 @@ def contrasts(pairs: Iterable[Beside], tested: AllTested) -> tuple[Contrast, ...
 
 
 def _attacks(rows: Iterable[TicketRow], measure: Measure, tested: AllTested) -> list[str]:
-    """The attacks by which the runs of these rows were measured, as far as their outcomes tell."""
-    sides = (_side(row, measure, tested) for row in rows)
-    return sorted({tested.attack for side in sides for tested in side.tested.values()})
+    """The attacks by which these rows were measured, as far as outcomes or results tell."""
+    found = set()
+    for run in (run for row in rows for run in row.runs if run.mode == measure.mode):
+        outcomes = tested.get(run.path, {}).get(measure.name)
+        attack = outcomes.attack if outcomes else run.attack
+        if measure.attacked and attack is not None:
+            found.add(attack)
+    return sorted(found)
 
 
 def _contrasts_of(beside: Beside, tested: AllTested) -> Iterator[Contrast]:

@@ -255,6 +255,7 @@ def test_restarts_are_recorded_and_never_raise_ra(data, checkpoint, tmp_path):
     assert "restarts" not in single
     several = evaluate(checkpoint, tmp_path, "--restarts", 4, data=data)
     assert several["restarts"] == 4
+    assert several["attack"] == f"{single['attack']}, worst of 4 runs"
     assert several["ra"] <= single["ra"]
 
 

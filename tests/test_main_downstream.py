@@ -132,7 +132,7 @@ def standard(data, imp, tmp_path_factory):
 RESULT_KEYS = {
     "pretraining", "ticket", "state", "density", "ticket_sha256", "dataset", "mode",
     "data_number", "seed", "arch", "sa_best", "ra_best", "last",
-    "init", "init_sha256", "test_split", "class_names", "warnings",
+    "attack", "init", "init_sha256", "test_split", "class_names", "warnings",
 }  # fmt: skip
 
 
@@ -151,6 +151,8 @@ def test_results_json_has_these_entries(adversarial, standard, imp):
         assert results["init"] == imp.name
         assert results["class_names"] == sorted(CLASSES)
         assert results["warnings"] == []
+        pgd = "Linf PGD-3, eps 4/255, step size 2/255, random start"
+        assert results["attack"] == (pgd if mode == "adv" else None)
         for role in ("sa_best", "ra_best", "last"):
             assert set(results[role]) == {"sa", "ra"}
 

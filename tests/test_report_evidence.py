@@ -160,6 +160,21 @@ def test_a_ticket_that_was_trained_or_attacked_otherwise_is_undecided(tmp_path, 
     assert "runs to repeat: the recipe or attack is not the dense network's" in plan_text(verdict)
 
 
+def test_without_outcomes_it_is_the_results_that_tell_the_attack(tmp_path):
+    study(tmp_path, {0: (), 1: ()})
+    for path in tmp_path.glob("adv/*/adv/results.json"):
+        path.with_name("outcomes.safetensors").unlink()
+        attack = f"PGD-{1 if '/1-' in str(path) else 20}"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "attack": attack}))
+    verdict = verdict_of(tmp_path)
+    (row,) = only(verdict).rows
+    kinds = {name: found.kind for name, found in row.differences.items()}
+    assert kinds == {"st_sa": "paired", "at_sa": "none", "at_ra": "unlike"}
+    assert "RA under AT: measured by different attacks: PGD-1; PGD-20" in "\n".join(
+        verdict.warnings
+    )
+
+
 # --- the chain, and the sentence ------------------------------------------------------------------
 
 

@@ -32,7 +32,8 @@ def build(**changes):
         "pretraining": "adv", "ticket": "omp", "state": 2, "density": 0.64,
         "ticket_sha256": "ab" * 32, "dataset": "svhn", "mode": "adv", "data_number": 0.1,
         "seed": 3, "arch": "resnet18", "scores": {**SCORES, "ra_best": Accuracy(88.0, 40.0)},
-        "further": {}, "init": "adv.pt", "init_sha256": "cd" * 32, "test_split": "ef" * 32,
+        "attack": None, "further": {}, "init": "adv.pt", "init_sha256": "cd" * 32,
+        "test_split": "ef" * 32,
         "class_names": ("cat", "dog"), "warnings": ("look",), "provenance": PROVENANCE,
     }  # fmt: skip
     return build_results(**{**values, **changes})
@@ -67,7 +68,7 @@ def test_the_file_of_a_standard_transfer_without_a_ticket_is_this():
         "ticket_sha256": None, "dataset": "svhn", "mode": "std", "data_number": 0.1, "seed": 3,
         "arch": "resnet18", "ra_best": {"sa": None, "ra": None},
         "sa_best": {"sa": 82.5, "ra": None}, "last": {"sa": 81.0, "ra": None},
-        "init": "adv.pt", "init_sha256": "cd" * 32, "test_split": "ef" * 32,
+        "attack": None, "init": "adv.pt", "init_sha256": "cd" * 32, "test_split": "ef" * 32,
         "class_names": ["cat", "dog"], "warnings": ["look"], "restarts": 5,
         **PROVENANCE,
     }  # fmt: skip

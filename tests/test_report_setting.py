@@ -50,6 +50,15 @@ def test_without_outcomes_the_attack_is_that_of_the_flags_in_the_same_words(tmp_
     assert _ra_by(verdict.settings[0].told["attack"]) == f"RA by {PGD}."
 
 
+def test_without_outcomes_and_flags_the_attack_is_that_of_the_results(tmp_path):
+    write(tmp_path, outcomes=False)
+    for path in tmp_path.rglob("args.json"):
+        path.unlink()
+    for path in tmp_path.rglob("results.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "attack": "PGD-7"}))
+    assert judge_runs(tmp_path).verdict.settings[0].told["attack"] == ("PGD-7",)
+
+
 def test_attacks_that_differ_are_both_told_of(tmp_path):
     write(tmp_path / "a")
     write(tmp_path / "b", attack="PGD-20, eps 4/255", seed=2)

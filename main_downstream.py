@@ -317,8 +317,9 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = build_transfer_parser(ARCHS, TRANSFER_DATASETS).parse_args(argv)
-    take_recorded(args)
+    parser = build_transfer_parser(ARCHS, TRANSFER_DATASETS)
+    args = parser.parse_args(argv)
+    take_recorded(args, parser)
     for note in apply_recipe(args, "transfer"):
         warn(note)
     request = build.request(args)

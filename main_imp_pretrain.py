@@ -303,9 +303,10 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = build_imp_parser(ARCHS).parse_args(argv)
+    parser = build_imp_parser(ARCHS)
+    args = parser.parse_args(argv)
     settle.settle_pretrained(args)
-    take_recorded(args)
+    take_recorded(args, parser)
     for note in apply_recipe(args, "imp"):
         warn(note)
     settle.settle_micro_batch(args)
@@ -313,7 +314,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.ticket == "imp" and args.data is None and args.export_released is None:
         raise InputError("DATA is missing: the folder with train/CLASS/* and val/CLASS/*")
     if args.export_released is not None:
-        save_dir, mode = Path(args.save_dir), recorded_mode(args)
+        save_dir, mode = Path(args.save_dir), recorded_mode(args, parser)
         say(f"wrote {imp_run.export_released(save_dir, args.export_released, mode)}")
     elif args.dry_run:
         say(plan_imp(args).shown(as_json=args.json))

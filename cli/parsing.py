@@ -111,6 +111,17 @@ class Parser(OneLineParser):
                 setattr(found, name, None)
         return found, rest
 
+    def admits(self, name: str, value: object) -> bool:
+        """Whether the flag of this name in `args` can have a value: one that was recorded, say."""
+        flag = next(action for action in self._actions if action.dest == name)
+        if value is None or flag.nargs == 0:
+            return value is None or isinstance(value, bool)
+        try:
+            same = (flag.type or str)(str(value)) == value  # type: ignore[operator]
+        except argparse.ArgumentTypeError:
+            return False
+        return same and (flag.choices is None or value in flag.choices)
+
 
 def _underscored(word: str) -> str:
     if not re.match(r"--[A-Za-z]", word):

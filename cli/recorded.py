@@ -8,9 +8,13 @@ does not have.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from cli.parsing import Parser
 from engine.log import warn
+from errors import InputError
 from files import names
 from files.run_args import read_args
 
@@ -44,35 +48,36 @@ WITHOUT_EFFECT = frozenset(
 )
 
 
-def take_recorded(args: argparse.Namespace) -> None:
+def take_recorded(args: argparse.Namespace, parser: Parser) -> None:
     """Give flags that are left out the values that a run has recorded, in place.
 
     That is for a test the run that trained the network, and for a run that goes on its own name.
     `args.notes` are lines that were told, for the results too.
 
-    Raises InputError where the run's `args.json` is damaged.
+    Raises InputError where the run's `args.json` is damaged, or says what `parser` would refuse.
     """
     args.notes = []
     if args.evaluate:
-        _take_test(args)
+        _take_test(args, parser)
     elif args.resume is not None:
-        _take_tag(args)
+        _take_tag(args, parser)
     for note in args.notes:
         warn(note)
 
 
-def _take_tag(args: argparse.Namespace) -> None:
+def _take_tag(args: argparse.Namespace, parser: Parser) -> None:
     """Let a run that goes on keep its --tag, under which the report groups it."""
     own = read_args(Path(args.save_dir))
-    before = own if own or args.resume == "auto" else read_args(Path(args.resume).parent)
-    tag = before.get("tag")
+    elsewhere = not own and args.resume != "auto"
+    folder = Path(args.resume).parent if elsewhere else Path(args.save_dir)
+    tag = _recorded(folder, read_args(folder), "tag", parser)
     if args.tag is None:
         args.tag = tag
     elif tag not in (None, args.tag):
         args.notes.append(f"--tag {args.tag}: the run began as {tag}; its results say {args.tag}")
 
 
-def _take_test(args: argparse.Namespace) -> None:
+def _take_test(args: argparse.Namespace, parser: Parser) -> None:
     """Take what frames and attacks images as in the run that trained the network.
 
     A sentence in `args.recorded` says which, and from where; it is None where the checkpoint does
@@ -95,7 +100,7 @@ def _take_test(args: argparse.Namespace) -> None:
     left_out = [name for name, value in vars(args).items() if value is None]
     taken = [name for name in TAKEN if name in left_out and name in before]
     for name in taken:
-        setattr(args, name, before[name])
+        setattr(args, name, _recorded(folder, before, name, parser))
     if not _is_attacked(args) and "restarts" in taken:
         taken.remove("restarts")
         args.restarts = None
@@ -104,15 +109,26 @@ def _take_test(args: argparse.Namespace) -> None:
         args.recorded = f"as {folder / names.ARGS} has recorded: {values}"
 
 
+def _recorded(folder: Path, before: Mapping[str, Any], name: str, parser: Parser) -> Any:
+    value = before.get(name)
+    if not parser.admits(name, value):
+        raise InputError(
+            f"{folder / names.ARGS}: damaged, its {name} is {value!r}; say what is right by "
+            f"--{name}, or move the file away"
+        )
+    return value
+
+
 def _is_attacked(args: argparse.Namespace) -> bool:
     """Whether test images are attacked: not in a search, nor where they come attacked."""
     asked = args.mode != "std" or getattr(args, "eval_attack", None) is not None
     return asked and getattr(args, "eval_set", ("",))[0] == "test"
 
 
-def recorded_mode(args: argparse.Namespace) -> str:
+def recorded_mode(args: argparse.Namespace, parser: Parser) -> str:
     """The mode of the run in --save_dir; the flag's, where its `args.json` does not say."""
-    return read_args(Path(args.save_dir)).get("mode", args.mode)
+    folder = Path(args.save_dir)
+    return _recorded(folder, read_args(folder), "mode", parser) or args.mode
 
 
 def _short(value: object) -> str:

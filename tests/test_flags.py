@@ -1,9 +1,12 @@
 """The flags of both mains: spellings, groups, defaults; building a parser changes nothing."""
 
+import json
+
 import pytest
 
 from cli.flags import build_imp_parser, build_transfer_parser
-from cli.recorded import OWN, TAKEN, WITHOUT_EFFECT
+from cli.recipes import apply_recipe
+from cli.recorded import OWN, TAKEN, WITHOUT_EFFECT, take_recorded
 from errors import InputError
 
 ARCHS = ("resnet18", "resnet50")
@@ -176,3 +179,37 @@ def test_abbreviations_and_near_misses_are_refused(build, word):
         read(build(), word, "1")
     assert "\n" not in str(told.value)
     assert f"{build().prog} --help" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "damaged", "right"),
+    [
+        ("test_eps", ("abc", "8/255", 2, True, [0.1], {}), (0, 8 / 255, 1.0)),
+        ("test_step", ("20", 2.5, -1, [20]), (0, 20)),
+        ("test_randinit", ("yes", 1), (True, False)),
+        ("dataset", ("mnist", 10), ("svhn",)),
+        ("amp", ("fp8", False), ("bf16",)),
+        ("seed", (-1, 2**63, "1"), (0, 2**63 - 1)),
+    ],
+)
+def test_a_test_takes_from_the_record_only_what_a_flag_could_say(tmp_path, name, damaged, right):
+    parser = transfer()
+    words = ["--evaluate", "--save_dir", str(tmp_path)]
+    for value in damaged:
+        (tmp_path / "args.json").write_text(json.dumps({name: value}))
+        with pytest.raises(InputError, match=f"args.json: damaged, its {name} is .*by --{name}"):
+            take_recorded(parser.parse_args(words), parser)
+    for value in (None, *right):
+        (tmp_path / "args.json").write_text(json.dumps({name: value}))
+        args = parser.parse_args(words)
+        take_recorded(args, parser)
+        assert vars(args)[name] == value
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_whatever_a_recipe_or_default_gives_a_flag_can_be_taken_from_the_record(name):
+    parser = transfer()
+    for mode in ("std", "adv"):
+        args = parser.parse_args(["--mode", mode])
+        apply_recipe(args, "transfer")
+        assert parser.admits(name, json.loads(json.dumps(vars(args)[name])))

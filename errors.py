@@ -36,7 +36,7 @@ class RunFailed(RuntimeError):
 
 def first_line(error: BaseException) -> str:
     """What another library's error says first; the rest is often a page of its internals."""
-    return str(error).strip().partition("\n")[0]
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import pruning_utils as pruning
 from cli import build, folders, networks, settle
-from cli.flags import NETWORK_FILES, build_transfer_parser
+from cli.flags import build_transfer_parser
 from cli.plan import plan_transfer
 from cli.recipes import apply_recipe
 from cli.recorded import take_recorded
@@ -39,7 +39,6 @@ from errors import InputError, run_main
 from evaluation.autoattack import forget_progress
 from evaluation.checkpoint import evaluate_checkpoint
 from evaluation.split_test import SplitTest, check_source_classes
-from evaluation.tested import NetworkFile
 from files import names, transfer_run
 from files.checkpoints import to_cpu
 from files.class_names import class_names_in
@@ -214,9 +213,6 @@ class Transfer:
     def contents(self) -> dict[str, str]:
         return folders.contents(self.args, (self.train, self.val, self.test), self.ticket)
 
-    def facts(self) -> dict[str, Any]:
-        return {"class_names": self.train.classes, "init_sha256": self.init_sha256}
-
     def save(self, best: Sequence[str] = ()) -> None:
         """Write the run's checkpoint; every process takes part, rank 0 writes."""
         training = self.training.state()
@@ -301,10 +297,8 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
     if args.evaluate:
         if args.recorded:
             say(args.recorded)
-        checkpoint = folder.checkpoint_to_test()
-        folder.check_named(checkpoint, "--evaluate", NETWORK_FILES)
         evaluate_checkpoint(
-            NetworkFile(checkpoint, args.arch_given, networks.key_of(args), args.mean, args.std),
+            networks.file_to_test(args, folder),
             Warnings(args.notes),
             build.target_evaluator(args, runtime),
             build.request(args),

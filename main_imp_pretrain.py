@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -29,7 +28,6 @@ from engine.steps import Metrics
 from engine.supervision import supervise
 from engine.training import StopSignals
 from errors import InputError, run_main
-from evaluation.tested import NetworkFile
 from evaluation.validation import validate, validate_file
 from files import imp_run, names
 from files.atomic import check_writable
@@ -192,9 +190,6 @@ class TicketSearch:
     def contents(self) -> dict[str, str]:
         return folders.contents(self.args, (self.train, self.val), salvaged=self.salvaged)
 
-    def facts(self) -> dict[str, Any]:
-        return {"class_names": self.train.classes, "init_sha256": self.init_sha256}
-
     def weights(self) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in self.model.state_dict().items()}
 
@@ -289,9 +284,8 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
     if args.evaluate:
         if args.recorded:
             say(args.recorded)
-        path, key = networks.file_to_validate(args, folder)
         validate_file(
-            NetworkFile(path, args.arch_given, key, args.mean, args.std),
+            networks.file_to_validate(args, folder),
             Warnings(args.notes),
             build.source_evaluator(args, runtime),
             build.data_spec(args),

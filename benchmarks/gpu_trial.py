@@ -35,7 +35,7 @@ from workloads import BF16, EPS, FP32, PGD3, PGD10, Recipe
 
 from attack_utils import PGDConfig, make_pgd
 from engine.distributed import configure_torch, seed_everything
-from engine.steps import Execution, evaluate, make_sgd, training_step
+from engine.steps import Execution, evaluate
 from files.atomic import replacing
 from models import compile_passes, compiled, fold_for_evaluation
 
@@ -70,18 +70,6 @@ class Timed(NamedTuple):
 # --- the work -------------------------------------------------------------------------------------
 
 
-def our_training(recipe: Recipe, execution: Execution) -> Callable[[], object]:
-    arch, side, batch, classes, attack, pruned = recipe
-    model = workloads.our_network(arch, classes, side, execution, pruned)
-    if execution.compiled:
-        compile_passes(model, execution.layout, execution.cuda_graphs)
-    perturb = make_pgd(model, attack) if attack else None
-    optimizer = make_sgd(model, 1e-4, 0.9, 1e-4)
-    images, labels = workloads.random_batch(batch, side, classes)
-    images = execution.images(images)
-    return lambda: training_step(model, images, labels, optimizer, execution, perturb)
-
-
 def our_evaluation(recipe: Recipe, execution: Execution) -> Callable[[], object]:
     arch, side, batch, classes, attack, pruned = recipe
     assert attack is not None
@@ -91,13 +79,6 @@ def our_evaluation(recipe: Recipe, execution: Execution) -> Callable[[], object]
         compile_passes(network, execution.layout)
     perturb, data = make_pgd(network, attack), workloads.random_batch(batch, side, classes)
     return lambda: evaluate(network, [data], execution=execution, perturb=perturb)
-
-
-def plain_evaluation(recipe: Recipe) -> Callable[[], object]:
-    arch, side, batch, classes, attack, pruned = recipe
-    model = workloads.plain_network(arch, classes, side, pruned).eval()
-    data = workloads.random_batch(batch, side, classes)
-    return lambda: workloads.baseline.evaluation_step(model, *data, attack)
 
 
 # --- timing ---------------------------------------------------------------------------------------
@@ -142,8 +123,9 @@ def tables(deadline: float) -> Iterator[list[str]]:
 
 def make(recipe: Recipe, execution: Execution | None, attacked: bool) -> Callable[[], object]:
     if execution is None:
-        return plain_evaluation(recipe) if attacked else workloads.plain_training(recipe)
-    return (our_evaluation if attacked else our_training)(recipe, execution)
+        plain = workloads.plain_evaluation if attacked else workloads.plain_training
+        return plain(recipe)
+    return (our_evaluation if attacked else workloads.our_training)(recipe, execution)
 
 
 def table(works: Mapping[str, Recipe], found: Mapping[str, Sequence[Timed | str]]) -> list[str]:

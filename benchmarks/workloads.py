@@ -28,7 +28,7 @@ from dataset import DataSpec, Loader, build_loaders, train_transform
 from engine.distributed import keep_freed_memory
 from engine.steps import Execution, Metrics, evaluate, make_sgd, training_step
 from input_pipeline.splits import Split
-from models import build_model, fold_for_evaluation
+from models import build_model, compile_passes, fold_for_evaluation
 from pruning_utils import prune_by_magnitude, rewind
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,6 +92,8 @@ def plain_training(recipe: Recipe) -> Work:
 def our_training(recipe: Recipe, execution: Execution) -> Work:
     arch, side, batch, classes, attack, pruned = recipe
     model = our_network(arch, classes, side, execution, pruned)
+    if execution.compiled:
+        compile_passes(model, execution.layout, execution.cuda_graphs)
     perturb = make_pgd(model, attack, execution.loss_scale) if attack else None
     optimizer = make_sgd(model, 1e-4, 0.9, 1e-4)
     images, labels = random_batch(batch, side, classes)

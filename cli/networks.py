@@ -17,6 +17,7 @@ from engine.log import Warnings, say
 from engine.run_folder import RunFolder
 from engine.steps import Execution
 from errors import InputError
+from evaluation.tested import NetworkFile
 from files import names
 from files.atomic import sha256_of
 from files.checkpoints import load_checkpoint
@@ -140,24 +141,26 @@ def init_file(args: argparse.Namespace) -> Path:
     return found.path
 
 
-def file_to_validate(args: argparse.Namespace, folder: RunFolder) -> tuple[Path, str | None]:
-    """The network that a search's --evaluate is about: a checkpoint, else the weights of --init.
+def file_to_test(args: argparse.Namespace, folder: RunFolder) -> NetworkFile:
+    """The checkpoint that --evaluate is about.
 
-    Returns:
-        Its file, and the file's entry with the weights, if not the usual one.
+    --init_key names its entry with the weights, if not the usual one; beside --init it is --init's.
     """
+    checkpoint = folder.checkpoint_to_test()
+    folder.check_named(checkpoint, NETWORK_FILES)
+    return _network_file(args, checkpoint, args.init_key if args.init is None else None)
+
+
+def file_to_validate(args: argparse.Namespace, folder: RunFolder) -> NetworkFile:
+    """The network that a search's --evaluate is about: a checkpoint, else the weights of --init."""
     named = args.resume not in (None, "auto")
     if args.init is None or named or folder.newest(folder.path) is not None:
-        checkpoint = folder.checkpoint_to_test()
-        folder.check_named(checkpoint, "--evaluate", NETWORK_FILES)
-        return checkpoint, key_of(args)
-    return init_file(args), args.init_key
+        return file_to_test(args, folder)
+    return _network_file(args, init_file(args), args.init_key)
 
 
-def key_of(args: argparse.Namespace) -> str | None:
-    """The entry of a tested checkpoint that --init_key names; beside --init it is --init's."""
-    key: str | None = args.init_key
-    return key if args.init is None else None
+def _network_file(args: argparse.Namespace, path: Path, key: str | None) -> NetworkFile:
+    return NetworkFile(path, args.arch_given, key, args.mean, args.std)
 
 
 def load_init(model: nn.Module, args: argparse.Namespace, warnings: Warnings, **how: str) -> Loaded:
@@ -183,7 +186,7 @@ def _load_for_transfer(
 ) -> str:
     """Load --init but for its classifier, and return its hash."""
     loaded = load_init(model, args, warnings, **FOR_TRANSFER)
-    density = pruning.percent_left_in(loaded.masks) if loaded.masks else 100.0
+    density = loaded.percent_left
     if ticket is None and density < 100:
         warnings.add(
             f"--init {args.init}: is pruned to {density:.2f} %, but its masks are not used and the "
@@ -220,7 +223,7 @@ def refuse_pruned(init: str, loaded: Loaded) -> None:
     Its states are numbered by how often the weights were pruned, their densities (1 - rate)^state,
     and every state is rewound to the weights before the first prune, which a pruned file lacks.
     """
-    density = pruning.percent_left_in(loaded.masks) if loaded.masks else 100.0
+    density = loaded.percent_left
     if density < 100:
         raise InputError(
             f"--init {init}: is pruned to {density:.2f} % already, but state 1 is pruned from "

@@ -70,21 +70,18 @@ class RunFolder:
         say(f"{self.path}: this run is finished; nothing to do{told}")
         return True
 
-    def check_named(self, checkpoint: Path, flag: str, inputs: Collection[str]) -> None:
-        """Raise InputError where one of these `inputs` is named and not of a network's run.
-
-        `flag` is what is to be done with the network in `checkpoint`.
-        """
+    def check_named(self, checkpoint: Path, inputs: Collection[str]) -> None:
+        """Raise InputError where one of these `inputs` is named and not of --evaluate's network."""
         named = [name for name in inputs if self.flags.get(name) is not None]
         other = replace(self._reading(named), path=checkpoint.parent)
         for name, before, now in other.differences():
             raise InputError(
-                f"{flag} is about {checkpoint}, of a run with --{name} {before}, not {now}; name "
-                "another --save_dir, or a checkpoint by --resume PATH"
+                f"--evaluate is about {checkpoint}, of a run with --{name} {before}, not {now}; "
+                "name another --save_dir, or a checkpoint by --resume PATH"
             )
         if named and not read_args(checkpoint.parent).keys() & {*named}:
             raise InputError(
-                f"{flag} is about {checkpoint}, whose run is not known: leave out --{named[0]}"
+                f"--evaluate is about {checkpoint}, whose run is not known: leave out --{named[0]}"
             )
 
     def _reading(self, inputs: Collection[str]) -> RunFolder:

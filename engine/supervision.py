@@ -28,12 +28,10 @@ class Run(Protocol):
 
     training: Training
     warnings: Warnings
+    init_sha256: str | None  # of the weights of --init
 
     def contents(self) -> dict[str, str]:
         """Fingerprints of the input files, by flag."""
-
-    def facts(self) -> dict[str, Any]:
-        """What else `args.json` says of the run."""
 
     def resume(self, path: Path) -> None:
         """Take up a checkpoint."""
@@ -68,8 +66,7 @@ def supervise(make: Callable[[StopSignals], Run], folder: RunFolder, images: int
                 )
             with _taking_up(checkpoint):
                 run.resume(checkpoint)  # before the folder is claimed: it may be refused
-        facts = {**run.facts(), **_processes(run.training), WARNINGS: run.warnings.lines}
-        folder = replace(folder, contents=run.contents(), facts=facts)
+        folder = replace(folder, contents=run.contents(), facts=_facts(run))
         with holding(folder), _ending(folder, run.training), memory_advice(images):
             run.warnings.recall(folder.warnings())
             folder.record(run.warnings.lines)
@@ -85,13 +82,16 @@ def _bring(files: Collection[str], source: Path, folder: Path) -> None:
     copy_into(folder, {name: path for name, path in found.items() if path.is_file()})
 
 
-def _processes(training: Training) -> dict[str, int]:
-    """How a run is shared out; under torchrun the flags do not say it."""
-    runtime = training.runtime
+def _facts(run: Run) -> dict[str, Any]:
+    """What `args.json` says beside the flags, which under torchrun do not tell the processes."""
+    runtime, loader = run.training.runtime, run.training.loader
     return {
+        "class_names": loader.classes,
+        "init_sha256": run.init_sha256,
         NODES: runtime.nodes,  # as the flag means it
         PROCESSES: runtime.world_size,
-        GLOBAL_BATCH: training.loader.batch_size,
+        GLOBAL_BATCH: loader.batch_size,
+        WARNINGS: run.warnings.lines,
     }
 
 

@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from attack_utils import Perturb, PGDConfig, checked, make_pgd, with_restarts
 from engine.distributed import Runtime, sum_over_ranks
 from engine.log import Progress
-from engine.steps import Execution, Meter, Metrics, evaluate, hits
+from engine.steps import Execution, Meter, Metrics, Report, evaluate, hits
 from errors import RunFailed, memory_advice
 from input_pipeline.loader import Loader
 from models import compile_passes, fold_for_evaluation
 
-Report = Callable[[int, Meter], None]  # called after a batch, with its number of images
 Watch = Callable[[Progress], Report]
 WRONG, RIGHT = 1, 2  # codes of an image's outcome; 0 is an image that no process has tested
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from errors import InputError
+from errors import InputError, first_line
 from files import stranger_pickles
 from files.atomic import check_archive, replacing
 from files.kinds import convert_command, describe, harmless, is_safetensors
@@ -162,17 +162,12 @@ def _read_dictionary(
     except Exception as error:  # a torn or hostile file fails in many ways
         if isinstance(error, (InputError, *passed)):
             raise
-        raise InputError(f"{path}: not a readable checkpoint ({_first_line(error)})") from error
+        raise InputError(f"{path}: not a readable checkpoint ({first_line(error)})") from error
     if not isinstance(payload, Mapping):
         raise InputError(
             f"{path}: holds a {type(payload).__name__}; a dictionary of tensors is needed"
         )
     return dict(payload)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 # --- copies, and names of weights -----------------------------------------------------------------

@@ -4,7 +4,7 @@ May import files, pruning_utils and errors.
 """
 
 from models.compiled import compile_passes
-from models.download import is_fetched, torchvision_file, weights_file
+from models.download import is_fetched, weights_file
 from models.flops import check_input_size, estimate_activations, estimate_flops
 from models.fold import bake_masks, fold_for_evaluation
 from models.pretrained import (
@@ -15,12 +15,11 @@ from models.pretrained import (
     load_pretrained,
     stem_in,
 )
-from models.zoo import ARCHS, STEMS, Guess, build_model, classifier, guess_arch, is_arch, stem_of
+from models.zoo import ARCHS, STEMS, build_model, classifier, is_arch, stem_of
 
 __all__ = [
     "ARCHS",
     "STEMS",
-    "Guess",
     "Loaded",
     "bake_masks",
     "build_model",
@@ -32,13 +31,11 @@ __all__ = [
     "estimate_flops",
     "fit_masks",
     "fold_for_evaluation",
-    "guess_arch",
     "is_arch",
     "is_fetched",
     "load_network",
     "load_pretrained",
     "stem_in",
     "stem_of",
-    "torchvision_file",
     "weights_file",
 ]

@@ -19,6 +19,7 @@ from models.fit import check_fit, size_of
 from models.normalize import check_constants
 from models.preact_resnet import alike
 from models.source import Source, read_layout
+from models.timm_networks import PREFIX as TIMM
 from models.zoo import (
     build_model,
     classifier,
@@ -27,7 +28,7 @@ from models.zoo import (
     is_arch,
     stem_and_width,
 )
-from pruning_utils import MASK_SUFFIX, convolutions
+from pruning_utils import MASK_SUFFIX, convolutions, percent_left_in
 
 STEM = "conv1.weight"
 # What sources call the classifier, by the beginning of its entries' names.
@@ -52,6 +53,11 @@ class Loaded:
     trunk_only: bool = False
     fresh_stem: bool = False
     has_constants: bool = False
+
+    @property
+    def percent_left(self) -> float:
+        """Of the convolution weights that a ticket is about, as the masks tell."""
+        return percent_left_in(self.masks) if self.masks else 100.0
 
 
 def load_pretrained(
@@ -250,7 +256,7 @@ def _fill(
 
 def _other_arch(source: Source, arch: str) -> list[str]:
     """Warn where the entries fit, but the file is of a network that computes something else."""
-    if source.arch is not None and source.arch not in (arch, arch.removeprefix("timm:")):
+    if source.arch is not None and source.arch not in (arch, arch.removeprefix(TIMM)):
         return [f"the file says it is {source.arch}; it is read as {arch}"]
     same = alike(arch)
     if source.arch is None and len(same) > 1:

@@ -94,7 +94,7 @@ def stem_of(model: nn.Module) -> str | None:
 
 @dataclass(frozen=True)
 class Guess:
-    """What a state dict looks like; `share` is the part of its entries that fit `arch`.
+    """What a state dict looks like.
 
     `alike`: architectures of the same entries, `arch` the first: they compute something else.
     """
@@ -102,9 +102,7 @@ class Guess:
     arch: str
     alike: list[str]
     stem: str | None
-    num_classes: int | None
     width: int
-    share: float
 
 
 @lru_cache(maxsize=64)
@@ -123,7 +121,6 @@ def _shapes_of(arch: str, width: int) -> dict[str, tuple[int, ...]]:
 
 def guess_arch(weights: Mapping[str, Tensor]) -> Guess | None:
     """Infer a bare state dict's network from its shapes; None where none fits nine tenths of it."""
-    fc = weights.get("fc.weight")
     stem, width = stem_and_width(weights)
     found = {name: tuple(value.shape) for name, value in weights.items()}
     parts = [n for n in found if n.startswith(("layer", "block"))]
@@ -138,9 +135,7 @@ def guess_arch(weights: Mapping[str, Tensor]) -> Guess | None:
             best, best_share = arch, share
     if best_share < 0.9:
         return None
-    return Guess(
-        best, alike(best), stem, fc.shape[0] if fc is not None else None, width, best_share
-    )
+    return Guess(best, alike(best), stem, width)
 
 
 def stem_and_width(weights: Mapping[str, Tensor]) -> tuple[str | None, int]:

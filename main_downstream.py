@@ -189,7 +189,7 @@ class Transfer:
     # --- what the algorithm stands on ---
 
     def learning_rate(self, epoch: int) -> Callable[[int], float]:
-        return lambda step: self.schedule.at(epoch, step, len(self.train))
+        return lambda step: self.schedule.at(epoch, step, self.training.steps)
 
     def label(self, epoch: int) -> str:
         args = self.args

@@ -156,7 +156,7 @@ class TicketSearch:
         """The rate by step within an epoch."""
         schedule = self.schedule(self.record.state)
         within = epoch - self.states.first_epoch(self.record.state)
-        return lambda step: schedule.at(within, step, len(self.train))
+        return lambda step: schedule.at(within, step, self.training.steps)
 
     def schedule(self, state: int) -> Schedule:
         if state == 0:

@@ -1,5 +1,5 @@
 # ruff: noqa: E402
-"""How costs grow: `python benchmarks/growth.py [PART …]`, some minutes on two cores.
+"""How costs grow: `python benchmarks/growth.py [PART …]`, ten minutes in all on two cores.
 
 step: of a training step, ResNet-18, bf16, the median of the steps after the first. Processes share
 one batch and the machine's threads, and speak through gloo.

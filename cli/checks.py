@@ -20,13 +20,10 @@ def check_milestones(args: argparse.Namespace, given: Sequence[int] | None) -> l
         given: what --decreasing_lr said, or None; `args` has the recipe's milestones by now.
 
     Raises:
-        InputError: --lr_schedule multistep without any.
+        InputError: --lr_schedule multistep without any, or with one before warm-up is over.
     """
-    if given is None and args.lr_schedule == "multistep" and not args.decreasing_lr:
-        raise InputError(
-            "--lr_schedule multistep: this recipe has no milestones; name some by --decreasing_lr "
-            "E,E"
-        )
+    if args.lr_schedule == "multistep":
+        _check_multistep(args)
     flag = f"--decreasing_lr {','.join(map(str, given or ()))}"
     if given and args.lr_schedule != "multistep":
         uses = "--lr_schedule multistep uses them"
@@ -38,6 +35,20 @@ def check_milestones(args: argparse.Namespace, given: Sequence[int] | None) -> l
         beyond = f"{','.join(map(str, late))} is never reached: with --{name} {epochs} the last "
         return [f"{flag}: {beyond}epoch is {epochs - 1}, counted from 0"]
     return []
+
+
+def _check_multistep(args: argparse.Namespace) -> None:
+    if not args.decreasing_lr:
+        raise InputError(
+            "--lr_schedule multistep: there are no milestones; name some by --decreasing_lr E,E, "
+            "or say --lr_schedule constant"
+        )
+    # Deviation: the released code forgets these, as each step of warm-up sets the rate anew.
+    if args.decreasing_lr[0] < args.warmup:
+        raise InputError(
+            f"--warmup {args.warmup}: is not over at milestone {args.decreasing_lr[0]}; name later "
+            "ones by --decreasing_lr E,E"
+        )
 
 
 def check_validated(args: argparse.Namespace, given: Collection[str]) -> list[str]:
@@ -55,9 +66,9 @@ def check_validated(args: argparse.Namespace, given: Collection[str]) -> list[st
 
 
 def check_states(args: argparse.Namespace) -> list[str]:
-    """What to warn of where a search of several states ends in the middle of one."""
+    """What to warn of where a search ends in the middle of a state."""
     short, last = args.epochs % args.prune_epoch, args.epochs // args.prune_epoch + 1
-    if not short or last == 1:
+    if not short:
         return []
     return [
         f"--epochs {args.epochs}: state {last} trains {short} of --prune_epoch {args.prune_epoch} "

@@ -30,8 +30,9 @@ OF_INIT = {"reset_fc": False, "init_key": None}  # what is said of --init, as wi
 NETWORK_FILES = ("init", "tickets_file")  # what a network is made of
 FILES = (*NETWORK_FILES, "masking_source")  # flags that name a file
 # Flags that may differ when a run is resumed: what they change is where and how it runs, what it
-# keeps and what it is called. Figures move by rounding at most, but for random starts: these are
-# drawn by each process, and in tests by each batch, of which the run warns.
+# keeps and what it is called. Figures move by rounding at most, but for random starts, which are
+# drawn by each process and in tests by each batch, and BatchNorm, which sees the images of a
+# process: of these the run warns.
 FREE_FLAGS = frozenset(
     (
         *("resume", "continue_from", "pretrained", "dry_run", "time_it", "evaluate"),
@@ -98,7 +99,7 @@ def _add_search_output(parser: Parser) -> None:
         "--keep",
         choices=("all", "last", "tickets"),
         default="all",
-        help="which checkpoints stay; tickets always do (all)",
+        help="which checkpoints stay: of every state, of the last, none; tickets always do (all)",
     )
     add(
         "--export_released",

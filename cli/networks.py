@@ -166,6 +166,7 @@ def _network_file(args: argparse.Namespace, path: Path, key: str | None) -> Netw
 def load_init(model: nn.Module, args: argparse.Namespace, warnings: Warnings, **how: str) -> Loaded:
     """Load --init into a network, and say what it is and what is left out of it."""
     path = init_file(args)
+    how = {"normalization": "keep" if args.mean else "file", **how}
     loaded = load_pretrained(model, path, key=args.init_key, **how)
     normalize = model.get_submodule("normalize")
     by = f"by {normalize.extra_repr()}"

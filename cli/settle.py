@@ -12,7 +12,7 @@ from engine.log import warn
 from errors import InputError
 from files.run_args import read_args
 
-# BatchNorm saw so many images on each of the paper's eight GPUs (a batch of 2048).
+# So many images each of eight GPUs, of a node of the released script's batch, has in a pass.
 # Deviation: one GPU of the released code takes its whole batch in a pass; 256 is an eighth of 2048.
 IMAGES_PER_PASS = 256
 RELEASED_DATA = "../data"  # where the released scripts look

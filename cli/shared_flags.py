@@ -109,7 +109,7 @@ def add_optimisation_flags(parser: Parser, epochs: str, counted: str):
         type=two_or_more,
         metavar="N",
         help="images per pass of a process; the batch's gradients are accumulated (in IMP 256, as "
-        "on each of the paper's eight GPUs; in transfers the whole share of the process)",
+        "on each of eight GPUs at the recipe's batch; in transfers the whole share of the process)",
     )
     add("--lr", "--learning_rate", type=positive, help="learning rate (recipe)")
     add("--lr_schedule", choices=("constant", "multistep", "cosine"), help="(recipe)")

@@ -1,4 +1,4 @@
-"""Files that hold tensors: the only module of the project that calls `torch.save` or `torch.load`.
+"""Files that hold tensors: the only module but a benchmark that calls `torch.save` or `torch.load`.
 
 Checkpoints are dictionaries of tensors and plain values, so that `torch.load(path,
 weights_only=True)` opens every one of them.

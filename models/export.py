@@ -28,10 +28,10 @@ DESCRIPTION = """\
 Write the network in CKPT to OUT, masks baked in (pruned weights are zeros), and check that the
 written file gives the same logits.
 
-  OUT.safetensors  torchvision's keys (conv1.weight, layer1.0..., fc.bias), so that
-                   torchvision.models.ARCH(num_classes=N).load_state_dict(load_file(OUT)) works for
-                   networks with the ImageNet stem. Architecture, stem, classes, mean and std are in
-                   the file's metadata; images are (x - mean) / std with x in [0, 1].
+  OUT.safetensors  the network's own keys. A ResNet's are torchvision's (conv1.weight, layer1.0...,
+                   fc.bias): torchvision.models.ARCH(num_classes=N).load_state_dict(load_file(OUT))
+                   works for one with the ImageNet stem. Architecture, stem, classes, mean and std
+                   are in the file's metadata; images are (x - mean) / std with x in [0, 1].
   OUT.onnx         a graph from float images (N, 3, H, W) in [0, 1] to logits, normalisation
                    inside, any N. Needs: pip install onnx onnxscript
 

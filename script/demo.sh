@@ -8,7 +8,7 @@ source "$root/script/env.sh"
 out=${1:-runs/demo}
 use_environment "$root" requirements.txt
 cat <<EOF
-demo: find tickets on handwritten digits 0-4 and transfer them to digits 5-9, about 5 minutes on two
+demo: find tickets on handwritten digits 0-4 and transfer them to digits 5-9, about 6 minutes on two
 CPU cores. A small network, small images and attacks that fit them: it demonstrates, it does not prove.
 Everything goes into $out; started again, the demo goes on where it was stopped.
 EOF

@@ -34,6 +34,9 @@ ROOT = Path(__file__).resolve().parent.parent
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
+MULTI = ("--lr_schedule", "multistep")
+
+
 def imp(*words):
     args = build_imp_parser(ARCHS).parse_args(["DATA", *words])
     apply_recipe(args, "imp")
@@ -206,7 +209,7 @@ def test_the_readmes_table_of_recipes_is_the_one_in_use(name, of):
     ("task", "words", "told"),
     [
         ("imp", ["--epochs", "60"], None),
-        ("imp", ["--epochs", "2"], None),  # one state, a short one
+        ("imp", ["--epochs", "2"], "state 1 trains 2 of --prune_epoch 30 epochs only, and ticket"),
         (
             "imp",
             ["--epochs", "45"],
@@ -284,12 +287,21 @@ def test_flags_without_effect_are_warned_of(task, words, told):
             ["--lr_schedule", "constant", "--warmup", "3"],
             "0.1, constant, after linear warm-up to epoch 3",
         ),
-        (["--lr_schedule", "multistep", "--decreasing_lr", ""], "0.1, constant"),
+        (["--warmup", "50"], "0.1, divided by ten at epochs 50, 75 (counted from 0), after linear"),
     ],
 )
 def test_a_schedule_that_is_named_is_the_one_that_is_used_and_said(words, rate):
     args = transfer(*words)
     assert rate in str(build.schedule(args, args.epochs))
+
+
+def test_milestones_are_named_and_after_warm_up():
+    for words in (["--decreasing_lr", ""], ["--dataset", "svhn", "--decreasing_lr", "", *MULTI]):
+        with pytest.raises(InputError, match="there are no milestones"):
+            transfer(*words)
+    for words in (["--warmup", "51"], ["--warmup", "5", "--decreasing_lr", "3,10"]):
+        with pytest.raises(InputError, match="is not over at milestone (50|3); name later ones"):
+            transfer(*words)
 
 
 def test_svhn_by_milestones_lowers_the_rate_where_the_released_scripts_say():

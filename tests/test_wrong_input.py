@@ -155,7 +155,7 @@ FLAGS = [
     ("--decreasing_lr", "3,1", "must increase"),
     ("--decreasing_lr", "1,1", "must increase"),
     ("--decreasing_lr", "1,nan", "a whole number of at least 0"),
-    ("--lr_schedule", "multistep", "this recipe has no milestones; name some by --decreasing_lr"),
+    ("--lr_schedule", "multistep", "there are no milestones; name some by --decreasing_lr"),
     ("--start_epoch", "1", "a run goes on by --resume; to train 1 epochs fewer, --epochs 1 does"),
     ("--dist_url", "env://", "$WORLD_SIZE is not set; set it, or give --world_size N"),
     ("--warmup", "3", "more than the 1 epochs"),

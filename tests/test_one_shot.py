@@ -6,7 +6,7 @@ import torch
 import main_imp_pretrain
 from errors import InputError
 from files import names
-from files.checkpoints import save_checkpoint
+from files.checkpoints import load_checkpoint, save_checkpoint
 from files.results import UNTRAINED
 from files.tickets import KIND, load_ticket, read_ticket, save_ticket, ticket_header
 from models import build_model
@@ -49,6 +49,17 @@ def test_a_ticket_that_was_found_in_an_unknown_way_is_refused(tmp_path, name):
         save_checkpoint(path, {"state_dict": masks, KIND: "lamp"})
     with pytest.raises(InputError, match="found by 'lamp', which is none of imp, omp, random"):
         read_ticket(path)
+
+
+def test_constants_are_the_flags_else_the_files(weights, tmp_path, capsys):
+    constants = {}
+    for name, flags in {"file": (), "flags": ("--mean", ".1,.2,.3", "--std", ".4,.4,.4")}.items():
+        run(weights, tmp_path / name, "omp", *flags)
+        init = load_checkpoint(tmp_path / name / names.INIT)
+        constants[name] = [init[f"normalize.{of}"].flatten().tolist() for of in ("mean", "std")]
+    assert constants["file"] == [[0.5] * 3] * 2
+    assert constants["flags"] == [pytest.approx([0.1, 0.2, 0.3]), pytest.approx([0.4] * 3)]
+    assert "the file was made for mean 0.5" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", UNTRAINED)

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load
 from torch import Tensor
 
 from errors import InputError, first_line
 from files import stranger_pickles
 from files.atomic import check_archive, replacing
 from files.kinds import convert_command, describe, harmless, is_safetensors
-from files.sealed import read_safetensors
+from files.sealed import HASH, hash_of, header_of
 from files.state_dicts import as_state_dicts
 
 CONSTANTS = ("normalize.mean", "normalize.std")
@@ -65,7 +66,7 @@ def load_checkpoint(path: str | os.PathLike[str], content: bytes | None = None) 
 
     def read() -> Any:
         if is_safetensors(path):
-            return read_safetensors(path, content)[0]
+            return _read_safetensors(path, content)
         check_archive(path, None if content is None else io.BytesIO(content))
         source = path if content is None else io.BytesIO(content)
         with harmless(), warnings.catch_warnings():
@@ -75,6 +76,28 @@ def load_checkpoint(path: str | os.PathLike[str], content: bytes | None = None) 
         return payload
 
     return _read_dictionary(path, read)
+
+
+def _read_safetensors(
+    path: str | os.PathLike[str], content: bytes | None = None
+) -> dict[str, Tensor]:
+    """Read a safetensors file; one with a hash in its header is compared with it."""
+    content = Path(path).read_bytes() if content is None else content
+    tensors, header = load(content), header_of(content)
+    if HASH in header and header[HASH] != content_hash(header, tensors):
+        raise InputError(f"{path}: damaged, it does not match its checksum")
+    return tensors
+
+
+def content_hash(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of header and tensors of our safetensors files, to detect changes."""
+    return hash_of(header, ((name, _kind_and_bytes(tensors[name])) for name in sorted(tensors)))
+
+
+def _kind_and_bytes(tensor: Tensor) -> bytes:
+    # What packed bits are is in the header already.
+    kind = "" if tensor.dtype == torch.uint8 else f"{tensor.dtype}{tuple(tensor.shape)}"
+    return kind.encode() + tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _check_tensors(path: str | os.PathLike[str], value: Any) -> None:
@@ -132,7 +155,7 @@ def load_trusted_pickle(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     def read() -> Any:
         if is_safetensors(path):
-            return read_safetensors(path)[0]
+            return _read_safetensors(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of TorchScript archives, and of classes that changed
             return as_state_dicts(unpickled())

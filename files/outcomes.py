@@ -6,7 +6,6 @@ PyTorch, so that the report can read outcomes anywhere.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -19,11 +18,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load
 
 from errors import InputError, first_line
-from files.atomic import replacing
+from files.sealed import HASH, hash_of, header_of, write_sealed
 
 FORMAT = "double-win-outcomes-1"
 CLEAN, PGD, RESTARTS, AUTOATTACK = MEASURES = ("clean", "pgd", "restarts", "autoattack")
-HASH = "sha256"
 NORM = "Linf"  # begins every attack in words; earlier versions left it unsaid
 
 AnyPath = str | os.PathLike[str]
@@ -83,9 +81,7 @@ def save_outcomes(path: AnyPath, outcomes: Outcomes) -> None:
         "attacks": json.dumps(dict(sorted(outcomes.attacks.items()))),
         "tested": json.dumps({name: len(named[name]) for name in packed}),
     }
-    header[HASH] = _content_hash(header, packed)
-    with replacing(path) as temporary:
-        temporary.write_bytes(_safetensors(header, packed))
+    write_sealed(path, packed, header)
 
 
 def read_outcomes(path: AnyPath) -> Outcomes:
@@ -98,15 +94,13 @@ def read_outcomes(path: AnyPath) -> Outcomes:
     except OSError as error:
         raise InputError(f"{path}: not readable ({error.strerror}); outcomes expected") from error
     try:
-        arrays = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        about = header.get("__metadata__", {})
+        arrays, about = load(content), header_of(content)
     except Exception as error:  # a torn or hostile file fails in many ways
         raise InputError(f"{path}: damaged, or no outcomes at all ({first_line(error)})") from error
     if about.get("format") != FORMAT:
         raise InputError(f"{path}: not a file of outcomes; a test of this program writes one")
-    packed = {name: array.tobytes() for name, array in arrays.items()}
-    if about.pop(HASH, None) != _content_hash(about, packed):
+    packed = ((name, arrays[name].tobytes()) for name in sorted(arrays))
+    if about.get(HASH) != hash_of(about, packed):
         raise InputError(f"{path}: damaged, it does not match its checksum")
     try:
         return _outcomes(about, arrays)
@@ -131,23 +125,3 @@ def _outcomes(about: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> O
 def _named(attack: str) -> str:
     """An attack in words, by which the report compares runs: with its norm."""
     return attack if attack.startswith(NORM) else f"{NORM} {attack}"
-
-
-def _content_hash(header: Mapping[str, str], packed: Mapping[str, bytes]) -> str:
-    """Hash all that the file says, as the other safetensors files of this project are hashed."""
-    digest = hashlib.sha256(json.dumps(dict(sorted(header.items()))).encode())
-    for name in sorted(packed):
-        digest.update(name.encode() + packed[name])
-    return digest.hexdigest()
-
-
-def _safetensors(header: Mapping[str, str], packed: Mapping[str, bytes]) -> bytes:
-    """The file in safetensors' format; its own writer puts the metadata in a random order."""
-    entries: dict[str, Any] = {"__metadata__": dict(sorted(header.items()))}
-    end = 0
-    for name, data in packed.items():
-        start, end = end, end + len(data)
-        entries[name] = {"dtype": "U8", "shape": [len(data)], "data_offsets": [start, end]}
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text = text.ljust(-(-len(text) // 8) * 8)  # the data starts aligned
-    return len(text).to_bytes(8, "little") + text + b"".join(packed.values())

@@ -69,7 +69,7 @@ def save_ticket(
         kind: how the ticket was found, one of FOUND.
     """
     packed = {
-        name: torch.from_numpy(np.packbits(mask.cpu().numpy().astype(bool).reshape(-1)))
+        name: np.packbits(mask.cpu().numpy().astype(bool).reshape(-1)).tobytes()
         for name, mask in masks.items()
     }
     header = {

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from errors import InputError, OneLineParser, run_main
 from files.atomic import replacing
-from files.sealed import content_hash
+from files.checkpoints import content_hash
+from files.sealed import HASH
 from models.normalize import check_constants
 from models.pretrained import has_constants, load_network
 from models.zoo import ARCHS, build_model, classifier, stem_and_width, stem_of
@@ -94,7 +95,7 @@ def export_safetensors(model: nn.Module, target: Path, images: Tensor) -> None:
         "std": json.dumps(model.get_buffer("normalize.std").tolist()),
         "input": "float RGB images (N, 3, H, W) in [0, 1], then (x - mean) / std",
     }
-    header["sha256"] = content_hash(header, weights)
+    header[HASH] = content_hash(header, weights)
     with replacing(target) as temporary:
         save_file(weights, temporary, metadata=header)
         _compare(model(images), _run_safetensors(temporary, images), target)

@@ -16,7 +16,7 @@ from torch.optim import SGD
 from engine.run_folder import RunFolder
 from engine.training import random_state, restore_random_state
 from errors import InputError, RunFailed
-from files import atomic, checkpoints, imp_run, names, sealed, transfer_run
+from files import atomic, checkpoints, imp_run, names, transfer_run
 from files.atomic import sha256_of, write_json
 from files.checkpoints import (
     bare_keys,
@@ -326,7 +326,7 @@ def test_a_ticket_with_missing_bits_is_named(tmp_path):
     shapes = json.dumps({"conv1.weight_mask": [4, 4]})
     header = {"format": "double-win-ticket-1", "shapes": shapes}
     for bits in ({"conv1.weight_mask": torch.zeros(1, dtype=torch.uint8)}, {"x": torch.zeros(1)}):
-        hashed = {**header, "sha256": sealed.content_hash(header, bits)}
+        hashed = {**header, "sha256": checkpoints.content_hash(header, bits)}
         save_file(bits, path, metadata=hashed)
         with pytest.raises(InputError, match=r"damaged ticket, conv1\.weight_mask"):
             load_ticket(path)

@@ -19,8 +19,7 @@ import main_downstream
 import main_imp_pretrain
 from dataset import mean_std
 from errors import InputError
-from files.checkpoints import save_checkpoint
-from files.sealed import content_hash
+from files.checkpoints import content_hash, save_checkpoint
 from files.tickets import load_ticket, read_ticket, save_ticket
 from models import build_model, load_pretrained
 from models.export import main as export

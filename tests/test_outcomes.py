@@ -13,6 +13,7 @@ from attack_utils import PGDConfig
 from errors import InputError
 from files.checkpoints import load_checkpoint
 from files.outcomes import FORMAT, Outcomes, read_outcomes, save_outcomes
+from files.sealed import hash_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -128,12 +129,10 @@ def test_another_safetensors_file_is_refused(tmp_path):
     ],
 )
 def test_a_sealed_header_that_does_not_fit_is_refused(tmp_path, change):
-    from files.outcomes import _content_hash
-
     bits = np.packbits(np.ones(8, bool))
     header = {"format": FORMAT, "split": "s", "images": "8", "seed": "0", "attacks": "{}"}
     header = {**header, "tested": json.dumps({"last.clean": 8})} | change
-    header["sha256"] = _content_hash(header, {"last.clean": bits.tobytes()})
+    header["sha256"] = hash_of(header, [("last.clean", bits.tobytes())])
     save_file({"last.clean": bits}, tmp_path / "o.safetensors", metadata=header)
     with pytest.raises(InputError, match="not outcomes of this program"):
         read_outcomes(tmp_path / "o.safetensors")

@@ -20,6 +20,7 @@ from report.words import (
     evidence_rule,
     kinds,
     look,
+    not_compared,
     not_enough,
     rule,
 )
@@ -91,7 +92,8 @@ def _evidence(group: GroupVerdict) -> list[str]:
             for m in MEASURES
         ]
         rows.append([row.name, *cells, kinds(row.differences.values())])
-    notes = (f"[95 % interval]; {evidence_rule(group)}", look(group), not_enough(group))
+    notes = [f"[95 % interval]; {evidence_rule(group)}", look(group)]
+    notes += [not_enough(group), not_compared(group)]
     return [*_aligned(rows), *(f"  {note}" for note in notes if note)]
 
 

@@ -60,10 +60,10 @@ class Stat(NamedTuple):
 class TicketRow:
     """All runs of one ticket of one group, over regimes and seeds.
 
-    By measure: `stats`; `wins`, whether it matches by the rule; `chance`, half the width in points
-    of the mean accuracy's 95 % interval for other test images; `differences` to the dense network,
-    and what they allow to be said, `evidence`. which: what tells the ticket from another of the
-    same state; "" where that is not needed.
+    By measure: `stats`; `wins`, whether it matches by the rule (None: open); `chance`, half the
+    width in points of the mean accuracy's 95 % interval for other test images; `differences` to the
+    dense network, and what they allow to be said, `evidence`. which: what tells the ticket from
+    another of the same state; "" where that is not needed.
     """
 
     group: Group
@@ -73,12 +73,23 @@ class TicketRow:
     runs: tuple[RunResult, ...]
     stats: dict[str, Stat | None]
     wins: dict[str, bool | None] = field(default_factory=dict)
-    double_win: bool | None = None
     chance: Mapping[str, float | None] = field(default_factory=dict)
     differences: Mapping[str, Difference | None] = field(default_factory=dict)
     evidence: Mapping[str, Evidence] = field(default_factory=dict)
     double_win_evidence: bool | None = None
     which: str = ""
+
+    @property
+    def double_win(self) -> bool | None:
+        """Whether it matches on all measures by the rule; one loss settles it, else None: open."""
+        won = [self.wins.get(measure.name) for measure in MEASURES]
+        return False if False in won else None if None in won else True
+
+    @property
+    def unlike(self) -> tuple[Measure, ...]:
+        """The measures on which it was trained or attacked unlike the dense network."""
+        kinds = {name: found.kind for name, found in self.differences.items() if found}
+        return tuple(measure for measure in MEASURES if kinds.get(measure.name) == "unlike")
 
     @property
     def hashes(self) -> tuple[str, ...]:

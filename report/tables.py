@@ -11,7 +11,7 @@ from files.results import DENSE, RunResult
 from report.judged import MEASURES, GroupVerdict, Measure, TicketRow, Verdict
 from report.runs import natural_order
 from report.setting import setting_lines
-from report.words import BY_EVIDENCE, BY_RULE, accuracy, of_data
+from report.words import BY_EVIDENCE, BY_RULE, accuracy, not_compared, of_data
 
 # --- results.csv ----------------------------------------------------------------------------------
 
@@ -129,7 +129,7 @@ def latex_table(verdict: Verdict) -> str:
         "% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}.",
         "% Mean and standard deviation over seeds, in percent; double wins by the rule and with",
         "% evidence.",
-        *(f"% {line}" for line in _of_settings(verdict)),
+        *(f"% {line}" for line in (*_of_settings(verdict), *_of_groups(verdict))),
         "\\begin{tabular}{llrrrrll}",
         "\\toprule",
         " & ".join([*heads, "double win", "evidence"]) + " \\\\",
@@ -146,6 +146,12 @@ def _of_settings(verdict: Verdict) -> Iterator[str]:
     for setting in verdict.settings:
         yield f"{of_data(*setting.place)}:"
         yield from (f"  {' '.join(line.split())}" for line in setting_lines(setting))
+
+
+def _of_groups(verdict: Verdict) -> Iterator[str]:
+    for group in verdict.groups:
+        if said := not_compared(group):
+            yield " ".join(f"{group.group}: {said}".split())
 
 
 def _latex_row(group: GroupVerdict, row: TicketRow) -> str:

@@ -160,7 +160,11 @@ def weigh(
     recipes: Recipes,
     evidence_margin: float | None = None,
 ) -> GroupVerdict:
-    """Add the evidence to a group that the rule has judged; without a margin, by its tolerance."""
+    """Add the evidence to a group that the rule has judged; without a margin, by its tolerance.
+
+    What the evidence cannot compare, as it was trained or attacked otherwise, the rule cannot
+    either: it is open.
+    """
     margins = {
         measure.name: group.tolerance[measure.name] if evidence_margin is None else evidence_margin
         for measure in MEASURES
@@ -171,10 +175,11 @@ def weigh(
         if row is group.dense:
             return dataclasses.replace(row, chance=chance)
         found = {m.name: compare(group.dense, row, m, tested, recipes) for m in MEASURES}
+        row = dataclasses.replace(row, differences=found)
         return dataclasses.replace(
             row,
+            wins=row.wins | {measure.name: None for measure in row.unlike},
             chance=chance,
-            differences=found,
             evidence={name: judge(found[name], margins[name]) for name in margins},
             double_win_evidence=double_win_evidence(found, margins),
         )

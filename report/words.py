@@ -12,6 +12,7 @@ from report.judged import MEASURES, GroupVerdict, TicketRow
 SIGNS: dict[Evidence, str] = {"matches": "+", "worse": "-", "undecided": "?"}
 BY_RULE = {True: "yes", False: "no", None: "open"}
 BY_EVIDENCE = {True: "yes", False: "no", None: "undecided"}
+UNLIKE = "trained or attacked unlike the dense network"
 LOOKS = {
     "fixed": "The number of seeds was fixed beforehand.",
     "interim": "interim: not all of the seeds that were planned have run{of}; above 5 % if it goes "
@@ -106,11 +107,7 @@ def conclusion(group: GroupVerdict) -> str:
     elif not group.found:
         said = "No ticket of IMP"
     elif any(row.double_win is None for row in group.found):
-        left_out = [regime for mode, regime in REGIMES.items() if mode not in group.modes]
-        what = "missing runs leave"
-        if left_out:
-            what = f"{left_out[0]}, which the study leaves out, leaves"
-        said = f"No double-win ticket so far; {what} some tickets open"
+        said = f"No double-win ticket so far; some tickets are open ({', '.join(_why_open(group))})"
     else:
         said = "No double-win ticket by the paper\u2019s rule"
     join = ";" if group.by_chance else ","
@@ -118,6 +115,36 @@ def conclusion(group: GroupVerdict) -> str:
     count = len(group.undecided)
     tickets = "1 ticket" if count == 1 else f"{count or 'no'} tickets"
     return f"{said}; {tickets} undecided."
+
+
+def _why_open(group: GroupVerdict) -> list[str]:
+    """Say what leaves tickets of IMP open by the rule."""
+    rows = [row for row in group.found if row.double_win is None]
+    missing = any(
+        row.stats[measure.name] is None and measure.mode in group.modes
+        for row in (group.dense, *rows)
+        if row
+        for measure in MEASURES
+    )
+    why = {
+        f"the study leaves {regime} out": mode not in group.modes
+        for mode, regime in REGIMES.items()
+    }
+    why |= {"runs are missing": missing, UNLIKE: any(row.unlike for row in rows)}
+    return [reason for reason, holds in why.items() if holds]
+
+
+def not_compared(group: GroupVerdict) -> str:
+    """Name the tickets that were trained or attacked unlike the dense network, and on what."""
+    rows = [
+        row.name
+        + ("" if row.unlike == MEASURES else f" ({', '.join(m.title for m in row.unlike)})")
+        for row in group.rows
+        if row.unlike
+    ]
+    if not rows:
+        return ""
+    return f"Open by the rule, undecided by the evidence, as {UNLIKE}: {', '.join(rows)}."
 
 
 def _where(row: TicketRow) -> str:

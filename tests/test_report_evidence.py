@@ -20,7 +20,7 @@ from report.drawing import styles
 from report.figures import accuracy_figure
 from report.plan import plan_text
 from report.verdict import judge
-from report.words import conclusion, evidence_rule, look
+from report.words import conclusion, evidence_rule, look, not_compared
 from report.write import judge_runs
 
 pytestmark = pytest.mark.usefixtures("skip_figures")
@@ -152,12 +152,59 @@ def test_a_ticket_that_was_trained_or_attacked_otherwise_is_undecided(tmp_path, 
     verdict = verdict_of(tmp_path)
     alike, unlike = only(verdict).rows
     assert alike.double_win_evidence is True
-    assert unlike.double_win_evidence is None
+    assert (alike.double_win, unlike.double_win, unlike.double_win_evidence) == (True, None, None)
     concerned = {name for name, said in unlike.evidence.items() if said == "undecided"}
     assert concerned == ({"at_ra"} if apart == "attack" else {"at_sa", "at_ra"})
     assert unlike.differences["at_ra"].kind == "unlike"
     assert unlike.differences["at_ra"].interval() == (None, None)
     assert "runs to repeat: the recipe or attack is not the dense network's" in plan_text(verdict)
+    assert {name for name, won in unlike.wins.items() if won is None} == concerned
+
+
+def unlike_grid(folder):
+    """A dense network, and a ticket that is as good and was trained with other epochs."""
+    study(folder, {0: (), 1: ()})
+    for file in folder.glob("adv/*/*/results.json"):
+        epochs = 12 if "/0-" in str(file) else 24
+        file.with_name("args.json").write_text(json.dumps({"epochs": epochs}))
+    return folder
+
+
+def test_a_ticket_of_another_recipe_is_no_double_win_wherever_it_shows(tmp_path, capsys):
+    assert main([str(unlike_grid(tmp_path)), "--evidence_margin", "1"]) == 0
+    why = "trained or attacked unlike the dense network"
+    told = capsys.readouterr().out
+    assert f"No double-win ticket so far; some tickets are open ({why})" in told
+    assert f"Open by the rule, undecided by the evidence, as {why}: imp state 1." in told
+    report = tmp_path / "report"
+    for name in ("report.html", "tickets.tex"):
+        assert f"as {why}: imp state 1." in (report / name).read_text()
+    with (report / "tickets.csv").open(newline="") as stream:
+        *_, row = csv.DictReader(stream)
+    assert (row["st_sa_interval"], row["st_sa_rule"], row["double_win"]) == (
+        "unlike", "open", "open",
+    )  # fmt: skip
+    assert "open & undecided" in (report / "tickets.tex").read_text()
+    data = json.loads((report / "verdict.json").read_text())
+    assert (data["rows"][0]["wins"]["at_ra"], data["rows"][0]["double_win"]) == (None, None)
+    assert data["sparsest"] == []
+
+
+def test_a_loss_on_what_can_be_compared_settles_it_though_the_attack_is_another(tmp_path):
+    study(tmp_path, {0: ()})
+    study(tmp_path, {1: (1000,)}, attack="PGD-1, eps 8/255")
+    group = only(verdict_of(tmp_path))
+    assert group.rows[0].double_win is False
+    assert "imp state 1 (RA under AT)." in not_compared(group)
+
+
+def test_no_figure_has_a_star_for_a_ticket_of_another_recipe(tmp_path):
+    groups = verdict_of(unlike_grid(tmp_path)).groups
+    look_of = styles(group.group.name for group in groups)
+    for draw in (accuracy_figure, difference_figure):
+        for axis in draw(groups, look_of).axes:
+            stars = [line for line in axis.lines if line.get_marker() == "*"]
+            assert [len(line.get_xdata()) for line in stars if len(line.get_xdata())] == []
 
 
 def test_without_outcomes_it_is_the_results_that_tell_the_attack(tmp_path):
@@ -507,7 +554,7 @@ def test_a_regime_that_a_study_leaves_out_is_not_missing(tmp_path):
         shutil.rmtree(folder)
     verdict = verdict_of(tmp_path)
     assert verdict.missing == ()
-    assert "AT, which the study leaves out, leaves some tickets open" in conclusion(only(verdict))
+    assert "some tickets are open (the study leaves AT out)" in conclusion(only(verdict))
 
 
 @pytest.mark.parametrize(("of_the_plan", "look"), [("std", "fixed"), (None, "interim")])

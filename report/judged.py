@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Literal, NamedTuple
 
 from files.results import DENSE, MODES, Group, RunResult
@@ -196,21 +197,25 @@ class GroupVerdict:
         return next((row for row in reversed(self.found) if row.double_win), None)
 
     @property
+    def not_run(self) -> list[int]:
+        """The states that were planned and have no ticket of IMP, the densest first."""
+        return sorted(self.planned - {row.state for row in self.found})
+
+    @property
+    def chain(self) -> tuple[TicketRow, ...]:
+        """The tickets of IMP that were planned, from the densest to the first that has not run."""
+        end = min(self.not_run, default=math.inf)
+        rows = (row for row in self.found if row.state not in self.unplanned)
+        return tuple(takewhile(lambda row: row.state is None or row.state < end, rows))
+
+    @property
     def sparsest_evidence(self) -> TicketRow | None:
         """The last of IMP's unbroken chain of double wins with evidence, from the densest on.
 
         A planned state that has not run breaks the chain as one does that is undecided; one that
         was not planned is no part of it.
         """
-        gone = self.planned - {row.state for row in self.found}
-        end = min(gone, default=math.inf)
-        return sparsest_with_evidence(
-            [
-                (row, row.double_win_evidence if row.state is None or row.state < end else None)
-                for row in self.found
-                if row.state not in self.unplanned
-            ]
-        )
+        return sparsest_with_evidence([(row, row.double_win_evidence) for row in self.chain])
 
     @property
     def unplanned(self) -> frozenset[int]:

@@ -100,7 +100,7 @@ def conclusion(group: GroupVerdict) -> str:
     """Say in one sentence what the rule and the evidence find."""
     if group.error:
         return "Not judged: there is no dense run to match."
-    rule, evidence = group.sparsest, group.sparsest_evidence
+    rule = group.sparsest
     if rule is not None:
         chance = ", possibly by chance" if group.by_chance else ""
         said = f"Sparsest double win: {_where(rule)} by the paper\u2019s rule{chance}"
@@ -111,7 +111,7 @@ def conclusion(group: GroupVerdict) -> str:
     else:
         said = "No double-win ticket by the paper\u2019s rule"
     join = ";" if group.by_chance else ","
-    said += f"{join} {_where(evidence) if evidence else 'none'} with evidence"
+    said += f"{join} {_chain(group)}"
     count = len(group.undecided)
     tickets = "1 ticket" if count == 1 else f"{count or 'no'} tickets"
     return f"{said}; {tickets} undecided."
@@ -145,6 +145,24 @@ def not_compared(group: GroupVerdict) -> str:
     if not rows:
         return ""
     return f"Open by the rule, undecided by the evidence, as {UNLIKE}: {', '.join(rows)}."
+
+
+def _chain(group: GroupVerdict) -> str:
+    """Say how far the chain goes; where not at all, what breaks it and what lies beyond."""
+    last = group.sparsest_evidence
+    if last is not None:
+        return f"{_where(last)} with evidence"
+    singly = [row.name for row in group.found if row.double_win_evidence]
+    if not singly:
+        return "none with evidence"
+    if group.chain:
+        first = group.chain[0]
+        how = "undecided" if first.double_win_evidence is None else "no double win"
+        broken = f"{first.name} is {how}"
+    else:
+        broken = f"imp state {group.not_run[0]} has not run"
+    beyond = f"{', '.join(singly)} {'has' if len(singly) == 1 else 'have'} it singly"
+    return f"no unbroken chain with evidence ({broken}; {beyond})"
 
 
 def _where(row: TicketRow) -> str:

@@ -244,6 +244,21 @@ def test_an_unbroken_chain_says_both_in_one_sentence(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("tickets", "told"),
+    [
+        ({1: (1791,), 2: ()}, "imp state 1 is undecided; imp state 2 has it singly"),
+        ({1: (1700,), 2: (), 3: ()}, "imp state 1 is no double win; imp state 2, imp state 3 have"),
+        ({2: (), 3: ()}, "imp state 1 has not run; imp state 2, imp state 3 have it singly"),
+    ],
+)
+def test_tickets_with_evidence_beyond_a_chain_that_never_begins_are_named(tmp_path, tickets, told):
+    plan(tmp_path, [1, 2, 3], [1, 2, 3])
+    group = only(verdict_of(study(tmp_path, {0: (), **tickets})))
+    assert group.sparsest_evidence is None
+    assert f"; no unbroken chain with evidence ({told}" in conclusion(group)
+
+
 def test_a_planned_state_that_has_not_run_breaks_the_chain(tmp_path):
     study(tmp_path, {0: (), 1: (), 3: ()})
     assert only(verdict_of(tmp_path)).sparsest_evidence.state == 3

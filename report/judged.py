@@ -197,6 +197,12 @@ class GroupVerdict:
         return next((row for row in reversed(self.found) if row.double_win), None)
 
     @property
+    def planned_seeds(self) -> list[int]:
+        """Those that were planned beforehand, then those that its study plans by now."""
+        latest = self.study.latest(self.group) if self.study else ()
+        return [*sorted(self.seeds or ()), *sorted(seed for plan in latest for seed in plan.seeds)]
+
+    @property
     def not_run(self) -> list[int]:
         """The states that were planned and have no ticket of IMP, the densest first."""
         return sorted(self.planned - {row.state for row in self.found})

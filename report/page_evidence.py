@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from report.judged import MEASURES, Verdict
 from report.markup import Cell, listing, number, table, text, words
-from report.plan import amount, none_undecided, unjudged, wanted
+from report.plan import ADDED, amount, none_undecided, unjudged, wanted
 from report.words import difference, kinds, points
 
 
@@ -70,8 +70,7 @@ def undecided(verdict: Verdict) -> str:
         return f"{before}<p>{text(none_undecided(verdict))}</p>"
     return before + (
         "<p>At today\u2019s means and spread, the cheapest first; <code>--plan</code> prints what "
-        "to run. A look at the evidence before seeds are added makes its errors likelier: it is "
-        f"then sequential, above 5 %.</p>{listing(lines)}"
+        f"to run. {ADDED}.</p>{listing(lines)}"
     )
 
 

@@ -263,8 +263,19 @@ def test_a_planned_state_that_has_not_run_breaks_the_chain(tmp_path):
     study(tmp_path, {0: (), 1: (), 3: ()})
     assert only(verdict_of(tmp_path)).sparsest_evidence.state == 3
     study(tmp_path, {0: (), 1: (), 2: (), 3: ()}, pretraining="std", init_sha256="2" * 64)
-    adv, std = verdict_of(tmp_path).groups
+    verdict = verdict_of(tmp_path)
+    adv, std = verdict.groups
     assert (adv.sparsest_evidence.state, std.sparsest_evidence.state) == (1, 3)
+    told = (
+        "state 2 has run for another pre-training of this data and not here; it counts as planned"
+    )
+    assert f"{adv.group}: {told} and breaks the chain" in plan_text(verdict)
+
+
+def test_a_state_of_the_studys_plan_that_has_not_run_is_said_to_be_planned(tmp_path):
+    plan(tmp_path, [1, 2, 3], [1, 2, 3])
+    verdict = verdict_of(study(tmp_path, {0: (), 1: (), 3: ()}))
+    assert "state 2 was planned and has not run; it breaks the chain" in plan_text(verdict)
 
 
 def test_a_state_that_was_not_planned_is_no_part_of_the_chain_and_is_told_of(tmp_path):
@@ -749,6 +760,24 @@ def test_seeds_that_one_side_has_come_before_new_ones_and_fewer_runs_before_more
     assert told.index("imp state 2: further seeds") < told.index("imp state 1: further seeds")
     assert "imp state 1 and the dense network under ST with --seed 2, 3\n" in told
     assert "imp state 2 and the dense network under ST with --seed 4\n" in told
+
+
+@pytest.mark.parametrize(
+    ("late", "named"),
+    [(False, "4, 11, 12, 5"), (True, "4, 5, 11, 12")],
+    ids=["planned before results", "planned after results"],
+)
+def test_planned_seeds_that_have_not_run_come_before_new_ones(tmp_path, late, named):
+    if not late:
+        plan(tmp_path, [1], [1, 2, 3, 11, 12])
+    study(tmp_path, {0: ()}, seeds=(1, 2, 3, 4))
+    # RA of AT as far behind as decides it with four further seeds.
+    for seed, robust in ((1, 740), (2, 760), (3, 780)):
+        write_ticket(tmp_path, 1, st=1790, robust=robust, seeds=(seed,))
+    plan(tmp_path, [1], [5, 11, 12])
+    told = plan_text(verdict_of(tmp_path, 0.5))
+    assert f"imp state 1 and the dense network under AT with --seed {named}\n" in told
+    assert "added after a look and were not planned beforehand" in told
 
 
 def test_runs_that_one_side_has_are_not_counted_to_those_that_are_lacking(tmp_path):

@@ -162,7 +162,8 @@ class GroupVerdict:
     def look_at(self, *rows: TicketRow) -> Look | None:
         """Whether the seeds of these rows and of the dense network were fixed beforehand.
 
-        None where that is unknown. "interim": some that were planned have yet to run.
+        None where that is unknown. "interim": some that were planned have yet to run, or lack a
+        measure.
         """
         if self.seeds is None:
             return None
@@ -170,9 +171,10 @@ class GroupVerdict:
             return "sequential"
         compared = (self.dense, *rows) if self.dense else rows
         have = [
-            {run.seed for run in row.runs if run.mode == mode}
+            {run.seed for run in row.runs if run.mode == m.mode and m.value(run) is not None}
             for row in compared
-            for mode in self.modes
+            for m in MEASURES
+            if m.mode in self.modes
         ]
         return "fixed" if all(self.seeds <= seeds for seeds in have) else "interim"
 
@@ -183,7 +185,7 @@ class GroupVerdict:
 
     @property
     def interim(self) -> tuple[TicketRow, ...]:
-        """The tickets of IMP of which not all of the seeds that were planned have run."""
+        """The tickets of IMP of which not all of the seeds that were planned are there."""
         return tuple(row for row in self.found if self.look_at(row) == "interim")
 
     @property

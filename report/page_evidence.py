@@ -47,8 +47,10 @@ GLOSSARY = {
     "--margin)",
     "margin": "how much worse a ticket may be by the evidence, in points",
     "evidence": "what may be said beyond these very seeds and test images",
-    "interim": "not all seeds that were planned have run; whoever decides now looks too early",
-    "sequential": "seeds were added to those that were planned, perhaps because of a look",
+    "interim": "planned seeds or measures are missing; the chance of a wrong decision is above 5 % "
+    "for whoever decides now and again later",
+    "sequential": "seeds were added to those that were planned, perhaps because of a look; the "
+    "chance of a wrong decision is above 5 %",
     "best-SA net": "the network of an AT run with the best validation SA; judged is the one with "
     "the best validation RA",
     "point": "one percent of the test images",

@@ -15,9 +15,10 @@ BY_EVIDENCE = {True: "yes", False: "no", None: "undecided"}
 UNLIKE = "trained or attacked unlike the dense network"
 LOOKS = {
     "fixed": "The number of seeds was fixed beforehand.",
-    "interim": "interim: not all of the seeds that were planned have run{of}; above 5 % if it goes "
-    "on",
-    "sequential": "sequential: above 5 %, since seeds were added to those that were planned",
+    "interim": "interim: planned seeds or measures are missing{of}; the chance of a wrong decision "
+    "is above 5 % for whoever decides now and again later",
+    "sequential": "sequential: the chance of a wrong decision is above 5 %, since seeds were added "
+    "to those that were planned",
     None: "This assumes that the number of seeds was fixed beforehand.",
 }
 
@@ -30,7 +31,7 @@ def of_data(data: str, fraction: float) -> str:
 def look(group: GroupVerdict) -> str:
     """Say whether the number of seeds was fixed beforehand, and of which tickets it is open."""
     waiting = group.interim
-    some = f" of {', '.join(row.name for row in waiting)}" if waiting != group.found else ""
+    some = f" for {', '.join(row.name for row in waiting)}" if waiting != group.found else ""
     return LOOKS[group.look].format(of=some)
 
 

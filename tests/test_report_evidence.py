@@ -538,6 +538,23 @@ def test_a_planned_seed_that_one_ticket_lacks_makes_it_interim(tmp_path, lacking
     assert only(verdict_of(tmp_path)).look == "interim"
 
 
+@pytest.mark.parametrize("network", ["0", "1"])
+def test_a_planned_seed_of_which_a_measure_is_missing_makes_it_interim(tmp_path, network):
+    plan(tmp_path, [1], [1, 2, 3])
+    study(tmp_path, {0: (), 1: ()})
+    file = tmp_path / "adv" / f"{network}-3" / "adv" / "results.json"
+    data = json.loads(file.read_text())
+    data["ra_best"]["ra"] = None
+    file.write_text(json.dumps(data))
+    assert only(verdict_of(tmp_path)).look == "interim"
+
+
+def test_a_look_says_what_is_above_5_percent(tmp_path):
+    plan(tmp_path, [1], [1, 2])
+    group = only(verdict_of(study(tmp_path, {0: (), 1: ()})))
+    assert look(group).startswith("sequential: the chance of a wrong decision is above 5 %")
+
+
 def test_only_the_tickets_that_lack_seeds_are_interim(tmp_path):
     plan(tmp_path, [1, 2], [1, 2, 3])
     study(tmp_path, {0: (), 1: (), 2: ()})
@@ -547,7 +564,8 @@ def test_only_the_tickets_that_lack_seeds_are_interim(tmp_path):
         (1, "fixed"),
         (2, "interim"),
     ]
-    assert "planned have run of imp state 2; above 5 %" in look(group)
+    told = "are missing for imp state 2; the chance of a wrong decision is above 5 %"
+    assert told in look(group)
 
 
 def test_a_study_of_other_tickets_plans_none_of_imp(tmp_path):

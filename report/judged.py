@@ -14,6 +14,7 @@ from report.evidence import Difference, Evidence, sparsest_with_evidence
 
 IMP = "imp"
 Look = Literal["fixed", "interim", "sequential"]  # at results, by what was planned beforehand
+WORST_FIRST: tuple[Look | None, ...] = ("sequential", "interim", None, "fixed")  # None: unknown
 
 
 class Measure(NamedTuple):
@@ -245,13 +246,17 @@ class GroupVerdict:
 
 @dataclass(frozen=True)
 class Contrast:
-    """How much better the ticket of `a` does against its dense network than that of `b` does."""
+    """How much better the ticket of `a` does against its dense network than that of `b` does.
+
+    look: the worse of the two tickets', as the evidence of both is in it.
+    """
 
     a: Group
     b: Group
     state: int
     measure: str
     difference: Difference
+    look: Look | None
 
     @property
     def apart(self) -> bool | None:

@@ -47,6 +47,8 @@ GLOSSARY = {
     "--margin)",
     "margin": "how much worse a ticket may be by the evidence, in points",
     "evidence": "what may be said beyond these very seeds and test images",
+    "look": "whether the number of seeds was fixed before there were results; – where that is not "
+    "known",
     "interim": "planned seeds or measures are missing; the chance of a wrong decision is above 5 % "
     "for whoever decides now and again later",
     "sequential": "seeds were added to those that were planned, perhaps because of a look; the "
@@ -84,7 +86,7 @@ def contrast_table(verdict: Verdict) -> str:
         )
     titles = {measure.name: measure.title for measure in MEASURES}
     heads = ["dataset", "data %", "A", "B", "state", "measure", "A − B", "[95 % interval]"]
-    heads += ["apart", "interval"]
+    heads += ["apart", "interval", "look"]
     rows = []
     for contrast in verdict.contrasts:
         found = contrast.difference
@@ -102,12 +104,13 @@ def contrast_table(verdict: Verdict) -> str:
                 Cell(text(interval), found.low, "num"),
                 Cell(apart, apart, "double yes" if apart == "yes" else ""),
                 words(kinds([found])),
+                words(contrast.look or "–"),
             ]
         )
     caption = (
         "(Ticket − dense) of A minus (ticket − dense) of B, in points. A match here and not there "
         "is no difference between the two; this is: between these two pre-trainings and searches, "
         "each of which is one of many. Of rows without any true difference one in twenty is apart "
-        "by chance."
+        "by chance, and more where the look, the worse of the two, is interim or sequential."
     )
     return table(caption, heads, rows)

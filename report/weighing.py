@@ -25,7 +25,7 @@ from report.evidence import (
     judge,
     paired_difference,
 )
-from report.judged import MEASURES, Contrast, GroupVerdict, Measure, TicketRow
+from report.judged import MEASURES, WORST_FIRST, Contrast, GroupVerdict, Measure, TicketRow
 from report.recipes import Recipes, recipes_apart, rows_apart
 
 
@@ -260,7 +260,8 @@ def _contrasts_of(beside: Beside, tested: AllTested) -> Iterator[Contrast]:
                 *(Compared(dense.accuracies, own.accuracies) for dense, own in pairs)
             )
         if found is not None:
-            yield Contrast(a.group, b.group, state, measure.name, found)
+            look = min(a.look_at(rows[0]), b.look_at(rows[1]), key=WORST_FIRST.index)
+            yield Contrast(a.group, b.group, state, measure.name, found, look)
 
 
 def without_outcomes(

@@ -18,6 +18,7 @@ from report.as_json import verdict_json
 from report.difference_figure import difference_figure
 from report.drawing import styles
 from report.figures import accuracy_figure
+from report.page_evidence import contrast_table
 from report.plan import plan_text
 from report.verdict import judge
 from report.words import conclusion, evidence_rule, look, not_compared
@@ -326,6 +327,26 @@ def test_contrasts_compare_what_two_pretrainings_lose(tmp_path):
     assert (first["a"]["pretraining"], first["b"]["pretraining"]) == ("adv", "std")
     assert first["mean"] == pytest.approx(-1.0 + 3.0)
     assert (first["kind"], first["images"], first["test_split"]) == ("paired", IMAGES, SPLIT)
+
+
+@pytest.mark.parametrize(
+    ("seeds_of_b", "expected"),
+    [((1, 2, 3), "fixed"), ((1, 2, 3, 4), "interim"), ((1, 2), "sequential"), (None, None)],
+)
+def test_a_contrast_has_the_worse_look_of_the_two_and_the_page_shows_it(
+    tmp_path, seeds_of_b, expected
+):
+    for tag, seeds in (("adv", (1, 2, 3)), ("std", seeds_of_b)):
+        if seeds:
+            plan(tmp_path / tag, [1], seeds, pretrainings=(tag,))
+        changes = {"pretraining": tag, "init_sha256": tag.encode().hex().ljust(64, "0")}
+        study(tmp_path / tag, {0: (), 1: ()}, **changes)
+    verdict = verdict_of(tmp_path)
+    assert [contrast.look for contrast in verdict.contrasts] == [expected] * 3
+    assert {row["look"] for row in verdict_json(verdict)["contrasts"]} == {expected}
+    shown = contrast_table(verdict)
+    assert shown.count(f">{expected or chr(8211)}</td></tr>") == 3
+    assert "is interim or sequential" in shown
 
 
 @pytest.mark.parametrize(("state", "contrasted"), [(1, {"st_sa", "at_sa"}), (2, set())])

@@ -91,7 +91,7 @@ def _evidence(group: GroupVerdict) -> list[str]:
             f"{SIGNS[row.evidence[m.name]]}"
             for m in MEASURES
         ]
-        rows.append([row.name, *cells, kinds(row.differences.values())])
+        rows.append([row.name, *cells, kinds(row)])
     notes = [f"[95 % interval]; {evidence_rule(group)}", look(group)]
     notes += [not_enough(group), not_compared(group)]
     return [*_aligned(rows), *(f"  {note}" for note in notes if note)]

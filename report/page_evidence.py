@@ -5,7 +5,7 @@ from __future__ import annotations
 from report.judged import MEASURES, Verdict
 from report.markup import Cell, listing, number, table, text, words
 from report.plan import ADDED, amount, none_undecided, unjudged, wanted
-from report.words import difference, kinds, points
+from report.words import difference, kind, points
 
 
 def explained(verdict: Verdict) -> str:
@@ -103,7 +103,7 @@ def contrast_table(verdict: Verdict) -> str:
                 number(found.mean, "{:+.2f}"),
                 Cell(text(interval), found.low, "num"),
                 Cell(apart, apart, "double yes" if apart == "yes" else ""),
-                words(kinds([found])),
+                words(kind(found)),
                 words(contrast.look or "–"),
             ]
         )

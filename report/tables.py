@@ -127,8 +127,8 @@ def latex_table(verdict: Verdict) -> str:
     heads = ["pre-training", "ticket", "sparsity (\\%)", *(m.title for m in MEASURES), "seeds"]
     lines = [
         "% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}.",
-        "% Mean and standard deviation over seeds, in percent; the number of seeds, of each measure",
-        "% where they differ; double wins by the rule and with evidence.",
+        "% Mean and standard deviation over seeds, in percent; the number of seeds, of each",
+        "% measure where they differ; double wins by the rule and with evidence.",
         *(f"% {line}" for line in (*_of_settings(verdict), *_of_groups(verdict))),
         "\\begin{tabular}{llrrrrrll}",
         "\\toprule",

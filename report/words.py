@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from files.results import REGIMES
 from report.evidence import Difference, Evidence, corrected
@@ -186,10 +186,25 @@ def difference(found: Difference | None, margin: float | None = None) -> str:
     return f"{mean} [{', '.join(ends)}]"
 
 
-def kinds(found: Iterable[Difference | None]) -> str:
-    """Name the kinds of intervals, each once, and how many seeds and images they know of."""
-    names = (f"{one.kind}, {one.seeds} seed{'' if one.seeds == 1 else 's'}" for one in found if one)
-    return "; ".join(dict.fromkeys(names)) or "none"
+def kind(found: Difference) -> str:
+    """Say what an interval knows of, and of how many seeds."""
+    return f"{found.kind}, {found.seeds} seed{'' if found.seeds == 1 else 's'}"
+
+
+def kinds(row: TicketRow) -> str:
+    """Say the same of a ticket's intervals, once where they are alike, else with the measures."""
+    of = {m.title: kind(found) for m in MEASURES if (found := row.differences[m.name])}
+    return _of_measures(of) or "none"
+
+
+def _of_measures(said: Mapping[str, str]) -> str:
+    """Join what is said of each measure: once where it is the same of all, else by measure."""
+    titles: dict[str, list[str]] = {}
+    for title, each in said.items():
+        titles.setdefault(each, []).append(title)
+    if len(titles) == 1:
+        return next(iter(titles))
+    return "; ".join(f"{', '.join(of)}: {each}" for each, of in titles.items())
 
 
 def not_enough(group: GroupVerdict) -> str:
@@ -209,16 +224,23 @@ def not_enough(group: GroupVerdict) -> str:
     )
 
 
+def _tolerances(group: GroupVerdict) -> dict[str, str]:
+    """Say of each measure that the dense network has where the rule's tolerance comes from."""
+    stats = {m.title: group.dense.stats[m.name] for m in MEASURES} if group.dense else {}
+    return {
+        title: "one dense seed, --margin" if stat.std is None else "itself estimated"
+        for title, stat in stats.items()
+        if stat is not None
+    }
+
+
 def evidence_rule(group: GroupVerdict) -> str:
     """Say in words what a ticket may lack, and how surely, by the evidence."""
     if group.evidence_margin is not None:
         who = "given to the report" if group.margin_given else "fixed by the study"
         margin = f"{group.evidence_margin:g} ({who}, not estimated)"
-    elif any(group.margins.get(measure.name) is not None for measure in MEASURES):
-        stats = group.dense.stats.values() if group.dense else ()
-        estimated = any(stat is not None and stat.std is not None for stat in stats)
-        which = "itself estimated" if estimated else "that of one dense seed, --margin"
-        margin = f"the rule\u2019s tolerance, which is {which} (or give --evidence_margin)"
+    elif which := _of_measures(_tolerances(group)):
+        margin = f"the rule\u2019s tolerance ({which}; or give --evidence_margin)"
     else:
         margin = "nothing known"
     return f"margin in points: {margin}"

@@ -74,7 +74,7 @@ def _contrast_json(contrast: Contrast) -> dict[str, Any]:
     }
     data = {key: getattr(contrast.a, key) for key in ("dataset", "data_number", "test_split")}
     at = {"state": contrast.state, "measure": contrast.measure}
-    return {**data, **sides, **at, **difference_json(contrast.difference)}
+    return {**data, **sides, **at, **difference_json(contrast.difference), "look": contrast.look}
 
 
 def _setting_json(setting: Setting) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from report.words import (
     evidence_rule,
     kinds,
     look,
+    not_compared,
     not_enough,
     rule,
 )
@@ -90,8 +91,9 @@ def _evidence(group: GroupVerdict) -> list[str]:
             f"{SIGNS[row.evidence[m.name]]}"
             for m in MEASURES
         ]
-        rows.append([row.name, *cells, kinds(row.differences.values())])
-    notes = (f"[95 % interval]; {evidence_rule(group)}", look(group), not_enough(group))
+        rows.append([row.name, *cells, kinds(row)])
+    notes = [f"[95 % interval]; {evidence_rule(group)}", look(group)]
+    notes += [not_enough(group), not_compared(group)]
     return [*_aligned(rows), *(f"  {note}" for note in notes if note)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Literal, NamedTuple
 
 from files.results import DENSE, MODES, Group, RunResult
@@ -13,6 +14,7 @@ from report.evidence import Difference, Evidence, sparsest_with_evidence
 
 IMP = "imp"
 Look = Literal["fixed", "interim", "sequential"]  # at results, by what was planned beforehand
+WORST_FIRST: tuple[Look | None, ...] = ("sequential", "interim", None, "fixed")  # None: unknown
 
 
 class Measure(NamedTuple):
@@ -60,10 +62,10 @@ class Stat(NamedTuple):
 class TicketRow:
     """All runs of one ticket of one group, over regimes and seeds.
 
-    By measure: `stats`; `wins`, whether it matches by the rule; `chance`, half the width in points
-    of the mean accuracy's 95 % interval for other test images; `differences` to the dense network,
-    and what they allow to be said, `evidence`. which: what tells the ticket from another of the
-    same state; "" where that is not needed.
+    By measure: `stats`; `wins`, whether it matches by the rule (None: open); `chance`, half the
+    width in points of the mean accuracy's 95 % interval for other test images; `differences` to the
+    dense network, and what they allow to be said, `evidence`. which: what tells the ticket from
+    another of the same state; "" where that is not needed.
     """
 
     group: Group
@@ -73,12 +75,23 @@ class TicketRow:
     runs: tuple[RunResult, ...]
     stats: dict[str, Stat | None]
     wins: dict[str, bool | None] = field(default_factory=dict)
-    double_win: bool | None = None
     chance: Mapping[str, float | None] = field(default_factory=dict)
     differences: Mapping[str, Difference | None] = field(default_factory=dict)
     evidence: Mapping[str, Evidence] = field(default_factory=dict)
     double_win_evidence: bool | None = None
     which: str = ""
+
+    @property
+    def double_win(self) -> bool | None:
+        """Whether it matches on all measures by the rule; one loss settles it, else None: open."""
+        won = [self.wins.get(measure.name) for measure in MEASURES]
+        return False if False in won else None if None in won else True
+
+    @property
+    def unlike(self) -> tuple[Measure, ...]:
+        """The measures on which it was trained or attacked unlike the dense network."""
+        kinds = {name: found.kind for name, found in self.differences.items() if found}
+        return tuple(measure for measure in MEASURES if kinds.get(measure.name) == "unlike")
 
     @property
     def hashes(self) -> tuple[str, ...]:
@@ -150,7 +163,8 @@ class GroupVerdict:
     def look_at(self, *rows: TicketRow) -> Look | None:
         """Whether the seeds of these rows and of the dense network were fixed beforehand.
 
-        None where that is unknown. "interim": some that were planned have yet to run.
+        None where that is unknown. "interim": some that were planned have yet to run, or lack a
+        measure.
         """
         if self.seeds is None:
             return None
@@ -158,9 +172,10 @@ class GroupVerdict:
             return "sequential"
         compared = (self.dense, *rows) if self.dense else rows
         have = [
-            {run.seed for run in row.runs if run.mode == mode}
+            {run.seed for run in row.runs if run.mode == m.mode and m.value(run) is not None}
             for row in compared
-            for mode in self.modes
+            for m in MEASURES
+            if m.mode in self.modes
         ]
         return "fixed" if all(self.seeds <= seeds for seeds in have) else "interim"
 
@@ -171,7 +186,7 @@ class GroupVerdict:
 
     @property
     def interim(self) -> tuple[TicketRow, ...]:
-        """The tickets of IMP of which not all of the seeds that were planned have run."""
+        """The tickets of IMP of which not all of the seeds that were planned are there."""
         return tuple(row for row in self.found if self.look_at(row) == "interim")
 
     @property
@@ -185,21 +200,31 @@ class GroupVerdict:
         return next((row for row in reversed(self.found) if row.double_win), None)
 
     @property
+    def planned_seeds(self) -> list[int]:
+        """Those that were planned beforehand, then those that its study plans by now."""
+        latest = self.study.latest(self.group) if self.study else ()
+        return [*sorted(self.seeds or ()), *sorted(seed for plan in latest for seed in plan.seeds)]
+
+    @property
+    def not_run(self) -> list[int]:
+        """The states that were planned and have no ticket of IMP, the densest first."""
+        return sorted(self.planned - {row.state for row in self.found})
+
+    @property
+    def chain(self) -> tuple[TicketRow, ...]:
+        """The tickets of IMP that were planned, from the densest to the first that has not run."""
+        end = min(self.not_run, default=math.inf)
+        rows = (row for row in self.found if row.state not in self.unplanned)
+        return tuple(takewhile(lambda row: row.state is None or row.state < end, rows))
+
+    @property
     def sparsest_evidence(self) -> TicketRow | None:
         """The last of IMP's unbroken chain of double wins with evidence, from the densest on.
 
         A planned state that has not run breaks the chain as one does that is undecided; one that
         was not planned is no part of it.
         """
-        gone = self.planned - {row.state for row in self.found}
-        end = min(gone, default=math.inf)
-        return sparsest_with_evidence(
-            [
-                (row, row.double_win_evidence if row.state is None or row.state < end else None)
-                for row in self.found
-                if row.state not in self.unplanned
-            ]
-        )
+        return sparsest_with_evidence([(row, row.double_win_evidence) for row in self.chain])
 
     @property
     def unplanned(self) -> frozenset[int]:
@@ -221,13 +246,17 @@ class GroupVerdict:
 
 @dataclass(frozen=True)
 class Contrast:
-    """How much better the ticket of `a` does against its dense network than that of `b` does."""
+    """How much better the ticket of `a` does against its dense network than that of `b` does.
+
+    look: the worse of the two tickets', as the evidence of both is in it.
+    """
 
     a: Group
     b: Group
     state: int
     measure: str
     difference: Difference
+    look: Look | None
 
     @property
     def apart(self) -> bool | None:

@@ -23,6 +23,7 @@ from report.words import (
     evidence_rule,
     look,
     needed_text,
+    not_compared,
     not_enough,
     of_data,
     points,
@@ -123,7 +124,7 @@ def _sentence(group: GroupVerdict, margins_differ: bool) -> str:
     if group.rows and not group.error:
         margin = f"{evidence_rule(group)}. ".capitalize() if margins_differ else ""
         parts.append(f"<small>{text(f'{margin}{look(group)}')}</small>")
-    if said := not_enough(group):
+    for said in filter(None, (not_enough(group), not_compared(group))):
         parts.append(f"<small>{text(said)}</small>")
     return f'<li class="{kind}">{" ".join(parts)}{_warnings(list(warned))}</li>'
 
@@ -170,8 +171,8 @@ def _ticket_table(verdict: Verdict) -> str:
     caption = (
         "Mean ± std over n seeds, in percent on the test set; below it the difference to the dense "
         "network in points, [its 95 % interval], what that says, and what it covers: seeds and "
-        "images (paired or unpaired), images only, or seeds only; unlike: made by another recipe "
-        "or attack than the dense network. Select a heading to sort."
+        "images (paired or unpaired), images only, or seeds only; unlike: trained or attacked "
+        "unlike the dense network, so open and undecided. Select a heading to sort."
     )
     return table(caption, heads, rows)
 

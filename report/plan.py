@@ -168,12 +168,13 @@ class Wanted:
         )
 
     def numbers(self, mode: str) -> list[int]:
-        """Seeds to run next: those of the group that one side lacks, then new ones."""
+        """Seeds to run next: the group's that one side lacks, planned ones, then new ones."""
         rows = self.group.dense, self.row
         both = _seeds(rows[:1], [mode]) & _seeds(rows[1:], [mode])
-        used = _seeds(self.group.all_rows)
-        fresh = range(max(used) + 1, max(used) + 1 + self.seeds[mode])
-        return [*sorted(used - both), *fresh][: self.seeds[mode]]
+        known = [*sorted(_seeds(self.group.all_rows)), *self.group.planned_seeds]
+        fresh = range(max(known) + 1, max(known) + 1 + self.seeds[mode])
+        order = [seed for seed in dict.fromkeys([*known, *fresh]) if seed not in both]
+        return order[: self.seeds[mode]]
 
 
 def wanted(verdict: Verdict) -> list[Wanted]:
@@ -223,15 +224,20 @@ def _missing(
 
 # --- in words -------------------------------------------------------------------------------------
 
+ADDED = (
+    "Seeds that are added after a look and were not planned beforehand make the evidence "
+    "sequential: the chance of a wrong decision is above 5 %"
+)
+
 
 def plan_text(verdict: Verdict) -> str:
     """List what would decide each undecided ticket, the cheapest first, with what to run."""
     lacking = wanted(verdict)
     lines = [unjudged(group) for group in verdict.groups if group.error]
     lines += [
-        f"{group.group}: state {state} was planned and has not run; it breaks the chain"
+        f"{group.group}: state {state} {_not_run(group)}"
         for group in verdict.groups
-        for state in sorted(group.planned - {row.state for row in group.found})
+        for state in group.not_run
     ]
     if not lacking:
         return "\n".join([*lines, none_undecided(verdict)])
@@ -240,11 +246,17 @@ def plan_text(verdict: Verdict) -> str:
         lines.append(f"{number}. {lack.group.group}: {lack.row.name}: {amount(lack)}")
         if not lack.cannot:
             lines += [f"   {line}" for line in _commands(lack) or _in_words(lack)]
-    lines.append(
-        "Seeds that are added after a look make both errors likelier (sequential: above 5 %); "
-        "docs/verdict.md says by how much."
+    return "\n".join([*lines, f"{ADDED}; docs/verdict.md says by how much."])
+
+
+def _not_run(group: GroupVerdict) -> str:
+    """Say why a state that has not run is waited for; without a plan it is another's."""
+    if group.seeds is not None:
+        return "was planned and has not run; it breaks the chain"
+    return (
+        "has run for another pre-training of this data and not here; it counts as planned and "
+        "breaks the chain"
     )
-    return "\n".join(lines)
 
 
 def unjudged(group: GroupVerdict) -> str:

@@ -11,7 +11,7 @@ from files.results import DENSE, RunResult
 from report.judged import MEASURES, GroupVerdict, Measure, TicketRow, Verdict
 from report.runs import natural_order
 from report.setting import setting_lines
-from report.words import BY_EVIDENCE, BY_RULE, accuracy, of_data
+from report.words import BY_EVIDENCE, BY_RULE, accuracy, not_compared, of_data
 
 # --- results.csv ----------------------------------------------------------------------------------
 
@@ -124,18 +124,18 @@ def latex_table(verdict: Verdict) -> str:
 
     Comments before it say what it was measured on; names are escaped.
     """
-    heads = ["pre-training", "ticket", "sparsity (\\%)", *(m.title for m in MEASURES)]
+    heads = ["pre-training", "ticket", "sparsity (\\%)", *(m.title for m in MEASURES), "seeds"]
     lines = [
         "% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}.",
-        "% Mean and standard deviation over seeds, in percent; double wins by the rule and with",
-        "% evidence.",
-        *(f"% {line}" for line in _of_settings(verdict)),
-        "\\begin{tabular}{llrrrrll}",
+        "% Mean and standard deviation over seeds, in percent; the number of seeds, of each",
+        "% measure where they differ; double wins by the rule and with evidence.",
+        *(f"% {line}" for line in (*_of_settings(verdict), *_of_groups(verdict))),
+        "\\begin{tabular}{llrrrrrll}",
         "\\toprule",
         " & ".join([*heads, "double win", "evidence"]) + " \\\\",
     ]
     for place in dict.fromkeys(group.group.place for group in verdict.groups):
-        lines += ["\\midrule", f"\\multicolumn{{8}}{{l}}{{{escaped(of_data(*place))}}} \\\\"]
+        lines += ["\\midrule", f"\\multicolumn{{9}}{{l}}{{{escaped(of_data(*place))}}} \\\\"]
         for group in verdict.groups:
             if group.group.place == place:
                 lines += ["\\midrule", *(_latex_row(group, row) for row in group.all_rows)]
@@ -148,12 +148,20 @@ def _of_settings(verdict: Verdict) -> Iterator[str]:
         yield from (f"  {' '.join(line.split())}" for line in setting_lines(setting))
 
 
+def _of_groups(verdict: Verdict) -> Iterator[str]:
+    for group in verdict.groups:
+        if said := not_compared(group):
+            yield " ".join(f"{group.group}: {said}".split())
+
+
 def _latex_row(group: GroupVerdict, row: TicketRow) -> str:
     judged = row is not group.dense
     cells = [escaped(group.group.name), escaped(row.name), f"{row.sparsity:.2f}"]
     for measure in MEASURES:
         shown = "--" if row.stats[measure.name] is None else accuracy(group, row, measure.name)
         cells.append(shown.replace("±", "$\\pm$"))
+    seeds = [str(stat.n if stat else 0) for stat in (row.stats[m.name] for m in MEASURES)]
+    cells.append(seeds[0] if len(set(seeds)) == 1 else " / ".join(seeds))
     cells.append(BY_RULE[row.double_win] if judged else "--")
     cells.append(BY_EVIDENCE[row.double_win_evidence] if judged else "--")
     return " & ".join(cells) + " \\\\"

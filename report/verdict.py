@@ -41,7 +41,8 @@ def judge(
     A ticket matches on a measure when its mean over seeds is at least the dense mean minus the
     dense network's sample standard deviation over seeds, or minus `margin` points where the dense
     network has one seed. Equal is a match. A double win matches on all three; one loss settles it,
-    otherwise a missing run leaves it open (None). A group without any dense run gets an `error`.
+    otherwise a missing run leaves it open (None), and so does a measure on which the ticket was
+    trained or attacked unlike the dense network. A group without any dense run gets an `error`.
 
     The evidence is that of docs/verdict.md, from the outcomes `tested`, for `evidence_margin`
     points, else for the margin that the group's study has fixed, else for the rule's tolerance;
@@ -266,9 +267,7 @@ def _with_wins(
             wins[measure.name] = None
         else:  # 1e-9: a tie must stay a tie whatever the rounding of the two means
             wins[measure.name] = own.mean >= line.mean - allowed - 1e-9
-    settled = [won for won in wins.values() if won is not None]
-    double = False if not all(settled) else True if len(settled) == len(MEASURES) else None
-    return dataclasses.replace(row, wins=wins, double_win=double)
+    return dataclasses.replace(row, wins=wins)
 
 
 def _missing(group: GroupVerdict) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from report.evidence import (
     judge,
     paired_difference,
 )
-from report.judged import MEASURES, Contrast, GroupVerdict, Measure, TicketRow
+from report.judged import MEASURES, WORST_FIRST, Contrast, GroupVerdict, Measure, TicketRow
 from report.recipes import Recipes, recipes_apart, rows_apart
 
 
@@ -160,7 +160,11 @@ def weigh(
     recipes: Recipes,
     evidence_margin: float | None = None,
 ) -> GroupVerdict:
-    """Add the evidence to a group that the rule has judged; without a margin, by its tolerance."""
+    """Add the evidence to a group that the rule has judged; without a margin, by its tolerance.
+
+    What the evidence cannot compare, as it was trained or attacked otherwise, the rule cannot
+    either: it is open.
+    """
     margins = {
         measure.name: group.tolerance[measure.name] if evidence_margin is None else evidence_margin
         for measure in MEASURES
@@ -171,10 +175,11 @@ def weigh(
         if row is group.dense:
             return dataclasses.replace(row, chance=chance)
         found = {m.name: compare(group.dense, row, m, tested, recipes) for m in MEASURES}
+        row = dataclasses.replace(row, differences=found)
         return dataclasses.replace(
             row,
+            wins=row.wins | {measure.name: None for measure in row.unlike},
             chance=chance,
-            differences=found,
             evidence={name: judge(found[name], margins[name]) for name in margins},
             double_win_evidence=double_win_evidence(found, margins),
         )
@@ -255,7 +260,8 @@ def _contrasts_of(beside: Beside, tested: AllTested) -> Iterator[Contrast]:
                 *(Compared(dense.accuracies, own.accuracies) for dense, own in pairs)
             )
         if found is not None:
-            yield Contrast(a.group, b.group, state, measure.name, found)
+            look = min(a.look_at(rows[0]), b.look_at(rows[1]), key=WORST_FIRST.index)
+            yield Contrast(a.group, b.group, state, measure.name, found, look)
 
 
 def without_outcomes(

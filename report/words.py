@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from files.results import REGIMES
 from report.evidence import Difference, Evidence, corrected
@@ -12,11 +12,13 @@ from report.judged import MEASURES, GroupVerdict, TicketRow
 SIGNS: dict[Evidence, str] = {"matches": "+", "worse": "-", "undecided": "?"}
 BY_RULE = {True: "yes", False: "no", None: "open"}
 BY_EVIDENCE = {True: "yes", False: "no", None: "undecided"}
+UNLIKE = "trained or attacked unlike the dense network"
 LOOKS = {
     "fixed": "The number of seeds was fixed beforehand.",
-    "interim": "interim: not all of the seeds that were planned have run{of}; above 5 % if it goes "
-    "on",
-    "sequential": "sequential: above 5 %, since seeds were added to those that were planned",
+    "interim": "interim: planned seeds or measures are missing{of}; the chance of a wrong decision "
+    "is above 5 % for whoever decides now and again later",
+    "sequential": "sequential: the chance of a wrong decision is above 5 %, since seeds were added "
+    "to those that were planned",
     None: "This assumes that the number of seeds was fixed beforehand.",
 }
 
@@ -29,7 +31,7 @@ def of_data(data: str, fraction: float) -> str:
 def look(group: GroupVerdict) -> str:
     """Say whether the number of seeds was fixed beforehand, and of which tickets it is open."""
     waiting = group.interim
-    some = f" of {', '.join(row.name for row in waiting)}" if waiting != group.found else ""
+    some = f" for {', '.join(row.name for row in waiting)}" if waiting != group.found else ""
     return LOOKS[group.look].format(of=some)
 
 
@@ -99,25 +101,69 @@ def conclusion(group: GroupVerdict) -> str:
     """Say in one sentence what the rule and the evidence find."""
     if group.error:
         return "Not judged: there is no dense run to match."
-    rule, evidence = group.sparsest, group.sparsest_evidence
+    rule = group.sparsest
     if rule is not None:
         chance = ", possibly by chance" if group.by_chance else ""
         said = f"Sparsest double win: {_where(rule)} by the paper\u2019s rule{chance}"
     elif not group.found:
         said = "No ticket of IMP"
     elif any(row.double_win is None for row in group.found):
-        left_out = [regime for mode, regime in REGIMES.items() if mode not in group.modes]
-        what = "missing runs leave"
-        if left_out:
-            what = f"{left_out[0]}, which the study leaves out, leaves"
-        said = f"No double-win ticket so far; {what} some tickets open"
+        said = f"No double-win ticket so far; some tickets are open ({', '.join(_why_open(group))})"
     else:
         said = "No double-win ticket by the paper\u2019s rule"
     join = ";" if group.by_chance else ","
-    said += f"{join} {_where(evidence) if evidence else 'none'} with evidence"
+    said += f"{join} {_chain(group)}"
     count = len(group.undecided)
     tickets = "1 ticket" if count == 1 else f"{count or 'no'} tickets"
     return f"{said}; {tickets} undecided."
+
+
+def _why_open(group: GroupVerdict) -> list[str]:
+    """Say what leaves tickets of IMP open by the rule."""
+    rows = [row for row in group.found if row.double_win is None]
+    missing = any(
+        row.stats[measure.name] is None and measure.mode in group.modes
+        for row in (group.dense, *rows)
+        if row
+        for measure in MEASURES
+    )
+    why = {
+        f"the study leaves {regime} out": mode not in group.modes
+        for mode, regime in REGIMES.items()
+    }
+    why |= {"runs are missing": missing, UNLIKE: any(row.unlike for row in rows)}
+    return [reason for reason, holds in why.items() if holds]
+
+
+def not_compared(group: GroupVerdict) -> str:
+    """Name the tickets that were trained or attacked unlike the dense network, and on what."""
+    rows = [
+        row.name
+        + ("" if row.unlike == MEASURES else f" ({', '.join(m.title for m in row.unlike)})")
+        for row in group.rows
+        if row.unlike
+    ]
+    if not rows:
+        return ""
+    return f"Open by the rule, undecided by the evidence, as {UNLIKE}: {', '.join(rows)}."
+
+
+def _chain(group: GroupVerdict) -> str:
+    """Say how far the chain goes; where not at all, what breaks it and what lies beyond."""
+    last = group.sparsest_evidence
+    if last is not None:
+        return f"{_where(last)} with evidence"
+    singly = [row.name for row in group.found if row.double_win_evidence]
+    if not singly:
+        return "none with evidence"
+    if group.chain:
+        first = group.chain[0]
+        how = "undecided" if first.double_win_evidence is None else "no double win"
+        broken = f"{first.name} is {how}"
+    else:
+        broken = f"imp state {group.not_run[0]} has not run"
+    beyond = f"{', '.join(singly)} {'has' if len(singly) == 1 else 'have'} it singly"
+    return f"no unbroken chain with evidence ({broken}; {beyond})"
 
 
 def _where(row: TicketRow) -> str:
@@ -140,10 +186,25 @@ def difference(found: Difference | None, margin: float | None = None) -> str:
     return f"{mean} [{', '.join(ends)}]"
 
 
-def kinds(found: Iterable[Difference | None]) -> str:
-    """Name the kinds of intervals, each once, and how many seeds and images they know of."""
-    names = (f"{one.kind}, {one.seeds} seed{'' if one.seeds == 1 else 's'}" for one in found if one)
-    return "; ".join(dict.fromkeys(names)) or "none"
+def kind(found: Difference) -> str:
+    """Say what an interval knows of, and of how many seeds."""
+    return f"{found.kind}, {found.seeds} seed{'' if found.seeds == 1 else 's'}"
+
+
+def kinds(row: TicketRow) -> str:
+    """Say the same of a ticket's intervals, once where they are alike, else with the measures."""
+    of = {m.title: kind(found) for m in MEASURES if (found := row.differences[m.name])}
+    return _of_measures(of) or "none"
+
+
+def _of_measures(said: Mapping[str, str]) -> str:
+    """Join what is said of each measure: once where it is the same of all, else by measure."""
+    titles: dict[str, list[str]] = {}
+    for title, each in said.items():
+        titles.setdefault(each, []).append(title)
+    if len(titles) == 1:
+        return next(iter(titles))
+    return "; ".join(f"{', '.join(of)}: {each}" for each, of in titles.items())
 
 
 def not_enough(group: GroupVerdict) -> str:
@@ -163,16 +224,23 @@ def not_enough(group: GroupVerdict) -> str:
     )
 
 
+def _tolerances(group: GroupVerdict) -> dict[str, str]:
+    """Say of each measure that the dense network has where the rule's tolerance comes from."""
+    stats = {m.title: group.dense.stats[m.name] for m in MEASURES} if group.dense else {}
+    return {
+        title: "one dense seed, --margin" if stat.std is None else "itself estimated"
+        for title, stat in stats.items()
+        if stat is not None
+    }
+
+
 def evidence_rule(group: GroupVerdict) -> str:
     """Say in words what a ticket may lack, and how surely, by the evidence."""
     if group.evidence_margin is not None:
         who = "given to the report" if group.margin_given else "fixed by the study"
         margin = f"{group.evidence_margin:g} ({who}, not estimated)"
-    elif any(group.margins.get(measure.name) is not None for measure in MEASURES):
-        stats = group.dense.stats.values() if group.dense else ()
-        estimated = any(stat is not None and stat.std is not None for stat in stats)
-        which = "itself estimated" if estimated else "that of one dense seed, --margin"
-        margin = f"the rule\u2019s tolerance, which is {which} (or give --evidence_margin)"
+    elif which := _of_measures(_tolerances(group)):
+        margin = f"the rule\u2019s tolerance ({which}; or give --evidence_margin)"
     else:
         margin = "nothing known"
     return f"margin in points: {margin}"

@@ -1,6 +1,7 @@
 """Evidence on results whose answers are known, and how often it is right on simulated ones."""
 
 import math
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -438,6 +439,15 @@ def test_the_chain_is_rarely_too_sparse():
         reached += last == 1
     assert too_sparse / 400 <= 0.05
     assert reached / 400 > 0.8
+
+
+def test_the_simulation_prints_what_the_docs_say_of_power_and_of_rare_failures():
+    script = ROOT / "tests" / "simulate_evidence.py"
+    few = ["--draws", "20", "--images", "200", "--ratios", "1", "--seeds", "3", "10"]
+    command = [sys.executable, script, *few, "--part", "power", "--part", "failures"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert re.search(r"^S = 10: 80 % need [\d.]+ to [\d.]+ standard deviations$", told, re.M)
+    assert re.search(r"held, S = 3 / 10 \| matches, S = 3 / 10 \|\n.*\n\| 1 \| ", told)
 
 
 def test_the_report_judges_without_pytorch():

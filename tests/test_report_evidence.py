@@ -18,9 +18,10 @@ from report.as_json import verdict_json
 from report.difference_figure import difference_figure
 from report.drawing import styles
 from report.figures import accuracy_figure
+from report.page_evidence import contrast_table
 from report.plan import plan_text
 from report.verdict import judge
-from report.words import conclusion, evidence_rule, look
+from report.words import conclusion, evidence_rule, look, not_compared
 from report.write import judge_runs
 
 pytestmark = pytest.mark.usefixtures("skip_figures")
@@ -152,12 +153,59 @@ def test_a_ticket_that_was_trained_or_attacked_otherwise_is_undecided(tmp_path, 
     verdict = verdict_of(tmp_path)
     alike, unlike = only(verdict).rows
     assert alike.double_win_evidence is True
-    assert unlike.double_win_evidence is None
+    assert (alike.double_win, unlike.double_win, unlike.double_win_evidence) == (True, None, None)
     concerned = {name for name, said in unlike.evidence.items() if said == "undecided"}
     assert concerned == ({"at_ra"} if apart == "attack" else {"at_sa", "at_ra"})
     assert unlike.differences["at_ra"].kind == "unlike"
     assert unlike.differences["at_ra"].interval() == (None, None)
     assert "runs to repeat: the recipe or attack is not the dense network's" in plan_text(verdict)
+    assert {name for name, won in unlike.wins.items() if won is None} == concerned
+
+
+def unlike_grid(folder):
+    """A dense network, and a ticket that is as good and was trained with other epochs."""
+    study(folder, {0: (), 1: ()})
+    for file in folder.glob("adv/*/*/results.json"):
+        epochs = 12 if "/0-" in str(file) else 24
+        file.with_name("args.json").write_text(json.dumps({"epochs": epochs}))
+    return folder
+
+
+def test_a_ticket_of_another_recipe_is_no_double_win_wherever_it_shows(tmp_path, capsys):
+    assert main([str(unlike_grid(tmp_path)), "--evidence_margin", "1"]) == 0
+    why = "trained or attacked unlike the dense network"
+    told = capsys.readouterr().out
+    assert f"No double-win ticket so far; some tickets are open ({why})" in told
+    assert f"Open by the rule, undecided by the evidence, as {why}: imp state 1." in told
+    report = tmp_path / "report"
+    for name in ("report.html", "tickets.tex"):
+        assert f"as {why}: imp state 1." in (report / name).read_text()
+    with (report / "tickets.csv").open(newline="") as stream:
+        *_, row = csv.DictReader(stream)
+    assert (row["st_sa_interval"], row["st_sa_rule"], row["double_win"]) == (
+        "unlike", "open", "open",
+    )  # fmt: skip
+    assert "open & undecided" in (report / "tickets.tex").read_text()
+    data = json.loads((report / "verdict.json").read_text())
+    assert (data["rows"][0]["wins"]["at_ra"], data["rows"][0]["double_win"]) == (None, None)
+    assert data["sparsest"] == []
+
+
+def test_a_loss_on_what_can_be_compared_settles_it_though_the_attack_is_another(tmp_path):
+    study(tmp_path, {0: ()})
+    study(tmp_path, {1: (1000,)}, attack="PGD-1, eps 8/255")
+    group = only(verdict_of(tmp_path))
+    assert group.rows[0].double_win is False
+    assert "imp state 1 (RA under AT)." in not_compared(group)
+
+
+def test_no_figure_has_a_star_for_a_ticket_of_another_recipe(tmp_path):
+    groups = verdict_of(unlike_grid(tmp_path)).groups
+    look_of = styles(group.group.name for group in groups)
+    for draw in (accuracy_figure, difference_figure):
+        for axis in draw(groups, look_of).axes:
+            stars = [line for line in axis.lines if line.get_marker() == "*"]
+            assert [len(line.get_xdata()) for line in stars if len(line.get_xdata())] == []
 
 
 def test_without_outcomes_it_is_the_results_that_tell_the_attack(tmp_path):
@@ -197,12 +245,38 @@ def test_an_unbroken_chain_says_both_in_one_sentence(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("tickets", "told"),
+    [
+        ({1: (1791,), 2: ()}, "imp state 1 is undecided; imp state 2 has it singly"),
+        ({1: (1700,), 2: (), 3: ()}, "imp state 1 is no double win; imp state 2, imp state 3 have"),
+        ({2: (), 3: ()}, "imp state 1 has not run; imp state 2, imp state 3 have it singly"),
+    ],
+)
+def test_tickets_with_evidence_beyond_a_chain_that_never_begins_are_named(tmp_path, tickets, told):
+    plan(tmp_path, [1, 2, 3], [1, 2, 3])
+    group = only(verdict_of(study(tmp_path, {0: (), **tickets})))
+    assert group.sparsest_evidence is None
+    assert f"; no unbroken chain with evidence ({told}" in conclusion(group)
+
+
 def test_a_planned_state_that_has_not_run_breaks_the_chain(tmp_path):
     study(tmp_path, {0: (), 1: (), 3: ()})
     assert only(verdict_of(tmp_path)).sparsest_evidence.state == 3
     study(tmp_path, {0: (), 1: (), 2: (), 3: ()}, pretraining="std", init_sha256="2" * 64)
-    adv, std = verdict_of(tmp_path).groups
+    verdict = verdict_of(tmp_path)
+    adv, std = verdict.groups
     assert (adv.sparsest_evidence.state, std.sparsest_evidence.state) == (1, 3)
+    told = (
+        "state 2 has run for another pre-training of this data and not here; it counts as planned"
+    )
+    assert f"{adv.group}: {told} and breaks the chain" in plan_text(verdict)
+
+
+def test_a_state_of_the_studys_plan_that_has_not_run_is_said_to_be_planned(tmp_path):
+    plan(tmp_path, [1, 2, 3], [1, 2, 3])
+    verdict = verdict_of(study(tmp_path, {0: (), 1: (), 3: ()}))
+    assert "state 2 was planned and has not run; it breaks the chain" in plan_text(verdict)
 
 
 def test_a_state_that_was_not_planned_is_no_part_of_the_chain_and_is_told_of(tmp_path):
@@ -253,6 +327,26 @@ def test_contrasts_compare_what_two_pretrainings_lose(tmp_path):
     assert (first["a"]["pretraining"], first["b"]["pretraining"]) == ("adv", "std")
     assert first["mean"] == pytest.approx(-1.0 + 3.0)
     assert (first["kind"], first["images"], first["test_split"]) == ("paired", IMAGES, SPLIT)
+
+
+@pytest.mark.parametrize(
+    ("seeds_of_b", "expected"),
+    [((1, 2, 3), "fixed"), ((1, 2, 3, 4), "interim"), ((1, 2), "sequential"), (None, None)],
+)
+def test_a_contrast_has_the_worse_look_of_the_two_and_the_page_shows_it(
+    tmp_path, seeds_of_b, expected
+):
+    for tag, seeds in (("adv", (1, 2, 3)), ("std", seeds_of_b)):
+        if seeds:
+            plan(tmp_path / tag, [1], seeds, pretrainings=(tag,))
+        changes = {"pretraining": tag, "init_sha256": tag.encode().hex().ljust(64, "0")}
+        study(tmp_path / tag, {0: (), 1: ()}, **changes)
+    verdict = verdict_of(tmp_path)
+    assert [contrast.look for contrast in verdict.contrasts] == [expected] * 3
+    assert {row["look"] for row in verdict_json(verdict)["contrasts"]} == {expected}
+    shown = contrast_table(verdict)
+    assert shown.count(f">{expected or chr(8211)}</td></tr>") == 3
+    assert "is interim or sequential" in shown
 
 
 @pytest.mark.parametrize(("state", "contrasted"), [(1, {"st_sa", "at_sa"}), (2, set())])
@@ -465,6 +559,23 @@ def test_a_planned_seed_that_one_ticket_lacks_makes_it_interim(tmp_path, lacking
     assert only(verdict_of(tmp_path)).look == "interim"
 
 
+@pytest.mark.parametrize("network", ["0", "1"])
+def test_a_planned_seed_of_which_a_measure_is_missing_makes_it_interim(tmp_path, network):
+    plan(tmp_path, [1], [1, 2, 3])
+    study(tmp_path, {0: (), 1: ()})
+    file = tmp_path / "adv" / f"{network}-3" / "adv" / "results.json"
+    data = json.loads(file.read_text())
+    data["ra_best"]["ra"] = None
+    file.write_text(json.dumps(data))
+    assert only(verdict_of(tmp_path)).look == "interim"
+
+
+def test_a_look_says_what_is_above_5_percent(tmp_path):
+    plan(tmp_path, [1], [1, 2])
+    group = only(verdict_of(study(tmp_path, {0: (), 1: ()})))
+    assert look(group).startswith("sequential: the chance of a wrong decision is above 5 %")
+
+
 def test_only_the_tickets_that_lack_seeds_are_interim(tmp_path):
     plan(tmp_path, [1, 2], [1, 2, 3])
     study(tmp_path, {0: (), 1: (), 2: ()})
@@ -474,7 +585,8 @@ def test_only_the_tickets_that_lack_seeds_are_interim(tmp_path):
         (1, "fixed"),
         (2, "interim"),
     ]
-    assert "planned have run of imp state 2; above 5 %" in look(group)
+    told = "are missing for imp state 2; the chance of a wrong decision is above 5 %"
+    assert told in look(group)
 
 
 def test_a_study_of_other_tickets_plans_none_of_imp(tmp_path):
@@ -507,7 +619,7 @@ def test_a_regime_that_a_study_leaves_out_is_not_missing(tmp_path):
         shutil.rmtree(folder)
     verdict = verdict_of(tmp_path)
     assert verdict.missing == ()
-    assert "AT, which the study leaves out, leaves some tickets open" in conclusion(only(verdict))
+    assert "some tickets are open (the study leaves AT out)" in conclusion(only(verdict))
 
 
 @pytest.mark.parametrize(("of_the_plan", "look"), [("std", "fixed"), (None, "interim")])
@@ -687,6 +799,24 @@ def test_seeds_that_one_side_has_come_before_new_ones_and_fewer_runs_before_more
     assert told.index("imp state 2: further seeds") < told.index("imp state 1: further seeds")
     assert "imp state 1 and the dense network under ST with --seed 2, 3\n" in told
     assert "imp state 2 and the dense network under ST with --seed 4\n" in told
+
+
+@pytest.mark.parametrize(
+    ("late", "named"),
+    [(False, "4, 11, 12, 5"), (True, "4, 5, 11, 12")],
+    ids=["planned before results", "planned after results"],
+)
+def test_planned_seeds_that_have_not_run_come_before_new_ones(tmp_path, late, named):
+    if not late:
+        plan(tmp_path, [1], [1, 2, 3, 11, 12])
+    study(tmp_path, {0: ()}, seeds=(1, 2, 3, 4))
+    # RA of AT as far behind as decides it with four further seeds.
+    for seed, robust in ((1, 740), (2, 760), (3, 780)):
+        write_ticket(tmp_path, 1, st=1790, robust=robust, seeds=(seed,))
+    plan(tmp_path, [1], [5, 11, 12])
+    told = plan_text(verdict_of(tmp_path, 0.5))
+    assert f"imp state 1 and the dense network under AT with --seed {named}\n" in told
+    assert "added after a look and were not planned beforehand" in told
 
 
 def test_runs_that_one_side_has_are_not_counted_to_those_that_are_lacking(tmp_path):

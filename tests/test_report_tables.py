@@ -62,14 +62,15 @@ def table(**changes):
 def test_tickets_tex_is_a_tabular_of_equal_rows():
     text = table()
     lines = [line for line in text.splitlines() if not line.startswith("%")]
-    assert (lines[0], lines[-1]) == ("\\begin{tabular}{llrrrrll}", "\\end{tabular}")
+    assert (lines[0], lines[-1]) == ("\\begin{tabular}{llrrrrrll}", "\\end{tabular}")
     rules = [line for line in lines if "rule" in line and "&" not in line]
     assert rules == ["\\toprule", "\\midrule", "\\midrule", "\\bottomrule"]
     rows = [line for line in lines if "&" in line]
     assert len(rows) == 4  # the heads, the dense network, two tickets
-    assert {line.count("&") for line in rows} == {7}
+    assert {line.count("&") for line in rows} == {8}
     assert all(line.endswith(" \\\\") for line in rows)
-    assert "adv & imp state 2 & 36.00 & 90.00 & -- & -- & open & undecided" in text
+    assert "adv & imp state 1 & 20.00 & 90.00 & 80.00 & 40.00 & 1 & yes & undecided" in text
+    assert "adv & imp state 2 & 36.00 & 90.00 & -- & -- & 1 / 0 / 0 & open & undecided" in text
 
 
 def test_names_cannot_break_the_table():

@@ -75,8 +75,24 @@ def test_the_tolerance_of_one_dense_seed_is_not_said_to_be_estimated():
     for seed in (1, 2):
         several += ticket(0, 90 + seed, 80, 40, seed=seed) + ticket(1, 90, 80, 40, seed=seed)
     one += ticket(0, 90, 80, 40) + ticket(1, 90, 80, 40)
-    assert "is that of one dense seed, --margin" in evidence_rule(judge(one).groups[0])
-    assert "is itself estimated" in evidence_rule(judge(several).groups[0])
+    assert "tolerance (one dense seed, --margin; or" in evidence_rule(judge(one).groups[0])
+    assert "tolerance (itself estimated; or" in evidence_rule(judge(several).groups[0])
+
+
+def test_measures_that_differ_in_their_seeds_are_told_apart_by_name(tmp_path):
+    images = 2000
+    for state in (0, 1):
+        for seed in (1, 2, 3):
+            own = {"state": state, "seed": seed}
+            write_tested(tmp_path / f"{state}-{seed}-std", right(images, 1800 + seed), **own)
+        at = right(images, 1600), right(images, 800)
+        write_tested(tmp_path / f"{state}-1-adv", *at, state=state)
+    verdict = judge_runs(tmp_path).verdict
+    (group,) = verdict.groups
+    told = table(group, verdict)
+    assert "SA under ST: paired, 3 seeds; SA under AT, RA under AT: images only, 1 seed" in told
+    each = "SA under ST: itself estimated; SA under AT, RA under AT: one dense seed, --margin"
+    assert f"tolerance ({each}; or give --evidence_margin)" in told
 
 
 def test_one_point_is_no_points():

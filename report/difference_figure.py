@@ -10,13 +10,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from report.drawing import (
+    INK,
     WIDTH,
     Look,
     house_style,
     legend_below,
+    place_of,
     plain,
     sparsity_axis,
-    state_of,
+    stars,
     title_of,
 )
 from report.evidence import Difference, Evidence
@@ -25,7 +27,6 @@ from report.words import of_data
 
 BAND = "#cfd3da"
 RULE, EVIDENCE = 0.955, 0.885  # heights of the two rows of stars, as fractions of the panel
-INK = "#333333"
 PART = (0, (2, 1.5))  # dashes of an interval of images only, or of seeds alone
 
 
@@ -60,11 +61,11 @@ def _panel(axis: Axes, group: GroupVerdict, measure: Measure, colour: str, marke
     axis.axhline(0, color=INK, linestyle="--", linewidth=1, zorder=1)
     shown = _shown(group, measure)
     for row, found in shown:
-        _point(axis, state_of(row.density), found, row.evidence[measure.name], colour, marker)
+        _point(axis, place_of(row, group), found, row.evidence[measure.name], colour, marker)
     if shown:
-        _stars(axis, RULE, [row.density for row in group.found if row.double_win], "white")
-        surely = [row.density for row in group.found if row.double_win_evidence]
-        _stars(axis, EVIDENCE, surely, "black")
+        stars(axis, RULE, [place_of(r, group) for r in group.found if r.double_win], "white")
+        surely = [place_of(row, group) for row in group.found if row.double_win_evidence]
+        stars(axis, EVIDENCE, surely, "black")
     else:
         axis.text(0.5, 0.5, "nothing to compare", transform=axis.transAxes, ha="center", color=INK)
 
@@ -102,16 +103,6 @@ def _limits(groups: Sequence[GroupVerdict], measure: Measure) -> tuple[float, fl
     pad = min(reach, 1.1 * max(bars, default=0.0) + 0.1)
     bottom, top = low - pad, high + pad
     return bottom, top + 0.2 * (top - bottom)
-
-
-def _stars(axis: Axes, height: float, densities: Sequence[float], face: str) -> None:
-    if not densities:
-        return
-    axis.plot(
-        [state_of(density) for density in densities], [height] * len(densities), linestyle="",
-        marker="*", markersize=11, color=INK, markerfacecolor=face, markeredgewidth=0.9,
-        transform=axis.get_xaxis_transform(), zorder=4,
-    )  # fmt: skip
 
 
 def _legend() -> list[Line2D | Patch]:

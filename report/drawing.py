@@ -21,7 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from files.atomic import replacing
-from report.judged import Measure
+from report.judged import GroupVerdict, Measure, TicketRow
 from report.runs import natural_order
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -29,8 +29,10 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 Dashes = Literal["-", "--"] | tuple[float, Sequence[float]]
 SOLID: Dashes = "-"
 DASHED: Dashes = "--"
+INK = "#333333"  # of what belongs to no series
 WIDTH = 10.0  # inches of three panels; on a page of 7 the writing still has 7 points
 MOST_TICKS = 6  # steps between the labels of sparsity
+APART = 0.3  # of a state, between two tickets of one
 Look = Mapping[str, tuple[str, str]]  # pre-training: colour and marker
 
 
@@ -102,6 +104,23 @@ def save_figure(figure: Figure, stem: Path, formats: Sequence[str] = ()) -> list
 def state_of(density: float) -> float:
     """Place a density on the axis, where the paper's states, of density 0.8^k, are one apart."""
     return math.log(density) / math.log(0.8)
+
+
+def place_of(row: TicketRow, group: GroupVerdict) -> float:
+    """Place a ticket by its density, set apart from others of its state, which it would hide."""
+    same = sorted((-r.density, r.which) for r in group.all_rows if r.title == row.title)
+    rank = same.index((-row.density, row.which)) - (len(same) - 1) / 2
+    return state_of(row.density) + APART * rank
+
+
+def stars(axis: Axes, height: float, places: Sequence[float], face: str) -> None:
+    """Draw a row of stars at a height that is a fraction of the panel: they are no accuracies."""
+    if places:
+        axis.plot(
+            places, [height] * len(places), linestyle="", marker="*", markersize=11, color=INK,
+            markerfacecolor=face, markeredgewidth=0.9, transform=axis.get_xaxis_transform(),
+            zorder=4,
+        )  # fmt: skip
 
 
 def sparsity_axis(axis: Axes, densities: Iterable[float]) -> None:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 
+from report.difference_figure import difference_figure
 from report.drawing import percent, plain, save_figure, slug, sparsity_axis, state_of, styles
 from report.figures import accuracy_figure, time_figure
 from report.judged import MEASURES
@@ -34,6 +35,11 @@ def grid(name="adv", seeds=(1,)):
 def draw(runs):
     groups = judge(runs).groups
     return accuracy_figure(groups, styles(group.group.pretraining for group in groups))
+
+
+def differences(runs, **options):
+    groups = judge(runs, **options).groups
+    return difference_figure(groups, styles(group.group.name for group in groups))
 
 
 def legend_of(figure):
@@ -62,10 +68,47 @@ def test_the_lines_show_the_judged_figures_where_the_states_are():
     assert [text.get_text() for text in axis.get_xticklabels()] == ["48.8", "0", "36", "20"]
 
 
+def stars_of(axis):
+    return [line for line in axis.lines if line.get_marker() == "*"]
+
+
 def test_double_win_tickets_are_starred_in_every_panel():
     for axis in draw(grid()).axes:
-        (stars,) = [line for line in axis.lines if line.get_marker() == "*"]
+        (stars,) = stars_of(axis)
         assert list(stars.get_xdata()) == pytest.approx([1, 2])
+
+
+def test_stars_are_a_row_a_series_at_the_top_where_no_accuracy_is():
+    figure = draw([run for name in ("a", "b", "c") for run in grid(name)])
+    for axis in figure.axes:
+        rows = [set(stars.get_ydata()) for stars in stars_of(axis)]
+        assert [len(heights) for heights in rows] == [1, 1, 1]
+        assert len(set.union(*rows)) == 3
+        lowest = axis.transAxes.transform((0, min(set.union(*rows))))[1]
+        accuracies = [line.get_ydata() for line in axis.lines if line.get_linewidth() == 1.8]
+        assert axis.transData.transform((0, np.nanmax(accuracies)))[1] < lowest
+
+
+def twins():
+    """A group with two tickets of state 2, of which the worse is no double win."""
+    other = ticket(2, 85, 75, 35, ticket_sha256="cd" * 32, path="other")
+    return grid() + other
+
+
+def test_two_tickets_of_one_state_are_set_apart_and_no_line_joins_them():
+    axis = draw(twins()).axes[0]
+    line = next(line for line in axis.lines if line.get_linewidth() == 1.8)
+    places, accuracies = np.array(line.get_data(), dtype=float)
+    assert places[::2] == pytest.approx([1, 1.85, 2.15, 3])
+    assert np.isnan(accuracies).tolist() == [False, True] * 3 + [False]  # a gap between each two
+    (stars,) = stars_of(axis)
+    assert list(stars.get_xdata()) == places[accuracies > 90][:2].tolist()
+
+
+def test_the_figure_of_differences_sets_two_tickets_of_one_state_apart_too():
+    axis = differences(twins()).axes[0]
+    places = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "o"]
+    assert sorted(places) == pytest.approx([1, 1.85, 2.15, 3])
 
 
 def test_several_seeds_have_error_bars_and_one_has_none():

@@ -10,9 +10,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from report.drawing import (
+    DASHED,
+    DOTTED,
     INK,
     WIDTH,
     Look,
+    headline,
     house_style,
     legend_below,
     place_of,
@@ -23,7 +26,7 @@ from report.drawing import (
 )
 from report.evidence import Difference, Evidence
 from report.judged import MEASURES, GroupVerdict, Measure, TicketRow
-from report.words import of_data
+from report.words import points
 
 BAND = "#cfd3da"
 RULE, EVIDENCE = 0.955, 0.885  # heights of the two rows of stars, as fractions of the panel
@@ -37,7 +40,7 @@ def difference_figure(groups: Sequence[GroupVerdict], look: Look, attack: str = 
     """
     densities = {row.density for group in groups for row in group.found}
     with house_style():
-        figure = Figure(figsize=(WIDTH, 1.3 + 2.6 * len(groups)), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 1.5 + 2.6 * len(groups)), layout="constrained")
         axes = figure.subplots(len(groups), len(MEASURES), squeeze=False, sharex=True, sharey="col")
         for group, line in zip(groups, axes, strict=True):
             for axis, measure in zip(line, MEASURES, strict=True):
@@ -48,9 +51,9 @@ def difference_figure(groups: Sequence[GroupVerdict], look: Look, attack: str = 
             axis.set_ylim(*_limits(groups, measure))
         for axis in axes[-1]:
             sparsity_axis(axis, densities)
-        key = groups[0].group
-        figure.suptitle(of_data(plain(key.data), key.data_number))
-        legend_below(figure, _legend())
+        compared = [row for group in groups for row in (group.dense, *group.found) if row]
+        figure.suptitle(headline(groups, compared))
+        legend_below(figure, _legend(groups))
     return figure
 
 
@@ -58,7 +61,10 @@ def _panel(axis: Axes, group: GroupVerdict, measure: Measure, colour: str, marke
     margin = group.margins.get(measure.name)
     if margin is not None:
         axis.axhspan(-margin, 0, color=BAND, linewidth=0, zorder=0)
-    axis.axhline(0, color=INK, linestyle="--", linewidth=1, zorder=1)
+    axis.axhline(0, color=INK, linestyle=DASHED, linewidth=1, zorder=1)
+    tolerance = group.tolerance[measure.name]
+    if tolerance is not None:
+        axis.axhline(-tolerance, color=colour, linestyle=DOTTED, linewidth=1.2, zorder=1)
     shown = _shown(group, measure)
     for row, found in shown:
         _point(axis, place_of(row, group), found, row.evidence[measure.name], colour, marker)
@@ -95,7 +101,8 @@ def _shown(group: GroupVerdict, measure: Measure) -> list[tuple[TicketRow, Diffe
 def _limits(groups: Sequence[GroupVerdict], measure: Measure) -> tuple[float, float]:
     """Let very wide intervals leave the panel, and leave room for the stars at its top."""
     shown = [found for group in groups for _, found in _shown(group, measure)]
-    margin = max(group.margins.get(measure.name) or 0.0 for group in groups)
+    allowed = [found.get(measure.name) for g in groups for found in (g.margins, g.tolerance)]
+    margin = max(most or 0.0 for most in allowed)
     means = [found.mean for found in shown] or [0.0]
     low, high = min(*means, -margin, 0.0), max(*means, 0.0)
     reach = 1.2 * max(high - low, 2 * margin, 0.5)
@@ -105,7 +112,13 @@ def _limits(groups: Sequence[GroupVerdict], measure: Measure) -> tuple[float, fl
     return bottom, top + 0.2 * (top - bottom)
 
 
-def _legend() -> list[Line2D | Patch]:
+def _margins(groups: Sequence[GroupVerdict]) -> str:
+    """Name the margin by which the evidence is judged, or those that groups have."""
+    margins = dict.fromkeys(group.evidence_margin for group in groups)
+    return " or ".join("the rule’s tolerance" if m is None else points(m) for m in margins)
+
+
+def _legend(groups: Sequence[GroupVerdict]) -> list[Line2D | Patch]:
     def point(marker: str, face: str, label: str, size: float = 6) -> Line2D:
         return Line2D([], [], linestyle="", marker=marker, color=INK, markerfacecolor=face,
                       markersize=size, label=label)  # fmt: skip
@@ -123,7 +136,8 @@ def _legend() -> list[Line2D | Patch]:
         point("o", INK, "matches"),
         point("o", "white", "undecided"),
         point("x", INK, "worse"),
-        Patch(color=BAND, label="within the margin"),
+        Patch(color=BAND, label=f"evidence margin: {_margins(groups)}"),
+        Line2D([], [], color=INK, linewidth=1.2, linestyle=DOTTED, label="the rule’s tolerance"),
         point("*", "white", "double win by the rule", 11),
         point("*", "black", "double win with evidence", 11),
     ]

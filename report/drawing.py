@@ -23,16 +23,22 @@ from matplotlib.figure import Figure
 from files.atomic import replacing
 from report.judged import GroupVerdict, Measure, TicketRow
 from report.runs import natural_order
+from report.words import of_data
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 Dashes = Literal["-", "--"] | tuple[float, Sequence[float]]
 SOLID: Dashes = "-"
 DASHED: Dashes = "--"
+DOTTED: Dashes = (0, (1, 2.5))  # the rule's tolerance; of a baseline, dots are closer and linked
 INK = "#333333"  # of what belongs to no series
 WIDTH = 10.0  # inches of three panels; on a page of 7 the writing still has 7 points
 MOST_TICKS = 6  # steps between the labels of sparsity
 APART = 0.3  # of a state, between two tickets of one
+LOOKS = {
+    "interim": "planned seeds have yet to run",
+    "sequential": "seeds were added to those planned",
+}
 Look = Mapping[str, tuple[str, str]]  # pre-training: colour and marker
 
 
@@ -139,6 +145,20 @@ def percent(share: float) -> str:
     """Write a share in percent, with as many decimals as it takes not to look like all or none."""
     decimals = next((d for d in range(1, 6) if 0 < round(100 * share, d) < 100), 1)
     return f"{100 * share:.{decimals}f}".removesuffix(".0")
+
+
+def headline(groups: Sequence[GroupVerdict], rows: Iterable[TicketRow]) -> str:
+    """Name the data, and on how many seeds each mean is, so that no figure goes without."""
+    key = groups[0].group
+    counts = [stat.n for row in rows for stat in row.stats.values() if stat is not None]
+    least, most = min(counts, default=0), max(counts, default=0)
+    seeds = f"{least}" if least == most else f"{least}–{most}"
+    told = [f"{seeds} seed{'' if most == 1 else 's'}"]
+    for look, meaning in LOOKS.items():
+        names = [group.group.name for group in groups if group.look == look]
+        which = "" if len(names) == len(groups) else f" ({plain(', '.join(names), 24)})"
+        told += [f"{look}{which}: {meaning}"] if names else []
+    return f"{of_data(plain(key.data), key.data_number)}\n{'; '.join(told)}"
 
 
 def title_of(measure: Measure, attack: str) -> str:

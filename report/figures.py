@@ -13,11 +13,13 @@ from matplotlib.lines import Line2D
 from files.results import DENSE
 from report.drawing import (
     DASHED,
+    DOTTED,
     INK,
     SOLID,
     WIDTH,
     Dashes,
     Look,
+    headline,
     house_style,
     legend_below,
     place_of,
@@ -29,7 +31,7 @@ from report.drawing import (
 )
 from report.judged import IMP, MEASURES, GroupVerdict, Measure, TicketRow
 from report.runs import Point
-from report.words import of_data
+from report.words import needed
 
 BASELINES: dict[str, Dashes] = {"omp": SOLID, "random": (0, (1, 1.5)), "reinit": (0, (6, 2, 1, 2))}
 
@@ -61,12 +63,13 @@ def accuracy_figure(groups: Sequence[GroupVerdict], look: Look, attack: str = ""
         for index, group in enumerate(groups)
     ]
     with house_style():
-        figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
-        axes = figure.subplots(1, len(MEASURES))
+        figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
+        axes = figure.subplots(1, len(MEASURES), sharex=True)
         for axis, measure in zip(axes, MEASURES, strict=True):
             for one in series:
                 _draw_chance(axis, one, measure)
-                _draw_group(axis, one, measure)
+                _draw_dense(axis, one, measure)
+                _draw_tickets(axis, one, measure)
             sparsity_axis(axis, densities)
             _accuracy_limits(axis, groups, measure)
             _draw_wins(axis, series)
@@ -74,8 +77,7 @@ def accuracy_figure(groups: Sequence[GroupVerdict], look: Look, attack: str = ""
             if not any(row.stats[measure.name] for group in groups for row in group.all_rows):
                 axis.text(0.5, 0.5, "no runs", transform=axis.transAxes, ha="center", color="#666")
         axes[0].set_ylabel("accuracy on the test set (%)")
-        key = groups[0].group
-        figure.suptitle(of_data(plain(key.data), key.data_number))
+        figure.suptitle(headline(groups, [row for group in groups for row in group.all_rows]))
         legend_below(figure, _legend(groups, look))
     return figure
 
@@ -110,15 +112,22 @@ def _skipped(before: int | None, after: int | None, awaited: Collection[int]) ->
     return any(before < state < after for state in awaited)
 
 
-def _draw_group(axis: Axes, one: _Series, measure: Measure) -> None:
+def _draw_dense(axis: Axes, one: _Series, measure: Measure) -> None:
+    """Draw the dense network, and the least mean that matches it by the rule."""
     group, colour, marker, aside = one
     dense = group.dense.stats[measure.name] if group.dense else None
-    if dense is not None:
+    least = needed(group, measure.name)
+    if dense is not None and least is not None:
         axis.axhline(dense.mean, color=colour, linestyle=DASHED, linewidth=1.2, zorder=1)
+        axis.axhline(least, color=colour, linestyle=DOTTED, linewidth=1, zorder=1)
         axis.errorbar(
             aside, dense.mean, dense.std, color=colour, marker=marker, markersize=6, capsize=3,
             elinewidth=1, markerfacecolor="white", zorder=3,
         )  # fmt: skip
+
+
+def _draw_tickets(axis: Axes, one: _Series, measure: Measure) -> None:
+    group, colour, marker, _ = one
     for kind, dashes in BASELINES.items():
         points = _points(one, [row for row in group.rows if row.ticket == kind], measure)
         if points:
@@ -160,7 +169,8 @@ def _draw_chance(axis: Axes, one: _Series, measure: Measure) -> None:
 
 def _accuracy_limits(axis: Axes, groups: Sequence[GroupVerdict], measure: Measure) -> None:
     """Let a collapsing baseline leave the panel; it would squash what lies near the dense line."""
-    means, lows = [], []  # of dense networks and tickets, whose error bars stay in sight
+    means = []  # of dense networks and tickets, whose error bars stay in sight
+    lows = [least for g in groups if (least := needed(g, measure.name)) is not None]
     for row in (row for group in groups for row in group.all_rows if row.ticket in (DENSE, IMP)):
         if (stat := row.stats[measure.name]) is not None:
             means.append(stat.mean)
@@ -178,6 +188,8 @@ def _legend(groups: Sequence[GroupVerdict], look: Look) -> list[Line2D]:
         colour, marker = look[name]
         handles.append(Line2D([], [], color=colour, marker=marker, label=plain(name)))
     handles.append(Line2D([], [], color=INK, linestyle=DASHED, linewidth=1.2, label="dense"))
+    tolerance = "dense less the rule’s tolerance"
+    handles.append(Line2D([], [], color=INK, linestyle=DOTTED, linewidth=1, label=tolerance))
     used = {row.ticket for group in groups for row in group.rows}
     for kind, dashes in BASELINES.items():
         if kind in used:
@@ -225,7 +237,7 @@ def time_figure(
         ("s", 1),
     )
     with house_style():
-        figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
         for axis, measure in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
             for name, dense, points in curves.get(measure.name, ()):
                 colour, marker = look[name]
@@ -241,7 +253,7 @@ def time_figure(
             axis.set_xlabel(f"wall-clock time, evaluation included ({unit})")
             axis.set_xlim(left=0)
         figure.axes[0].set_ylabel("accuracy on the validation set (%)")
-        figure.suptitle(plain(title, 80))
+        figure.suptitle(f"{plain(title, 80)}\n1 seed of each network")
         names = dict.fromkeys(name for lines in curves.values() for name, *_ in lines)
         handles = [
             Line2D([], [], color=look[n][0], marker=look[n][1], label=plain(n)) for n in names

@@ -12,7 +12,16 @@ from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 
 from report.difference_figure import difference_figure
-from report.drawing import percent, plain, save_figure, slug, sparsity_axis, state_of, styles
+from report.drawing import (
+    DOTTED,
+    percent,
+    plain,
+    save_figure,
+    slug,
+    sparsity_axis,
+    state_of,
+    styles,
+)
 from report.figures import accuracy_figure, time_figure
 from report.judged import MEASURES
 from report.runs import Point
@@ -20,6 +29,7 @@ from report.ticket_figures import density_figure, overlap_figure
 from report.verdict import judge
 
 TITLES = ["SA under ST", "SA under AT", "RA under AT"]
+SHARED = ["dense", "dense less the rule’s tolerance", "double win by the rule"]
 HOSTILE = ["$\\frac{$", "_hidden", "<b>&\"'", "x" * 300, "名前", "../..", "a/b", "%s{0}"]
 
 
@@ -54,9 +64,9 @@ def test_one_panel_per_measure_with_a_line_and_a_dashed_dense_line_each():
         thick = [line for line in axis.lines if line.get_linewidth() == 1.8]
         assert {(line.get_color(), line.get_marker()) for line in thick} == set(look.values())
         assert all(len(line.get_xdata()) == 3 for line in thick)
-        dashed = [line for line in axis.lines if line.is_dashed()]
+        dashed = [line for line in axis.lines if line.is_dashed() and not is_dotted(line)]
         assert {line.get_color() for line in dashed} == {colour for colour, _ in look.values()}
-    assert legend_of(figure) == ["adv", "std", "dense", "double win by the rule"]
+    assert legend_of(figure) == ["adv", "std", *SHARED]
 
 
 def test_the_lines_show_the_judged_figures_where_the_states_are():
@@ -109,6 +119,61 @@ def test_the_figure_of_differences_sets_two_tickets_of_one_state_apart_too():
     axis = differences(twins()).axes[0]
     places = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "o"]
     assert sorted(places) == pytest.approx([1, 1.85, 2.15, 3])
+
+
+def is_dotted(line):
+    return line._unscaled_dash_pattern == DOTTED
+
+
+def tolerances_of(axis):
+    return {line.get_color(): line.get_ydata()[0] for line in axis.lines if is_dotted(line)}
+
+
+def test_the_tolerance_by_which_double_wins_are_judged_is_drawn_for_each_group():
+    runs = grid("adv") + grid("std", seeds=(1, 11))  # the margin, and a std of 1 / sqrt(2)
+    look = styles(["adv", "std"])
+    colours = [look[name][0] for name in ("adv", "std")]
+    for axis, dense in zip(draw(runs).axes, (90, 80, 40), strict=True):
+        found = tolerances_of(axis)
+        assert [found[colour] for colour in colours] == pytest.approx(
+            [dense + 0.1 - 0.5, dense + 0.6 - 0.5**0.5]
+        )
+    figure = differences(runs, evidence_margin=2.0)
+    for axis, colour, allowed in zip(figure.axes[::3], colours, (0.5, 0.5**0.5), strict=True):
+        assert tolerances_of(axis) == {colour: pytest.approx(-allowed)}
+    assert "the rule’s tolerance" in legend_of(figure)
+
+
+@pytest.mark.parametrize(
+    ("margin", "told"), [(2.0, "2 points"), (1, "1 point"), (None, "the rule’s tolerance")]
+)
+def test_the_band_of_differences_tells_whose_margin_it_is(margin, told):
+    figure = differences(grid(), evidence_margin=margin)
+    assert f"evidence margin: {told}" in legend_of(figure)
+
+
+def test_each_figure_tells_of_how_many_seeds_it_is():
+    runs = grid(seeds=(1, 2)) + [run for run in grid(seeds=(3,)) if run.mode == "std"]
+    for seeds, drawn in (("1 seed", grid()), ("2–3 seeds", runs)):
+        for figure in (draw(drawn), differences(drawn)):
+            assert figure.get_suptitle() == f"cifar10, 100 % of the training data\n{seeds}"
+    baseline = ticket(2, 80, 70, 30, ticket="random")
+    assert "1–2 seeds" in draw(grid(seeds=(1, 2)) + baseline).get_suptitle()
+    assert "\n2 seeds" in differences(grid(seeds=(1, 2)) + baseline).get_suptitle()
+
+
+def test_a_figure_tells_where_the_number_of_seeds_was_not_that_fixed_beforehand():
+    adv, std = judge(grid("adv") + grid("std")).groups
+    groups = [replace(adv, seeds=frozenset({1, 2})), replace(std, seeds=frozenset({2}))]
+    (found,) = {
+        draw_groups(groups, styles(["adv", "std"])).get_suptitle().partition("\n")[2]
+        for draw_groups in (accuracy_figure, difference_figure)
+    }
+    assert found == (
+        "1 seed; interim (adv): planned seeds have yet to run; "
+        "sequential (std): seeds were added to those planned"
+    )
+    assert "; interim: planned" in accuracy_figure(groups[:1], styles(["adv"])).get_suptitle()
 
 
 def test_several_seeds_have_error_bars_and_one_has_none():
@@ -194,11 +259,11 @@ def test_baselines_are_thinner_and_each_has_its_own_dashes():
     assert len(thin) == 3
     assert legend_of(figure) == [
         "adv",
-        "dense",
+        *SHARED[:2],
         "omp",
         "random",
         "reinit",
-        "double win by the rule",
+        *SHARED[2:],
     ]
     assert len({str(line._unscaled_dash_pattern) for line in thin}) == 3
 
@@ -269,7 +334,7 @@ def test_any_name_can_be_drawn_and_stays_in_the_legend(tmp_path, name):
     for path in save_figure(figure, tmp_path / slug("accuracy", name)):
         assert path.parent == tmp_path
         assert path.stat().st_size > 1000
-    assert len(legend_of(figure)) == 4
+    assert len(legend_of(figure)) == 2 + len(SHARED)
 
 
 def test_accuracy_against_time_has_the_three_panels_in_a_fitting_unit():

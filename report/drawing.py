@@ -19,6 +19,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from files.atomic import replacing
 from report.judged import GroupVerdict, Measure, TicketRow
@@ -33,6 +34,8 @@ DASHED: Dashes = "--"
 DOTTED: Dashes = (0, (1, 2.5))  # the rule's tolerance; of a baseline, dots are closer and linked
 INK = "#333333"  # of what belongs to no series
 WIDTH = 10.0  # inches of three panels; on a page of 7 the writing still has 7 points
+# Arrowheads of which the tip is where something leaves the panel: CARETDOWN and CARETUP.
+BEYOND: tuple[Literal[7], Literal[6]] = (7, 6)
 MOST_TICKS = 6  # steps between the labels of sparsity
 APART = 0.3  # of a state, between two tickets of one
 LOOKS = {
@@ -164,6 +167,14 @@ def headline(groups: Sequence[GroupVerdict], rows: Iterable[TicketRow]) -> str:
 def title_of(measure: Measure, attack: str) -> str:
     """The title of a panel; that of RA has the attack in a second line, where it is known."""
     return f"{measure.title}\n{plain(attack)}" if measure.attacked and attack else measure.title
+
+
+def key_of_arrowheads(figure: Figure) -> list[Line2D]:
+    """Explain the arrowheads at the panels' edges; there are some where a line is not clipped."""
+    if all(line.get_clip_on() for axis in figure.axes for line in axis.lines):
+        return []
+    label = "goes on beyond the panel"
+    return [Line2D([], [], color=INK, linestyle="", marker=BEYOND[0], markersize=6, label=label)]
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 
 from files.results import DENSE
 from report.drawing import (
+    BEYOND,
     DASHED,
     DOTTED,
     INK,
@@ -21,6 +22,7 @@ from report.drawing import (
     Look,
     headline,
     house_style,
+    key_of_arrowheads,
     legend_below,
     place_of,
     plain,
@@ -69,16 +71,19 @@ def accuracy_figure(groups: Sequence[GroupVerdict], look: Look, attack: str = ""
             for one in series:
                 _draw_chance(axis, one, measure)
                 _draw_dense(axis, one, measure)
-                _draw_tickets(axis, one, measure)
+                _draw_baselines(axis, one, measure)
+                _draw_found(axis, one, measure)
             sparsity_axis(axis, densities)
             _accuracy_limits(axis, groups, measure)
+            for one in series:
+                _mark_beyond(axis, one, measure)
             _draw_wins(axis, series)
             axis.set_title(title_of(measure, attack))
             if not any(row.stats[measure.name] for group in groups for row in group.all_rows):
                 axis.text(0.5, 0.5, "no runs", transform=axis.transAxes, ha="center", color="#666")
         axes[0].set_ylabel("accuracy on the test set (%)")
         figure.suptitle(headline(groups, [row for group in groups for row in group.all_rows]))
-        legend_below(figure, _legend(groups, look))
+        legend_below(figure, [*_legend(groups, look), *key_of_arrowheads(figure)])
     return figure
 
 
@@ -126,22 +131,36 @@ def _draw_dense(axis: Axes, one: _Series, measure: Measure) -> None:
         )  # fmt: skip
 
 
-def _draw_tickets(axis: Axes, one: _Series, measure: Measure) -> None:
-    group, colour, marker, _ = one
-    for kind, dashes in BASELINES.items():
-        points = _points(one, [row for row in group.rows if row.ticket == kind], measure)
-        if points:
-            x, y, _ = zip(*points, strict=True)
-            axis.plot(
-                x, y, color=colour, linestyle=dashes, linewidth=0.8, marker=marker, markersize=3.5,
-                markerfacecolor="white", zorder=2,
-            )  # fmt: skip
-    points = _points(one, group.found, measure)
+def _draw_found(axis: Axes, one: _Series, measure: Measure) -> None:
+    points = _points(one, one.group.found, measure)
     if points:
         x, y, spread = zip(*points, strict=True)
         axis.errorbar(
-            x, y, spread if any(spread) else None, color=colour, marker=marker, linewidth=1.8,
-            markersize=5, capsize=3, elinewidth=1, zorder=3,
+            x, y, spread if any(spread) else None, color=one.colour, marker=one.marker,
+            linewidth=1.8, markersize=5, capsize=3, elinewidth=1, zorder=3,
+        )  # fmt: skip
+
+
+def _draw_baselines(axis: Axes, one: _Series, measure: Measure) -> None:
+    for kind, dashes in BASELINES.items():
+        points = _points(one, [row for row in one.group.rows if row.ticket == kind], measure)
+        if points:
+            x, y, _ = zip(*points, strict=True)
+            axis.plot(
+                x, y, color=one.colour, linestyle=dashes, linewidth=0.8, marker=one.marker,
+                markersize=3.5, markerfacecolor="white", zorder=2,
+            )  # fmt: skip
+
+
+def _mark_beyond(axis: Axes, one: _Series, measure: Measure) -> None:
+    """Mark at the lower edge where a baseline has an accuracy below the panel."""
+    bottom, _ = axis.get_ylim()
+    means = [(row, row.stats[measure.name]) for row in one.group.rows if row.ticket in BASELINES]
+    below = [one.place(row) for row, stat in means if stat is not None and stat.mean < bottom]
+    if below:
+        axis.plot(
+            below, [bottom] * len(below), linestyle="", marker=BEYOND[0], markersize=6,
+            color=one.colour, clip_on=False, zorder=4,
         )  # fmt: skip
 
 

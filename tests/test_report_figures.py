@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 
-from report.difference_figure import difference_figure
+from report.difference_figure import CEILING, EVIDENCE, difference_figure
 from report.drawing import (
+    BEYOND,
     DOTTED,
     percent,
     plain,
@@ -22,6 +23,7 @@ from report.drawing import (
     state_of,
     styles,
 )
+from report.evidence import Difference, SeedTerm
 from report.figures import accuracy_figure, time_figure
 from report.judged import MEASURES
 from report.runs import Point
@@ -253,7 +255,7 @@ def test_the_axis_of_sparsity_labels_both_ends_and_none_of_what_would_overlap():
 def test_baselines_are_thinner_and_each_has_its_own_dashes():
     runs = grid()
     for kind in ("omp", "random", "reinit"):
-        runs += ticket(2, 80, 70, 30, ticket=kind) + ticket(3, 70, 60, 20, ticket=kind)
+        runs += ticket(2, 90, 80, 40, ticket=kind) + ticket(3, 90, 80, 40, ticket=kind)
     figure = draw(runs)
     thin = [line for line in figure.axes[0].lines if line.get_linewidth() == 0.8]
     assert len(thin) == 3
@@ -268,9 +270,56 @@ def test_baselines_are_thinner_and_each_has_its_own_dashes():
     assert len({str(line._unscaled_dash_pattern) for line in thin}) == 3
 
 
-def test_a_collapsed_baseline_does_not_squash_the_panel():
-    runs = grid() + ticket(3, 10, 10, 1, ticket="random")
-    assert draw(runs).axes[0].get_ylim()[0] > 75
+def arrows_of(axis):
+    """Of the arrowheads, which no panel clips: (marker, place, height)."""
+    marks = [line for line in axis.lines if not line.get_clip_on()]
+    return [(line.get_marker(), line.get_xdata()[0], line.get_ydata()[0]) for line in marks]
+
+
+def test_a_collapsed_baseline_leaves_the_panel_rather_than_squash_it_and_an_arrow_says_so():
+    baseline = ticket(2, 90, 80, 40, ticket="random") + ticket(3, 10, 10, 1, ticket="random")
+    figure = draw(grid() + baseline)
+    axis = figure.axes[0]
+    bottom, _ = axis.get_ylim()
+    assert bottom > 75
+    assert arrows_of(axis) == [(BEYOND[0], pytest.approx(3), bottom)]
+    assert legend_of(figure)[-1] == "goes on beyond the panel"
+    assert not arrows_of(draw(grid()).axes[0])
+    assert legend_of(draw(grid())) == ["adv", *SHARED]
+
+
+def differing(*halves):
+    """Groups with a ticket for each half width of an interval, all level with the dense network."""
+    states = range(len(halves) + 1)
+    (group,) = judge([run for state in states for run in ticket(state, 90, 80, 40)]).groups
+    rows = []
+    for row, half in zip(group.rows, halves, strict=True):
+        term = SeedTerm((half / 4.303) ** 2, 3)  # Student's t of two degrees of freedom
+        found = Difference(0.0, 3, None, "seeds only", seed_terms=(term,))
+        rows.append(replace(row, differences=dict.fromkeys(row.differences, found)))
+    return [replace(group, rows=tuple(rows))]
+
+
+def test_an_interval_that_leaves_the_panel_has_arrowheads_below_the_stars():
+    figure = difference_figure(differing(0.5, 0.6, 40), styles(["adv"]))
+    axis = figure.axes[0]
+    bottom, top = axis.get_ylim()
+    ceiling = bottom + CEILING * (top - bottom)
+    assert top < 10
+    marks, places, heights = zip(*arrows_of(axis), strict=True)
+    assert marks == BEYOND
+    assert places == pytest.approx([3, 3])
+    assert heights == pytest.approx([bottom, ceiling])
+    assert ceiling < bottom + (EVIDENCE - 0.03) * (top - bottom)
+    assert legend_of(figure)[-1] == "goes on beyond the panel"
+
+
+def test_intervals_that_are_all_wide_are_shown_whole():
+    figure = difference_figure(differing(30, 40), styles(["adv"]))
+    bottom, top = figure.axes[0].get_ylim()
+    assert bottom < -40
+    assert top > 40
+    assert not any(map(arrows_of, figure.axes))
 
 
 @pytest.mark.parametrize("half", [1.0, 5.0])

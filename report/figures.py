@@ -124,7 +124,7 @@ def _draw_dense(axis: Axes, one: _Series, measure: Measure) -> None:
     least = needed(group, measure.name)
     if dense is not None and least is not None:
         axis.axhline(dense.mean, color=colour, linestyle=DASHED, linewidth=1.2, zorder=1)
-        axis.axhline(least, color=colour, linestyle=DOTTED, linewidth=1, zorder=1)
+        axis.axhline(least, color=colour, linestyle=DOTTED, linewidth=0.8, zorder=1)
         axis.errorbar(
             aside, dense.mean, dense.std, color=colour, marker=marker, markersize=6, capsize=3,
             elinewidth=1, markerfacecolor="white", zorder=3,
@@ -206,9 +206,11 @@ def _legend(groups: Sequence[GroupVerdict], look: Look) -> list[Line2D]:
         name = group.group.name
         colour, marker = look[name]
         handles.append(Line2D([], [], color=colour, marker=marker, label=plain(name)))
-    handles.append(Line2D([], [], color=INK, linestyle=DASHED, linewidth=1.2, label="dense"))
+    dense = Line2D([], [], color=INK, linestyle=DASHED, linewidth=1.2, marker="o", label="dense")
+    dense.set_markerfacecolor("white")  # as at sparsity 0, which tells lines of one colour apart
+    handles.append(dense)
     tolerance = "dense less the rule’s tolerance"
-    handles.append(Line2D([], [], color=INK, linestyle=DOTTED, linewidth=1, label=tolerance))
+    handles.append(Line2D([], [], color=INK, linestyle=DOTTED, linewidth=0.8, label=tolerance))
     used = {row.ticket for group in groups for row in group.rows}
     for kind, dashes in BASELINES.items():
         if kind in used:
@@ -234,7 +236,8 @@ def _bars(groups: Sequence[GroupVerdict]) -> list[Line2D]:
             Line2D([], [], color=INK, linestyle="", marker="|", mew=1.2, ms=11, label=label)
         )
     if any(half is not None for row in rows for half in row.chance.values()):
-        pale = Line2D([], [], color=INK, linewidth=4, alpha=0.3, label="95 % over test images")
+        label = "95 % over test images, each network alone"
+        pale = Line2D([], [], color=INK, linewidth=4, alpha=0.3, label=label)
         handles.append(pale)
     return handles
 

@@ -257,7 +257,8 @@ def test_baselines_are_thinner_and_each_has_its_own_dashes():
     for kind in ("omp", "random", "reinit"):
         runs += ticket(2, 90, 80, 40, ticket=kind) + ticket(3, 90, 80, 40, ticket=kind)
     figure = draw(runs)
-    thin = [line for line in figure.axes[0].lines if line.get_linewidth() == 0.8]
+    lines = [line for line in figure.axes[0].lines if not is_dotted(line)]
+    thin = [line for line in lines if line.get_linewidth() == 0.8]
     assert len(thin) == 3
     assert legend_of(figure) == [
         "adv",
@@ -330,6 +331,13 @@ def test_the_bars_of_a_dense_network_stay_inside_the_panel_beside_a_collapsed_ba
     assert 75 < axis.get_ylim()[0] < 90.1 - half  # the lowest mean, the dense network's, is 90.1
 
 
+def test_the_bars_of_the_images_are_said_to_be_of_each_network_alone():
+    (group,) = judge(grid()).groups
+    dense = replace(group.dense, chance={measure.name: 1.0 for measure in MEASURES})
+    figure = accuracy_figure([replace(group, dense=dense)], styles(["adv"]))
+    assert legend_of(figure)[-1] == "95 % over test images, each network alone"
+
+
 def test_bars_of_the_images_end_where_accuracies_do():
     (group,) = judge(ticket(0, 99.5, 50, 0.5)).groups
     chance = {measure.name: 2.0 for measure in MEASURES}
@@ -354,6 +362,20 @@ def test_each_pretraining_has_its_own_colour_and_marker():
     assert len({colour for colour, _ in look.values()}) == 7
     assert len({marker for _, marker in look.values()}) == 7
     assert len(set(styles(f"p{i}" for i in range(20)).values())) == 20
+
+
+def test_dense_lines_of_one_colour_are_told_apart_by_the_markers_on_them():
+    names = [f"p{number}" for number in range(8)]  # those of the first and the last are one colour
+    runs = []
+    for rank, name in enumerate(names):
+        runs += ticket(0, 90 - rank, 80, 40, pretraining=name)
+    figure = draw(runs)
+    hollow = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "white"]
+    marked = {float(line.get_ydata()[0]): (line.get_color(), line.get_marker()) for line in hollow}
+    look = styles(names)
+    assert marked == {90.0 - rank: look[name] for rank, name in enumerate(names)}
+    shown = next(h for h in figure.legends[0].legend_handles if h.get_label() == "dense")
+    assert (shown.get_marker(), shown.get_markerfacecolor()) == ("o", "white")
 
 
 def test_figures_are_written_as_png_and_svg_and_repeat_to_the_byte(tmp_path):
@@ -397,6 +419,7 @@ def test_accuracy_against_time_has_the_three_panels_in_a_fitting_unit():
     assert np.asarray(dense.get_xdata()).tolist() == [10, 20, 30, 40]
     assert not ticket_line.is_dashed()
     assert np.asarray(ticket_line.get_xdata()).tolist() == [20, 30, 40]
+    assert figure.get_suptitle() == "cifar10\n1 seed of each network"
     assert figure.axes[0].get_xlabel() == "wall-clock time, evaluation included (min)"
     assert figure.axes[0].get_ylabel() == "accuracy on the validation set (%)"
 

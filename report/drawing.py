@@ -19,18 +19,29 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from files.atomic import replacing
-from report.judged import Measure
+from report.judged import GroupVerdict, Measure, TicketRow
 from report.runs import natural_order
+from report.words import of_data
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 Dashes = Literal["-", "--"] | tuple[float, Sequence[float]]
 SOLID: Dashes = "-"
 DASHED: Dashes = "--"
+DOTTED: Dashes = (0, (1, 2.5))  # the rule's tolerance; of a baseline, dots are closer and linked
+INK = "#333333"  # of what belongs to no series
 WIDTH = 10.0  # inches of three panels; on a page of 7 the writing still has 7 points
+# Arrowheads of which the tip is where something leaves the panel: CARETDOWN and CARETUP.
+BEYOND: tuple[Literal[7], Literal[6]] = (7, 6)
 MOST_TICKS = 6  # steps between the labels of sparsity
+APART = 0.3  # of a state, between two tickets of one
+LOOKS = {
+    "interim": "planned seeds have yet to run",
+    "sequential": "seeds were added to those planned",
+}
 Look = Mapping[str, tuple[str, str]]  # pre-training: colour and marker
 
 
@@ -104,6 +115,23 @@ def state_of(density: float) -> float:
     return math.log(density) / math.log(0.8)
 
 
+def place_of(row: TicketRow, group: GroupVerdict) -> float:
+    """Place a ticket by its density, set apart from others of its state, which it would hide."""
+    same = sorted((-r.density, r.which) for r in group.all_rows if r.title == row.title)
+    rank = same.index((-row.density, row.which)) - (len(same) - 1) / 2
+    return state_of(row.density) + APART * rank
+
+
+def stars(axis: Axes, height: float, places: Sequence[float], face: str) -> None:
+    """Draw a row of stars at a height that is a fraction of the panel: they are no accuracies."""
+    if places:
+        axis.plot(
+            places, [height] * len(places), linestyle="", marker="*", markersize=11, color=INK,
+            markerfacecolor=face, markeredgewidth=0.9, transform=axis.get_xaxis_transform(),
+            zorder=4,
+        )  # fmt: skip
+
+
 def sparsity_axis(axis: Axes, densities: Iterable[float]) -> None:
     """Label the axis in percent where there is room: both ends always, else the sparser first."""
     places = sorted({round(state_of(density), 2) for density in densities}, reverse=True)
@@ -122,9 +150,31 @@ def percent(share: float) -> str:
     return f"{100 * share:.{decimals}f}".removesuffix(".0")
 
 
+def headline(groups: Sequence[GroupVerdict], rows: Iterable[TicketRow]) -> str:
+    """Name the data, and on how many seeds each mean is, so that no figure goes without."""
+    key = groups[0].group
+    counts = [stat.n for row in rows for stat in row.stats.values() if stat is not None]
+    least, most = min(counts, default=0), max(counts, default=0)
+    seeds = f"{least}" if least == most else f"{least}–{most}"
+    told = [f"{seeds} seed{'' if most == 1 else 's'}"]
+    for look, meaning in LOOKS.items():
+        names = [group.group.name for group in groups if group.look == look]
+        which = "" if len(names) == len(groups) else f" ({plain(', '.join(names), 24)})"
+        told += [f"{look}{which}: {meaning}"] if names else []
+    return f"{of_data(plain(key.data), key.data_number)}\n{'; '.join(told)}"
+
+
 def title_of(measure: Measure, attack: str) -> str:
     """The title of a panel; that of RA has the attack in a second line, where it is known."""
     return f"{measure.title}\n{plain(attack)}" if measure.attacked and attack else measure.title
+
+
+def key_of_arrowheads(figure: Figure) -> list[Line2D]:
+    """Explain the arrowheads at the panels' edges; there are some where a line is not clipped."""
+    if all(line.get_clip_on() for axis in figure.axes for line in axis.lines):
+        return []
+    label = "goes on beyond the panel"
+    return [Line2D([], [], color=INK, linestyle="", marker=BEYOND[0], markersize=6, label=label)]
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:

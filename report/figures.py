@@ -3,35 +3,54 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.transforms import ScaledTranslation
 
 from files.results import DENSE
 from report.drawing import (
+    BEYOND,
     DASHED,
+    DOTTED,
+    INK,
     SOLID,
     WIDTH,
     Dashes,
     Look,
+    headline,
     house_style,
+    key_of_arrowheads,
     legend_below,
+    place_of,
     plain,
     sparsity_axis,
+    stars,
     state_of,
     title_of,
 )
 from report.judged import IMP, MEASURES, GroupVerdict, Measure, TicketRow
 from report.runs import Point
-from report.words import of_data
+from report.words import needed
 
 BASELINES: dict[str, Dashes] = {"omp": SOLID, "random": (0, (1, 1.5)), "reinit": (0, (6, 2, 1, 2))}
 
 
 # --- accuracy against sparsity ------------------------------------------------------------------
+
+
+class _Series(NamedTuple):
+    """A group as it is drawn, set aside from the others, whose bars it would hide."""
+
+    group: GroupVerdict
+    colour: str
+    marker: str
+    aside: float
+
+    def place(self, row: TicketRow) -> float:
+        return place_of(row, self.group) + self.aside
 
 
 def accuracy_figure(groups: Sequence[GroupVerdict], look: Look, attack: str = "") -> Figure:
@@ -40,46 +59,53 @@ def accuracy_figure(groups: Sequence[GroupVerdict], look: Look, attack: str = ""
     attack: by which RA was measured, in a few words.
     """
     densities = [row.density for group in groups for row in group.all_rows]
-    # Set apart, so that the bars of one do not hide those of another: at most half a state in all.
-    step = min(0.016 * state_of(min(densities)), 0.5 / len(groups))
+    step = min(0.016 * state_of(min(densities)), 0.5 / len(groups))  # at most half a state in all
+    series = [
+        _Series(group, *look[group.group.name], step * (index - (len(groups) - 1) / 2))
+        for index, group in enumerate(groups)
+    ]
     with house_style():
-        figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
-        axes = figure.subplots(1, len(MEASURES))
+        figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
+        axes = figure.subplots(1, len(MEASURES), sharex=True)
         for axis, measure in zip(axes, MEASURES, strict=True):
-            for index, group in enumerate(groups):
-                aside = step * (index - (len(groups) - 1) / 2)
-                _draw_chance(axis, group, measure, look[group.group.name][0], aside)
-                _draw_group(axis, group, measure, *look[group.group.name], aside)
+            for one in series:
+                _draw_chance(axis, one, measure)
+                _draw_dense(axis, one, measure)
+                _draw_baselines(axis, one, measure)
+                _draw_found(axis, one, measure)
             sparsity_axis(axis, densities)
             _accuracy_limits(axis, groups, measure)
+            for one in series:
+                _mark_beyond(axis, one, measure)
+            _draw_wins(axis, series)
             axis.set_title(title_of(measure, attack))
-            if not any(_points(group.all_rows, measure) for group in groups):
+            if not any(row.stats[measure.name] for group in groups for row in group.all_rows):
                 axis.text(0.5, 0.5, "no runs", transform=axis.transAxes, ha="center", color="#666")
         axes[0].set_ylabel("accuracy on the test set (%)")
-        key = groups[0].group
-        figure.suptitle(of_data(plain(key.data), key.data_number))
-        legend_below(figure, _legend(groups, look))
+        figure.suptitle(headline(groups, [row for group in groups for row in group.all_rows]))
+        legend_below(figure, [*_legend(groups, look), *key_of_arrowheads(figure)])
     return figure
 
 
 def _points(
-    rows: Iterable[TicketRow],
-    measure: Measure,
-    aside: float = 0.0,
-    awaited: Collection[int] = (),
+    one: _Series, rows: Sequence[TicketRow], measure: Measure
 ) -> list[tuple[float, float, float]]:
-    """List (place, mean, std) in order of sparsity; a missing mean is NaN and leaves a gap.
+    """List (place, mean, std) of one kind of tickets in order of sparsity.
 
-    So does a state that is awaited and has no row.
+    A missing mean is NaN and leaves a gap. So does a state that is awaited and has no row, and what
+    is beside one of several tickets of a state, as none of them is the one that the line is of.
     """
     points: list[tuple[float, float, float]] = []
     before = None
-    for row in sorted(rows, key=lambda row: -row.density):
-        if before is not None and _skipped(before.state, row.state, awaited):
+    for row in sorted(rows, key=one.place):
+        awaited = one.group.awaited.get(row.ticket, ())
+        if before is not None and (
+            before.which or row.which or _skipped(before.state, row.state, awaited)
+        ):
             points.append((math.nan, math.nan, 0.0))
         stat = row.stats[measure.name]
         mean, std = (math.nan, 0.0) if stat is None else (stat.mean, stat.std or 0.0)
-        points.append((state_of(row.density) + aside, mean, std))
+        points.append((one.place(row), mean, std))
         before = row
     return points if any(not math.isnan(mean) for _, mean, _ in points) else []
 
@@ -91,58 +117,79 @@ def _skipped(before: int | None, after: int | None, awaited: Collection[int]) ->
     return any(before < state < after for state in awaited)
 
 
-def _draw_group(
-    axis: Axes, group: GroupVerdict, measure: Measure, colour: str, marker: str, aside: float
-) -> None:
+def _draw_dense(axis: Axes, one: _Series, measure: Measure) -> None:
+    """Draw the dense network, and the least mean that matches it by the rule."""
+    group, colour, marker, aside = one
     dense = group.dense.stats[measure.name] if group.dense else None
-    if dense is not None:
+    least = needed(group, measure.name)
+    if dense is not None and least is not None:
         axis.axhline(dense.mean, color=colour, linestyle=DASHED, linewidth=1.2, zorder=1)
+        axis.axhline(least, color=colour, linestyle=DOTTED, linewidth=0.8, zorder=1)
         axis.errorbar(
             aside, dense.mean, dense.std, color=colour, marker=marker, markersize=6, capsize=3,
             elinewidth=1, markerfacecolor="white", zorder=3,
         )  # fmt: skip
-    for kind, dashes in BASELINES.items():
-        rows = (row for row in group.rows if row.ticket == kind)
-        points = _points(rows, measure, aside, group.awaited.get(kind, ()))
-        if points:
-            x, y, _ = zip(*points, strict=True)
-            axis.plot(
-                x, y, color=colour, linestyle=dashes, linewidth=0.8, marker=marker, markersize=3.5,
-                markerfacecolor="white", zorder=2,
-            )  # fmt: skip
-    points = _points(group.found, measure, aside, group.awaited.get(IMP, ()))
+
+
+def _draw_found(axis: Axes, one: _Series, measure: Measure) -> None:
+    points = _points(one, one.group.found, measure)
     if points:
         x, y, spread = zip(*points, strict=True)
         axis.errorbar(
-            x, y, spread if any(spread) else None, color=colour, marker=marker, linewidth=1.8,
-            markersize=5, capsize=3, elinewidth=1, zorder=3,
+            x, y, spread if any(spread) else None, color=one.colour, marker=one.marker,
+            linewidth=1.8, markersize=5, capsize=3, elinewidth=1, zorder=3,
         )  # fmt: skip
-    stars = _points((row for row in group.found if row.double_win), measure, aside)
-    above = ScaledTranslation(0, 9 / 72, axis.figure.dpi_scale_trans)  # the marker stays in sight
-    axis.plot(
-        [x for x, _, _ in stars], [y for _, y, _ in stars], linestyle="", marker="*",
-        markersize=10, markerfacecolor=colour, markeredgecolor="black", markeredgewidth=0.7,
-        zorder=4, transform=axis.transData + above,
-    )  # fmt: skip
 
 
-def _draw_chance(
-    axis: Axes, group: GroupVerdict, measure: Measure, colour: str, aside: float
-) -> None:
+def _draw_baselines(axis: Axes, one: _Series, measure: Measure) -> None:
+    for kind, dashes in BASELINES.items():
+        points = _points(one, [row for row in one.group.rows if row.ticket == kind], measure)
+        if points:
+            x, y, _ = zip(*points, strict=True)
+            axis.plot(
+                x, y, color=one.colour, linestyle=dashes, linewidth=0.8, marker=one.marker,
+                markersize=3.5, markerfacecolor="white", zorder=2,
+            )  # fmt: skip
+
+
+def _mark_beyond(axis: Axes, one: _Series, measure: Measure) -> None:
+    """Mark at the lower edge where a baseline has an accuracy below the panel."""
+    bottom, _ = axis.get_ylim()
+    means = [(row, row.stats[measure.name]) for row in one.group.rows if row.ticket in BASELINES]
+    below = [one.place(row) for row, stat in means if stat is not None and stat.mean < bottom]
+    if below:
+        axis.plot(
+            below, [bottom] * len(below), linestyle="", marker=BEYOND[0], markersize=6,
+            color=one.colour, clip_on=False, zorder=4,
+        )  # fmt: skip
+
+
+def _draw_wins(axis: Axes, series: Sequence[_Series]) -> None:
+    """Draw double wins as stars, a row a series, above all that is drawn at its accuracy."""
+    winning = [one for one in series if any(row.double_win for row in one.group.found)]
+    pitch = min(0.065, 0.4 / max(len(winning), 1))
+    bottom, top = axis.get_ylim()
+    axis.set_ylim(top=bottom + (top - bottom) / (1 - pitch * len(winning)))
+    for rank, one in enumerate(winning):
+        places = [one.place(row) for row in one.group.found if row.double_win]
+        stars(axis, 1 - pitch * (rank + 0.5), places, one.colour)
+
+
+def _draw_chance(axis: Axes, one: _Series, measure: Measure) -> None:
     """Draw what other test images might have given, without caps, wider and paler than the std."""
-    for row in group.all_rows:
+    for row in one.group.all_rows:
         stat, half = row.stats[measure.name], row.chance.get(measure.name)
         if row.ticket in (DENSE, IMP) and stat is not None and half is not None:
             low, high = max(stat.mean - half, 0.0), min(stat.mean + half, 100.0)
             axis.vlines(
-                state_of(row.density) + aside, low, high, color=colour, linewidth=4, alpha=0.3,
-                zorder=1,
-            )  # fmt: skip
+                one.place(row), low, high, color=one.colour, linewidth=4, alpha=0.3, zorder=1
+            )
 
 
 def _accuracy_limits(axis: Axes, groups: Sequence[GroupVerdict], measure: Measure) -> None:
     """Let a collapsing baseline leave the panel; it would squash what lies near the dense line."""
-    means, lows = [], []  # of dense networks and tickets, whose error bars stay in sight
+    means = []  # of dense networks and tickets, whose error bars stay in sight
+    lows = [least for g in groups if (least := needed(g, measure.name)) is not None]
     for row in (row for group in groups for row in group.all_rows if row.ticket in (DENSE, IMP)):
         if (stat := row.stats[measure.name]) is not None:
             means.append(stat.mean)
@@ -159,34 +206,38 @@ def _legend(groups: Sequence[GroupVerdict], look: Look) -> list[Line2D]:
         name = group.group.name
         colour, marker = look[name]
         handles.append(Line2D([], [], color=colour, marker=marker, label=plain(name)))
-    grey = "#444444"
-    handles.append(Line2D([], [], color=grey, linestyle=DASHED, linewidth=1.2, label="dense"))
+    dense = Line2D([], [], color=INK, linestyle=DASHED, linewidth=1.2, marker="o", label="dense")
+    dense.set_markerfacecolor("white")  # as at sparsity 0, which tells lines of one colour apart
+    handles.append(dense)
+    tolerance = "dense less the rule’s tolerance"
+    handles.append(Line2D([], [], color=INK, linestyle=DOTTED, linewidth=0.8, label=tolerance))
     used = {row.ticket for group in groups for row in group.rows}
     for kind, dashes in BASELINES.items():
         if kind in used:
             handles.append(
                 Line2D(
-                    [], [], color=grey, linestyle=dashes, linewidth=0.8, marker="o",
+                    [], [], color=INK, linestyle=dashes, linewidth=0.8, marker="o",
                     markersize=3.5, markerfacecolor="white", label=kind,
                 )
             )  # fmt: skip
-    stars = Line2D(
-        [], [], color=grey, linestyle="", marker="*", markersize=10, label="double win by the rule"
+    star = Line2D(
+        [], [], color=INK, linestyle="", marker="*", markersize=11, label="double win by the rule"
     )
-    return [*handles, stars, *_bars(groups, grey)]
+    return [*handles, star, *_bars(groups)]
 
 
-def _bars(groups: Sequence[GroupVerdict], grey: str) -> list[Line2D]:
+def _bars(groups: Sequence[GroupVerdict]) -> list[Line2D]:
     """Explain the two kinds of bars, where there are any."""
     rows = [row for group in groups for row in group.all_rows]
     handles = []
     if any(stat and stat.std for row in rows for stat in row.stats.values()):
         label = "± std over seeds"
         handles.append(
-            Line2D([], [], color=grey, linestyle="", marker="|", mew=1.2, ms=11, label=label)
+            Line2D([], [], color=INK, linestyle="", marker="|", mew=1.2, ms=11, label=label)
         )
     if any(half is not None for row in rows for half in row.chance.values()):
-        pale = Line2D([], [], color=grey, linewidth=4, alpha=0.3, label="95 % over test images")
+        label = "95 % over test images, each network alone"
+        pale = Line2D([], [], color=INK, linewidth=4, alpha=0.3, label=label)
         handles.append(pale)
     return handles
 
@@ -208,7 +259,7 @@ def time_figure(
         ("s", 1),
     )
     with house_style():
-        figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
         for axis, measure in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
             for name, dense, points in curves.get(measure.name, ()):
                 colour, marker = look[name]
@@ -224,12 +275,12 @@ def time_figure(
             axis.set_xlabel(f"wall-clock time, evaluation included ({unit})")
             axis.set_xlim(left=0)
         figure.axes[0].set_ylabel("accuracy on the validation set (%)")
-        figure.suptitle(plain(title, 80))
+        figure.suptitle(f"{plain(title, 80)}\n1 seed of each network")
         names = dict.fromkeys(name for lines in curves.values() for name, *_ in lines)
         handles = [
             Line2D([], [], color=look[n][0], marker=look[n][1], label=plain(n)) for n in names
         ]
         for style, label in ((SOLID, "ticket"), (DASHED, "dense")):
-            handles.append(Line2D([], [], color="#444444", linestyle=style, label=label))
+            handles.append(Line2D([], [], color=INK, linestyle=style, label=label))
         legend_below(figure, handles)
     return figure

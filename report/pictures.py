@@ -80,10 +80,13 @@ def _accuracy_pictures(verdict: Verdict) -> Iterator[Drawn]:
     for name, title, groups, (attack, ra_by) in _places(verdict):
         caption = (
             "Mean over seeds. Bars with caps: one standard deviation. Pale wide bars: 95 % for "
-            "other test images, where outcomes are there. Dashed: the dense network of the same "
-            "colour. Stars: double wins by the rule. Thin lines: baselines, which may leave the "
-            "panel at the bottom. A gap is a missing run: one that the study plans or, without a "
-            "plan, that another pre-training has. Points at one sparsity are set apart a little. "
+            "other test images, where outcomes are there, for each network alone; that two of them "
+            "overlap does not make networks equal, as the differences, which pair the images, "
+            "show. Dashed: the dense network of the same colour; dotted: the least that matches "
+            "it by the rule. Stars at the top: double wins by the rule. Thin lines: baselines, "
+            "with arrowheads where they lie below the panel. A gap is a missing run: one that the "
+            "study plans or, without a plan, that another pre-training has. Points at one sparsity "
+            "are set apart a little; two tickets of one state are not joined. "
             f"{ra_by}"
         )
         figure = accuracy_figure(groups, _look(verdict), attack)
@@ -97,11 +100,13 @@ def _difference_pictures(verdict: Verdict) -> Iterator[Drawn]:
             continue
         caption = (
             "What each ticket that IMP found lacks against its dense network, with 95 % intervals "
-            "(very wide ones leave the panel). Grey: within the margin. Solid intervals know of "
+            "(arrowheads: those much wider than most leave the panel). Grey: within the margin of "
+            "the evidence; dotted: the tolerance of the rule. Solid intervals know of "
             "seeds and images and decide: a ticket matches where its interval lies above the "
             "band’s lower edge, and is worse where it lies below. Dashed ones, of images only "
             "or of seeds alone, leave it undecided, as does a point without any. Stars: double "
-            f"wins on all three. {ra_by}"
+            "wins on all three, white ones by the rule’s tolerance, black ones by the evidence. "
+            f"{ra_by}"
         )
         figure = difference_figure(judged, _look(verdict), attack)
         yield f"difference-{name}", f"Differences to the dense network: {title}", caption, figure
@@ -192,7 +197,8 @@ def _ticket_pictures(verdict: Verdict, runs_dir: Path, notes: list[str]) -> Iter
     caption = (
         "Intersection over union of the surviving weights of two tickets, named by source and "
         "state (*: of which no transfer is here). In brackets: what two random masks with these "
-        "densities of each layer would have."
+        "densities of each layer would have. The tickets of one run of IMP are nested, so their "
+        "overlap is just the ratio of their densities. Tickets of unequal densities cannot reach 1."
     )
     figure = overlap_figure(names, *overlap_matrices([mask for _, mask in masks]))
     yield "overlap", "Mask overlap", caption, figure

@@ -873,7 +873,7 @@ def test_the_accuracy_figure_sets_the_bars_of_two_pretrainings_apart_and_explain
     places = [segment[0][0] for bar in bars for segment in bar.get_segments()]
     assert len(set(places)) == 4  # dense network and ticket of each, whose two kinds of bars agree
     told = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert told[-2:] == ["± std over seeds", "95 % over test images"]
+    assert told[-2:] == ["± std over seeds", "95 % over test images, each network alone"]
 
 
 @pytest.mark.skipif(find_browser() is None, reason="no browser here")

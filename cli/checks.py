@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 
+from engine.launching import takes_cuda
 from errors import InputError
 from models import ARCHS
 from models.normalize import check_constants
@@ -128,7 +129,7 @@ def check_precision(args: argparse.Namespace) -> list[str]:
     """What to warn of where --amp bf16 is emulated, which takes longer than float32."""
     if args.amp != "bf16":
         return []
-    if args.device != "cpu" and torch.cuda.is_available():
+    if takes_cuda(args.device):
         machine, native = "this GPU", torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         machine, native = "this CPU", _cpu_has_bf16()
@@ -165,11 +166,11 @@ def check_together(args: argparse.Namespace) -> None:
         raise InputError("--export_released only writes a file: leave out --evaluate")
     _check_what_is_tested(args)
     _check_init(args)
-    if args.amp == "fp16" and (args.device == "cpu" or not torch.cuda.is_available()):
+    if args.amp == "fp16" and not takes_cuda(args.device):
         raise InputError("--amp fp16 needs CUDA; on the CPU there is --amp bf16")
     if args.cuda_graphs and not args.compile:
         raise InputError("--cuda_graphs goes with --compile, whose graphs they record")
-    if args.cuda_graphs and (args.device == "cpu" or not torch.cuda.is_available()):
+    if args.cuda_graphs and not takes_cuda(args.device):
         raise InputError("--cuda_graphs needs CUDA; leave it out")
     if (args.mean is None) != (args.std is None):
         raise InputError("--mean and --std go together: give both or neither")

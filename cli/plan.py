@@ -13,6 +13,7 @@ from cli import build, folders
 from cli.run_plan import ASSUMED_RATE, Cost, Input, PlannedState, RunPlan, Timing, Written
 from cli.salvage import state_given
 from dataset import count_images
+from engine.launching import takes_cuda
 from engine.schedules import States
 from engine.steps import training_step
 from files import names
@@ -248,7 +249,7 @@ def _timed(args: argparse.Namespace, images: int, passes: int, classes: int) -> 
     """
     if not args.time_it:
         return None
-    cuda = torch.cuda.is_available() and args.device != "cpu"
+    cuda = takes_cuda(args.device)
     execution = build.execution(args, torch.device("cuda" if cuda else "cpu"))
     model = build_model(args.arch, classes, (0.5,) * 3, (0.5,) * 3, args.stem, args.width)
     execution.place(model).train()

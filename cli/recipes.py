@@ -20,6 +20,7 @@ from cli.checks import (
 )
 from cli.nodes import settle_nodes
 from engine.run_folder import NOTES
+from models.stem import usual_stem
 
 _IMP = {
     "arch": "resnet50", "input_size": 224, "augment": "rrc", "hflip": True,
@@ -84,7 +85,7 @@ def apply_recipe(args: argparse.Namespace, task: str) -> list[str]:
         if getattr(args, name, None) is None:
             setattr(args, name, value)
     if args.stem is None and getattr(args, "ticket", "imp") == "imp":  # else the weights tell
-        args.stem = "cifar" if args.input_size < 64 else "imagenet"
+        args.stem = usual_stem(args.input_size)
     settle_nodes(args, os.environ)
     check_together(args)
     notes = check_unused(args, given) + check_milestones(args, milestones)

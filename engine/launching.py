@@ -60,7 +60,7 @@ def launch(work: Callable[[Runtime, Any], Any], argument: Any, how: Launch) -> N
             work(runtime, argument)
         return
     if how.spawn:
-        gpus = torch.cuda.device_count() if _wants_cuda(how) else 0
+        gpus = torch.cuda.device_count() if takes_cuda(how.device) else 0
         count = processes_per_node(how, gpus)
         if count != processes_per_node(dataclasses.replace(how, begun_with=None), gpus):
             say(f"processes: {count} on this node, as the run began with (--nproc N: others)")
@@ -81,7 +81,7 @@ def processes_per_node(how: Launch, gpus: int) -> int:
 
 
 def _spawn(count: int, work: Callable, argument: Any, how: Launch) -> None:
-    if _wants_cuda(how) and how.gpu is None and count > torch.cuda.device_count():
+    if takes_cuda(how.device) and how.gpu is None and count > torch.cuda.device_count():
         raise InputError(f"--nproc {count}: there are {torch.cuda.device_count()} GPUs")
     if how.dist_url is None:
         if how.world_size > 1:
@@ -249,8 +249,9 @@ def _telling_of_a_wait(local: int, whom: str, timeout: int) -> Iterator[None]:
         timer.cancel()
 
 
-def _wants_cuda(how: Launch) -> bool:
-    return how.device != "cpu" and torch.cuda.is_available()
+def takes_cuda(device: str) -> bool:
+    """Whether a run with this --device is one on CUDA."""
+    return device != "cpu" and torch.cuda.is_available()
 
 
 def _device(how: Launch, index: int | None) -> torch.device:
@@ -259,7 +260,7 @@ def _device(how: Launch, index: int | None) -> torch.device:
         raise InputError(
             "CUDA was asked for, but PyTorch sees no CUDA device; leave out --device/--gpu"
         )
-    if not _wants_cuda(how):
+    if not takes_cuda(how.device):
         return torch.device("cpu")
     index = index or 0
     if index >= torch.cuda.device_count():

@@ -25,6 +25,7 @@ from files.fingerprints import weights_sha256
 from files.names import EVALUATION, EVALUATION_OUTCOMES, former
 from input_pipeline.loader import Loader
 from models import load_network, stem_of
+from models.stem import usual_stem
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def read_network(
     )
     say(pruning.remain_line(model))
     stem, size = stem_of(model), spec.input_size
-    if stem is not None and (stem == "cifar") != (size < 64):
+    if stem is not None and stem != usual_stem(size):
         warnings.add(f"the {stem} stem on images of {size} pixels: check --input_size")
     class_names = class_names_in(load_checkpoint(file.path))
     return Tested(file.path, evaluator.execution.place(model), class_names, warnings)

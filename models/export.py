@@ -21,6 +21,7 @@ from files.checkpoints import content_hash
 from files.sealed import HASH
 from models.normalize import check_constants
 from models.pretrained import has_constants, load_network
+from models.stem import usual_size
 from models.zoo import ARCHS, build_model, classifier, stem_and_width, stem_of
 
 TOLERANCE = 1e-4  # of the largest logit; ONNX runtimes order their sums differently
@@ -196,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     source = args.checkpoint
     told: dict[str, Any] = {"tell": print, "note": lambda line: print(f"{source}: {line}")}
     model = load_network(source, args.arch, mean, std, key=args.key, flag="--key", **told)
-    size = args.input_size or (32 if stem_of(model) == "cifar" else 224)
+    size = args.input_size or usual_size(stem_of(model))
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     writers[target.suffix](model, target, images)
     print(f"{target}: {model.arch}, same logits as {source}")

@@ -1,4 +1,4 @@
-"""The 7x7 stride-2 convolution of an ImageNet stem, with a fast gradient to the images."""
+"""The two stems; the 7x7 stride-2 convolution of ImageNet's has a fast gradient to the images."""
 
 from typing import Any
 
@@ -70,3 +70,13 @@ def _input_gradient(gradient: Tensor, weight: Tensor, shape: torch.Size) -> Tens
     kernel = taps.flip(3, 5).permute(1, 3, 5, 0, 2, 4).reshape(4 * colours, outputs, 4, 4)
     phases = F.conv2d(F.pad(gradient, (1, 2, 1, 2)), kernel)
     return F.pixel_shuffle(phases, 2)[:, :, : shape[2], : shape[3]]
+
+
+def usual_stem(size: int) -> str:
+    """The stem for square images of so many pixels a side."""
+    return "cifar" if size < 64 else "imagenet"
+
+
+def usual_size(stem: str | None) -> int:
+    """The side in pixels of the images that networks of a stem are usually for."""
+    return 32 if stem == "cifar" else 224

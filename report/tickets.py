@@ -180,12 +180,13 @@ def cost(masks: Masks, input_size: int | None = None, named: str | None = None) 
     architecture that a ticket's header names.
     """
     from models import build_model, classifier, estimate_flops, fit_masks
+    from models.stem import usual_size
 
     found = find_arch(masks, named)
     if found is None:
         return None
     arch, stem, width = found
-    size = input_size or (32 if stem == "cifar" else 224)
+    size = input_size or usual_size(stem)
     model = build_model(arch, 1, (0.0,) * 3, (1.0,) * 3, stem=stem, width=width)
     no_fc = {classifier(model) + MASK_SUFFIX: torch.zeros(1, dtype=torch.bool)}
     dense = estimate_flops(model, size, no_fc)

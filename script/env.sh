@@ -28,6 +28,18 @@ import runpy; runpy.run_module(package, run_name="__main__", alter_sys=True)'
   exec "$(find_python "$root")" -c "$start" "$package" "$@"
 }
 
+# Become the transfer of INIT, under the masks of TICKET if there is one, to DATASET by MODE.
+# Arguments: ROOT MODE DATASET INIT SAVE [TICKET] [flags of main_downstream.py …]
+transfer() {
+  local root=$1 mode=$2 dataset=$3 init=$4 save=$5
+  shift 5
+  if [ $# -ge 1 ] && [[ $1 != -* ]]; then
+    set -- --tickets_file "$@"
+  fi
+  exec "$(find_python "$root")" "$root/main_downstream.py" \
+    --mode "$mode" --dataset "$dataset" --init "$init" --save_dir "$save" "$@"
+}
+
 # Set PYTHON to an environment that has what ROOT/REQUIREMENTS names.
 #
 # The active environment is used if there is one, and the PyTorch that it has is kept, whatever else

@@ -34,6 +34,7 @@ from files.atomic import check_writable
 from files.checkpoints import to_cpu
 from files.class_names import class_names_in
 from files.imp_run import SearchRecord
+from files.results import IMP
 from files.salvage import Salvaged, check_density, read_history
 from files.tickets import save_ticket
 from models import ARCHS
@@ -305,14 +306,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         warn(note)
     settle.settle_micro_batch(args)
     salvage.name_initial_weights(args)
-    if args.ticket == "imp" and args.data is None and args.export_released is None:
+    if args.ticket == IMP and args.data is None and args.export_released is None:
         raise InputError("DATA is missing: the folder with train/CLASS/* and val/CLASS/*")
     if args.export_released is not None:
         save_dir, mode = Path(args.save_dir), recorded_mode(args, parser)
         say(f"wrote {imp_run.export_released(save_dir, args.export_released, mode)}")
     elif args.dry_run:
         say(plan_imp(args).shown(as_json=args.json))
-    elif args.ticket != "imp":
+    elif args.ticket != IMP:
         prune_without_training(args)
     else:
         if args.evaluate:

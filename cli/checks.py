@@ -10,6 +10,7 @@ import torch
 
 from engine.launching import takes_cuda
 from errors import InputError
+from files.results import IMP
 from models import ARCHS
 from models.normalize import check_constants
 
@@ -179,8 +180,8 @@ def check_together(args: argparse.Namespace) -> None:
 
 
 def _check_what_is_tested(args: argparse.Namespace) -> None:
-    ticket = getattr(args, "ticket", "imp")
-    if args.evaluate and ticket != "imp":
+    ticket = getattr(args, "ticket", IMP)
+    if args.evaluate and ticket != IMP:
         raise InputError(
             f"--ticket {ticket} only writes tickets, --evaluate tests a network: leave one out"
         )

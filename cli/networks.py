@@ -57,8 +57,8 @@ def source_network(
             )
         refuse_pruned(args.init, loaded)
         if not args.reset_fc:
-            names = class_names_in(load_checkpoint(init_file(args)))
-            compare_classes(names, loader, f"--init {args.init}", warnings, RESET)
+            theirs = class_names_in(load_checkpoint(init_file(args)))
+            compare_classes(theirs, loader, f"--init {args.init}", warnings, RESET)
         sha256 = trunk_sha256(model, loaded)
     elif not args.pretrain_epochs:
         warnings.add(f"no --init: starting from random weights (seed {args.seed})")

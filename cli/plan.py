@@ -17,6 +17,7 @@ from engine.launching import takes_cuda
 from engine.schedules import States
 from engine.steps import training_step
 from files import names
+from files.results import IMP
 from models import build_model, estimate_activations, estimate_flops, is_fetched
 
 TIMED_STEPS, TIMED_IMAGES = 4, 64  # of --time_it
@@ -37,7 +38,7 @@ def plan_imp(args: argparse.Namespace) -> RunPlan:
     if args.evaluate:
         return _plan_validation(args)
     states = build.states(args)
-    if args.ticket != "imp":
+    if args.ticket != IMP:
         return _plan_one_shot(args, states)
     counted = count_images(build.data_spec(args))
     images, validated = (counted.train, counted.val) if counted else (0, 0)

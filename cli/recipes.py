@@ -20,6 +20,7 @@ from cli.checks import (
 )
 from cli.nodes import settle_nodes
 from engine.run_folder import NOTES
+from files.results import IMP
 from models.stem import usual_stem
 
 _IMP = {
@@ -84,7 +85,7 @@ def apply_recipe(args: argparse.Namespace, task: str) -> list[str]:
     for name, value in values.items():
         if getattr(args, name, None) is None:
             setattr(args, name, value)
-    if args.stem is None and getattr(args, "ticket", "imp") == "imp":  # else the weights tell
+    if args.stem is None and getattr(args, "ticket", IMP) == IMP:  # else the weights tell
         args.stem = usual_stem(args.input_size)
     settle_nodes(args, os.environ)
     check_together(args)

@@ -16,6 +16,7 @@ from engine.log import Warnings
 from engine.training import Training
 from errors import InputError
 from files import names
+from files.results import IMP
 from files.salvage import Salvaged, salvage
 from files.tickets import read_ticket
 
@@ -27,7 +28,7 @@ def name_initial_weights(args: argparse.Namespace) -> None:
     """
     if args.continue_from is None:
         return
-    if args.ticket != "imp":
+    if args.ticket != IMP:
         raise InputError(f"--continue_from goes with --ticket imp, not {args.ticket}")
     vars(args).update(OF_INIT)  # no matter of the initial weights, which a run wrote itself
     beside = _beside(args)

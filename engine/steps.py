@@ -1,4 +1,4 @@
-"""One epoch of training, one pass of evaluation, learning rates.
+"""Steps of training, one epoch of them, one pass of evaluation; the optimizer, precision, layout.
 
 Nothing here knows an attack or a mask: training and evaluation take `perturb(images, labels)`.
 """

@@ -12,6 +12,7 @@ from errors import InputError
 from files import names
 from files.atomic import copy_into, sha256_of
 from files.metrics import read_metrics
+from files.results import IMP
 from files.tickets import Ticket, read_ticket, ticket_header
 from pruning_utils import percent_left_in
 
@@ -62,8 +63,8 @@ def salvage(path: Path, init: Path, rate: float) -> Salvaged:
             than the ticket's, or none; a density that is not that of the state.
     """
     ticket, header = read_ticket(path), ticket_header(path)
-    if ticket.kind != "imp" or ticket.state is None:
-        what = f"a ticket of kind {ticket.kind}" if ticket.kind != "imp" else "does not say a state"
+    if ticket.kind != IMP or ticket.state is None:
+        what = f"a ticket of kind {ticket.kind}" if ticket.kind != IMP else "does not say a state"
         raise InputError(
             f"--continue_from {path}: {what}; a {{k}}-ticket.safetensors of an IMP run is needed"
         )

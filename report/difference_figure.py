@@ -18,7 +18,7 @@ from report.drawing import (
     SOLID,
     WIDTH,
     Dashes,
-    Look,
+    Styles,
     headline,
     house_style,
     key_of_arrowheads,
@@ -39,7 +39,7 @@ RULE, EVIDENCE, CEILING = 0.955, 0.885, 0.83
 PART: Dashes = (0, (2, 1.5))  # dashes of an interval of images only, or of seeds alone
 
 
-def difference_figure(groups: Sequence[GroupVerdict], look: Look, attack: str = "") -> Figure:
+def difference_figure(groups: Sequence[GroupVerdict], styles: Styles, attack: str = "") -> Figure:
     """Draw the groups of one data set and fraction: a row each, a panel per measure.
 
     Of the tickets, those that IMP found are drawn. The panels of a measure have the same axes.
@@ -53,7 +53,7 @@ def difference_figure(groups: Sequence[GroupVerdict], look: Look, attack: str = 
             axis.set_ylim(*_limits(groups, measure))
         for group, line in zip(groups, axes, strict=True):
             for axis, measure in zip(line, MEASURES, strict=True):
-                _panel(axis, group, measure, *look[group.group.name])
+                _panel(axis, group, measure, *styles[group.group.name])
             line[0].set_ylabel(f"{plain(group.group.name, 28)}\nticket − dense (points)")
         for axis in axes[-1]:
             sparsity_axis(axis, densities)

@@ -42,7 +42,7 @@ LOOKS = {
     "interim": "planned seeds have yet to run",
     "sequential": "seeds were added to those planned",
 }
-Look = Mapping[str, tuple[str, str]]  # pre-training: colour and marker
+Styles = Mapping[str, tuple[str, str]]  # pre-training: colour and marker
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from files.results import DENSE
+from files.results import DENSE, IMP
 from report.drawing import (
     BEYOND,
     DASHED,
@@ -19,7 +19,7 @@ from report.drawing import (
     SOLID,
     WIDTH,
     Dashes,
-    Look,
+    Styles,
     headline,
     house_style,
     key_of_arrowheads,
@@ -31,7 +31,7 @@ from report.drawing import (
     state_of,
     title_of,
 )
-from report.judged import IMP, MEASURES, GroupVerdict, Measure, TicketRow
+from report.judged import MEASURES, GroupVerdict, Measure, TicketRow
 from report.runs import Point
 from report.words import needed
 
@@ -53,7 +53,7 @@ class _Series(NamedTuple):
         return place_of(row, self.group) + self.aside
 
 
-def accuracy_figure(groups: Sequence[GroupVerdict], look: Look, attack: str = "") -> Figure:
+def accuracy_figure(groups: Sequence[GroupVerdict], styles: Styles, attack: str = "") -> Figure:
     """Draw the groups of one data set and fraction: a panel per measure, against sparsity.
 
     attack: by which RA was measured, in a few words.
@@ -61,7 +61,7 @@ def accuracy_figure(groups: Sequence[GroupVerdict], look: Look, attack: str = ""
     densities = [row.density for group in groups for row in group.all_rows]
     step = min(0.016 * state_of(min(densities)), 0.5 / len(groups))  # at most half a state in all
     series = [
-        _Series(group, *look[group.group.name], step * (index - (len(groups) - 1) / 2))
+        _Series(group, *styles[group.group.name], step * (index - (len(groups) - 1) / 2))
         for index, group in enumerate(groups)
     ]
     with house_style():
@@ -83,7 +83,7 @@ def accuracy_figure(groups: Sequence[GroupVerdict], look: Look, attack: str = ""
                 axis.text(0.5, 0.5, "no runs", transform=axis.transAxes, ha="center", color="#666")
         axes[0].set_ylabel("accuracy on the test set (%)")
         figure.suptitle(headline(groups, [row for group in groups for row in group.all_rows]))
-        legend_below(figure, [*_legend(groups, look), *key_of_arrowheads(figure)])
+        legend_below(figure, [*_legend(groups, styles), *key_of_arrowheads(figure)])
     return figure
 
 
@@ -200,11 +200,11 @@ def _accuracy_limits(axis: Axes, groups: Sequence[GroupVerdict], measure: Measur
             axis.set_ylim(bottom=max(floor, 0.0))
 
 
-def _legend(groups: Sequence[GroupVerdict], look: Look) -> list[Line2D]:
+def _legend(groups: Sequence[GroupVerdict], styles: Styles) -> list[Line2D]:
     handles = []
     for group in groups:
         name = group.group.name
-        colour, marker = look[name]
+        colour, marker = styles[name]
         handles.append(Line2D([], [], color=colour, marker=marker, label=plain(name)))
     dense = Line2D([], [], color=INK, linestyle=DASHED, linewidth=1.2, marker="o", label="dense")
     dense.set_markerfacecolor("white")  # as at sparsity 0, which tells lines of one colour apart
@@ -246,7 +246,7 @@ def _bars(groups: Sequence[GroupVerdict]) -> list[Line2D]:
 
 
 def time_figure(
-    title: str, curves: Mapping[str, Sequence[tuple[str, bool, Sequence[Point]]]], look: Look
+    title: str, curves: Mapping[str, Sequence[tuple[str, bool, Sequence[Point]]]], styles: Styles
 ) -> Figure:
     """Draw accuracy on the validation set against wall-clock time, a panel per measure.
 
@@ -262,7 +262,7 @@ def time_figure(
         figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
         for axis, measure in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
             for name, dense, points in curves.get(measure.name, ()):
-                colour, marker = look[name]
+                colour, marker = styles[name]
                 key = "ra" if measure.name == "at_ra" else "sa"
                 xy = [(p.seconds / scale, v) for p in points
                       if p.seconds is not None and (v := getattr(p, key)) is not None]  # fmt: skip
@@ -278,7 +278,7 @@ def time_figure(
         figure.suptitle(f"{plain(title, 80)}\n1 seed of each network")
         names = dict.fromkeys(name for lines in curves.values() for name, *_ in lines)
         handles = [
-            Line2D([], [], color=look[n][0], marker=look[n][1], label=plain(n)) for n in names
+            Line2D([], [], color=styles[n][0], marker=styles[n][1], label=plain(n)) for n in names
         ]
         for style, label in ((SOLID, "ticket"), (DASHED, "dense")):
             handles.append(Line2D([], [], color=INK, linestyle=style, label=label))

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, Literal, NamedTuple
 
-from files.results import DENSE, MODES, Group, RunResult
+from files.results import DENSE, IMP, MODES, Group, RunResult
 from files.study_record import StudyRecord
 from report.evidence import Difference, Evidence, sparsest_with_evidence
 
-IMP = "imp"
 Look = Literal["fixed", "interim", "sequential"]  # at results, by what was planned beforehand
 WORST_FIRST: tuple[Look | None, ...] = ("sequential", "interim", None, "fixed")  # None: unknown
 

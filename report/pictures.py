@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 
 from errors import InputError
 from files.atomic import sha256_of
-from files.results import REGIMES
+from files.results import IMP, REGIMES
 from files.tickets import load_ticket
 from report.difference_figure import difference_figure
 from report.drawing import save_figure, slug, styles
 from report.figures import accuracy_figure, time_figure
-from report.judged import IMP, MEASURES, GroupVerdict, TicketRow, Verdict
+from report.judged import MEASURES, GroupVerdict, TicketRow, Verdict
 from report.page import Picture
 from report.runs import Point
 from report.setting import ATTACK, attack_of
@@ -69,7 +69,7 @@ def _places(verdict: Verdict) -> Iterator[tuple[str, str, list[GroupVerdict], At
         yield name, of_data(*place), groups, (attack_of(setting), _ra_by(told))
 
 
-def _look(verdict: Verdict) -> dict[str, tuple[str, str]]:
+def _styles(verdict: Verdict) -> dict[str, tuple[str, str]]:
     return styles(group.group.name for group in verdict.groups)
 
 
@@ -89,7 +89,7 @@ def _accuracy_pictures(verdict: Verdict) -> Iterator[Drawn]:
             "are set apart a little; two tickets of one state are not joined. "
             f"{ra_by}"
         )
-        figure = accuracy_figure(groups, _look(verdict), attack)
+        figure = accuracy_figure(groups, _styles(verdict), attack)
         yield f"accuracy-{name}", f"Accuracy against sparsity: {title}", caption, figure
 
 
@@ -108,7 +108,7 @@ def _difference_pictures(verdict: Verdict) -> Iterator[Drawn]:
             "wins on all three, white ones by the rule’s tolerance, black ones by the evidence. "
             f"{ra_by}"
         )
-        figure = difference_figure(judged, _look(verdict), attack)
+        figure = difference_figure(judged, _styles(verdict), attack)
         yield f"difference-{name}", f"Differences to the dense network: {title}", caption, figure
 
 
@@ -135,7 +135,7 @@ def _time_pictures(verdict: Verdict, curves: Curves, notes: list[str]) -> Iterat
             "dashed: the dense network. Accuracy on the validation set, after epochs that measured "
             "it. The time is all that passed while the run was going on, evaluations included."
         )
-        yield f"time-{name}", heading, caption, time_figure(title, lines, _look(verdict))
+        yield f"time-{name}", heading, caption, time_figure(title, lines, _styles(verdict))
 
 
 def _timed_lines(groups: Iterable[GroupVerdict], curves: Curves) -> tuple[Lines, list[str]]:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from errors import InputError
 from files import names
-from files.results import MODES, REGIMES, TICKETS, Group
+from files.results import IMP, MODES, REGIMES, TICKETS, Group
 from files.study_record import Plan, StudyRecord, latest_of
 from report.evidence import LEVEL, ROUNDING, corrected
-from report.judged import IMP, MEASURES, GroupVerdict, Measure, TicketRow, Verdict
+from report.judged import MEASURES, GroupVerdict, Measure, TicketRow, Verdict
 from report.power import ENOUGH_TO_START, Missing, missing
 
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from errors import InputError
 from files import names
 from files.atomic import sha256_of
+from files.results import IMP
 from files.run_args import args_if_readable
 from files.study_record import files_below
 from files.tickets import load_ticket, ticket_header
 from pruning_utils import MASK_SUFFIX
-from report.judged import IMP
 from report.runs import natural_order
 
 Masks = Mapping[str, Tensor]

@@ -13,7 +13,7 @@ from files.results import DENSE, NETWORKS, RANDOM, REGIMES, TICKETS, Accuracy, G
 from files.study_record import StudyRecord
 from report.groups import SHOWN, group_runs
 from report.judged import BESIDE, MEASURES, GroupVerdict, Measure, Stat, TicketRow, Verdict
-from report.plan import (
+from report.planned import (
     changed_margins,
     fixed_margins,
     never_run,

@@ -39,7 +39,7 @@ BEYOND: tuple[Literal[7], Literal[6]] = (7, 6)
 MOST_TICKS = 6  # steps between the labels of sparsity
 APART = 0.3  # of a state, between two tickets of one
 LOOKS = {
-    "interim": "planned seeds have yet to run",
+    "interim": "planned seeds or measures are missing",
     "sequential": "seeds were added to those planned",
 }
 Styles = Mapping[str, tuple[str, str]]  # pre-training: colour and marker

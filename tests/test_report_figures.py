@@ -172,7 +172,7 @@ def test_a_figure_tells_where_the_number_of_seeds_was_not_that_fixed_beforehand(
         for draw_groups in (accuracy_figure, difference_figure)
     }
     assert found == (
-        "1 seed; interim (adv): planned seeds have yet to run; "
+        "1 seed; interim (adv): planned seeds or measures are missing; "
         "sequential (std): seeds were added to those planned"
     )
     assert "; interim: planned" in accuracy_figure(groups[:1], styles(["adv"])).get_suptitle()

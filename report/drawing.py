@@ -24,7 +24,7 @@ from matplotlib.lines import Line2D
 from files.atomic import replacing
 from report.judged import GroupVerdict, Measure, TicketRow
 from report.runs import natural_order
-from report.words import of_data
+from report.words import WAITING, of_data
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -39,7 +39,7 @@ BEYOND: tuple[Literal[7], Literal[6]] = (7, 6)
 MOST_TICKS = 6  # steps between the labels of sparsity
 APART = 0.3  # of a state, between two tickets of one
 LOOKS = {
-    "interim": "planned seeds or measures are missing",
+    "interim": WAITING,
     "sequential": "seeds were added to those planned",
 }
 Styles = Mapping[str, tuple[str, str]]  # pre-training: colour and marker

@@ -5,7 +5,7 @@ from __future__ import annotations
 from report.judged import MEASURES, Verdict
 from report.markup import Cell, listing, number, table, text, words
 from report.plan import ADDED, amount, none_undecided, unjudged, wanted
-from report.words import difference, kind, points
+from report.words import AGAIN, RISK, WAITING, difference, kind, points
 
 
 def explained(verdict: Verdict) -> str:
@@ -49,10 +49,8 @@ GLOSSARY = {
     "evidence": "what may be said beyond these very seeds and test images",
     "look": "whether the number of seeds was fixed before there were results; – where that is not "
     "known",
-    "interim": "planned seeds or measures are missing; the chance of a wrong decision is above 5 % "
-    "for whoever decides now and again later",
-    "sequential": "seeds were added to those that were planned, perhaps because of a look; the "
-    "chance of a wrong decision is above 5 %",
+    "interim": f"{WAITING}; {RISK} {AGAIN}",
+    "sequential": f"seeds were added to those that were planned, perhaps because of a look; {RISK}",
     "best-SA net": "the network of an AT run with the best validation SA; judged is the one with "
     "the best validation RA",
     "point": "one percent of the test images",

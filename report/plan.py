@@ -14,6 +14,7 @@ from files.study_record import Plan
 from report.evidence import LEVEL, ROUNDING, corrected
 from report.judged import MEASURES, GroupVerdict, Measure, TicketRow, Verdict
 from report.power import ENOUGH_TO_START, Missing, missing
+from report.words import RISK
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _missing(
 
 ADDED = (
     "Seeds that are added after a look and were not planned beforehand make the evidence "
-    "sequential: the chance of a wrong decision is above 5 %"
+    f"sequential: {RISK}"
 )
 
 

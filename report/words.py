@@ -13,12 +13,13 @@ SIGNS: dict[Evidence, str] = {"matches": "+", "worse": "-", "undecided": "?"}
 BY_RULE = {True: "yes", False: "no", None: "open"}
 BY_EVIDENCE = {True: "yes", False: "no", None: "undecided"}
 UNLIKE = "trained or attacked unlike the dense network"
+WAITING = "planned seeds or measures are missing"
+RISK = "the chance of a wrong decision is above 5 %"
+AGAIN = "for whoever decides now and again later"  # of a look that is interim
 LOOKS = {
     "fixed": "The number of seeds was fixed beforehand.",
-    "interim": "interim: planned seeds or measures are missing{of}; the chance of a wrong decision "
-    "is above 5 % for whoever decides now and again later",
-    "sequential": "sequential: the chance of a wrong decision is above 5 %, since seeds were added "
-    "to those that were planned",
+    "interim": f"interim: {WAITING}{{of}}; {RISK} {AGAIN}",
+    "sequential": f"sequential: {RISK}, since seeds were added to those that were planned",
     None: "This assumes that the number of seeds was fixed beforehand.",
 }
 

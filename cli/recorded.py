@@ -113,8 +113,8 @@ def _recorded(folder: Path, before: Mapping[str, Any], name: str, parser: Parser
     value = before.get(name)
     if not parser.admits(name, value):
         raise InputError(
-            f"{folder / names.ARGS}: damaged, its {name} is {value!r}; say what is right by "
-            f"--{name}, or move the file away"
+            f"{folder / names.ARGS}: damaged, its {name} is {value!r}; mend that, or move the file "
+            "away"
         )
     return value
 

@@ -197,7 +197,7 @@ def test_a_test_takes_from_the_record_only_what_a_flag_could_say(tmp_path, name,
     words = ["--evaluate", "--save_dir", str(tmp_path)]
     for value in damaged:
         (tmp_path / "args.json").write_text(json.dumps({name: value}))
-        with pytest.raises(InputError, match=f"args.json: damaged, its {name} is .*by --{name}"):
+        with pytest.raises(InputError, match=f"args.json: damaged, its {name} is .*; mend that"):
             take_recorded(parser.parse_args(words), parser)
     for value in (None, *right):
         (tmp_path / "args.json").write_text(json.dumps({name: value}))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from errors import InputError, OneLineParser, run_main
 from report.console import print_plan, print_verdict
+from report.drawing import ON_REQUEST
 from report.tickets import inspect_ticket
 from report.verdict import DEFAULT_MARGIN
 from report.write import judge_runs, write_report
@@ -43,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         "file has fixed, else the rule's tolerance, which is itself estimated)",
     )  # fmt: skip
     parser.add_argument(
-        "--format", choices=("pdf",), help="draw each figure in this format too, for a paper"
+        "--format", choices=ON_REQUEST, help="draw each figure in this format too, for a paper"
     )
     parser.add_argument(
         "--plan", action="store_true",

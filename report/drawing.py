@@ -36,6 +36,8 @@ INK = "#333333"  # of what belongs to no series
 WIDTH = 10.0  # inches of three panels; on a page of 7 the writing still has 7 points
 # Arrowheads of which the tip is where something leaves the panel: CARETDOWN and CARETUP.
 BEYOND: tuple[Literal[7], Literal[6]] = (7, 6)
+ALWAYS = ("png", "svg")  # formats of every figure
+ON_REQUEST = ("pdf",)
 MOST_TICKS = 6  # steps between the labels of sparsity
 APART = 0.3  # of a state, between two tickets of one
 LOOKS = {
@@ -101,7 +103,7 @@ def save_figure(figure: Figure, stem: Path, formats: Sequence[str] = ()) -> list
     undated: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     paths = []
     with house_style():
-        for kind in ("png", "svg", *formats):
+        for kind in (*ALWAYS, *formats):
             paths.append(stem.with_name(f"{stem.name}.{kind}"))
             with replacing(paths[-1]) as temporary:
                 figure.savefig(

@@ -23,6 +23,7 @@ from report.ticket_figures import density_figure, overlap_figure
 from report.tickets import Masks, TicketFile, find_tickets, layer_densities, overlap_matrices, pick
 from report.words import of_data
 
+FIGURES = ("accuracy-*", "difference-*", "time-*", "density", "overlap")  # names of their files
 MOST_SOURCES = 16  # runs whose tickets are drawn
 MOST_TICKETS = 16  # rows of the overlap's heat map, where fewer sources allow it
 MOST_STATES = 4  # tickets of one source

@@ -13,9 +13,10 @@ from files.atomic import check_writable, replacing, write_json
 from files.results import RunResult
 from files.study_record import read_study_records
 from report.as_json import verdict_json
+from report.drawing import ALWAYS, ON_REQUEST
 from report.judged import Verdict
 from report.page import page
-from report.pictures import draw_pictures
+from report.pictures import FIGURES, draw_pictures
 from report.recipes import read_recipes
 from report.runs import read_curve, read_runs
 from report.tables import csv_text, latex_table, run_rows, ticket_rows
@@ -46,14 +47,14 @@ def write_report(
         left = len(results) - len(curves)
         notes.append(f"{left} of {len(results)} runs have no usable metrics.jsonl, so no curve.")
     pictures, omissions = draw_pictures(verdict, curves, runs_dir, out, formats)
-    warnings = (*verdict.warnings, *notes, *omissions)
+    images = [path for picture in pictures for path in picture.files]
+    warnings = (*verdict.warnings, *notes, *omissions, *_of_earlier_reports(out, images))
     verdict = dataclasses.replace(verdict, warnings=warnings)
     _write_text(out / names.PAGE, page(verdict, pictures, curves))
     _write_text(out / names.TABLE, csv_text(run_rows(verdict, runs_dir)))
     _write_text(out / names.TICKETS_TABLE, csv_text(ticket_rows(verdict)))
     _write_text(out / names.TICKETS_LATEX, latex_table(verdict))
     write_json(out / names.VERDICT, verdict_json(verdict))
-    images = [path for picture in pictures for path in picture.files]
     texts = (names.PAGE, names.TABLE, names.TICKETS_TABLE, names.TICKETS_LATEX, names.VERDICT)
     return verdict, [*(out / name for name in texts), *images]
 
@@ -80,6 +81,14 @@ def judge_runs(
     verdict = judge(results, margin, tested, evidence_margin, records, recipes)
     warnings = (*problems, *damaged, *unusable, *verdict.warnings)
     return Judged(results, dataclasses.replace(verdict, warnings=warnings))
+
+
+def _of_earlier_reports(out: Path, drawn: Sequence[Path]) -> list[str]:
+    """A line for the figures in the folder that this report did not draw: they show other runs."""
+    files = [f"{name}.{kind}" for name in FIGURES for kind in (*ALWAYS, *ON_REQUEST)]
+    there = {path for pattern in files for path in out.glob(pattern)}
+    left = sorted(path.name for path in there - set(drawn))
+    return [f"{out}: these figures are not of this report: {', '.join(left)}"] if left else []
 
 
 def _make_folder(out: Path) -> Path:

@@ -104,6 +104,19 @@ def test_a_further_format_of_the_figures_can_be_asked_for(tmp_path):
     assert drawn == [".pdf", ".png", ".svg"]
 
 
+def test_a_figure_of_an_earlier_report_is_named(tmp_path):
+    write_grid(tmp_path, "adv")
+    for name in ("accuracy-gone.png", "density.pdf", "mine.png", "accuracy.txt"):
+        (tmp_path / name).write_bytes(b"old")
+    verdict, _ = write_report(tmp_path, tmp_path)
+    said = f"{tmp_path}: these figures are not of this report: accuracy-gone.png, density.pdf"
+    assert said in verdict.warnings
+    (tmp_path / "accuracy-gone.png").unlink()
+    (tmp_path / "density.pdf").unlink()
+    verdict, _ = write_report(tmp_path, tmp_path)
+    assert not any("not of this report" in line for line in verdict.warnings)
+
+
 def test_csv_has_no_row_of_a_copy_that_the_verdict_leaves_out(tmp_path):
     write_grid(tmp_path / "first")
     shutil.copytree(tmp_path / "first/adv-2-adv", tmp_path / "second")

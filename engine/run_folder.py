@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -17,11 +15,10 @@ from engine.log import provenance, say, warn
 from errors import InputError
 from files import names
 from files.atomic import write_json
-from files.features import discard, lacks_told, take_lock
+from files.features import discard, lacks_told, lock_by_process
 from files.metrics import read_metrics
 from files.run_args import read_args
 
-HELD = (errno.EAGAIN, errno.EACCES)  # what lockf answers where another process has the lock
 WARNINGS = "warnings"
 NOTES = "notes"  # among the flags, but none: what was told of them
 OF_A_RUN = (
@@ -276,12 +273,7 @@ def _locked(save_dir: Path) -> Iterator[None]:
             f"--save_dir {save_dir}: cannot be written ({error.strerror}); name another folder"
         ) from error
     with lock:
-
-        def take() -> None:
-            # Not flock: loader processes would inherit it and outlive a killed run by seconds.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-        if not take_lock(take, HELD, save_dir, "see to it that no other run writes here"):
+        if not lock_by_process(lock, save_dir, "see to it that no other run writes here"):
             raise InputError(
                 f"--save_dir {save_dir}: another run is working in it; wait, or name another folder"
             )

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import warnings
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 # What file systems answer to a call that they do not know or do not allow to anybody.
 UNKNOWN_CALL = frozenset(
@@ -85,6 +87,13 @@ def take_lock(
             return False
         tell_lack(folder, f"locks no file: {lost}", error)
     return True
+
+
+def lock_by_process(file: IO[Any], folder: str | os.PathLike[str], lost: str) -> bool:
+    """Lock an open file for this process, not for those that it starts, by `take_lock`."""
+    # Not flock: loader processes would inherit it and outlive a killed run by seconds.
+    lock = partial(fcntl.lockf, file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return take_lock(lock, (errno.EAGAIN, errno.EACCES), folder, lost)
 
 
 def flush(descriptor: int, path: Path) -> None:

@@ -1,4 +1,4 @@
 """How images come from a disk to a batch: sources, transforms, the loader; behind `dataset`.
 
-May import errors.
+May import files.features (locks) and errors.
 """

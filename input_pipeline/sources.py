@@ -2,6 +2,8 @@
 
 import os
 import socket
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from torchvision import datasets as tv
 
 from errors import InputError
+from files.features import discard, lock_by_process
 from input_pipeline.decoding import pixel_notes
 from input_pipeline.disk import unreadable
 from input_pipeline.folders import SPLIT_NAMES, folder_splits
@@ -32,6 +35,7 @@ FIRST_FILE = {
     "visda": "train/image_list.txt",
 }
 DOWNLOAD_TIMEOUT = 30.0  # seconds without an answer
+DOWNLOAD_LOCK = ".download.lock"  # in the data's folder, while a process downloads into it
 
 
 def is_there(dataset: str, root: Path) -> bool:
@@ -142,7 +146,7 @@ def _open(root: str, files: str, kind: Callable[..., Any], **arguments: Any) -> 
         raise unreadable(error.filename or root, error) from error
     existed = os.path.isdir(root)
     try:
-        with _socket_timeout(DOWNLOAD_TIMEOUT):
+        with _one_at_a_time(Path(root)), _socket_timeout(DOWNLOAD_TIMEOUT):
             return kind(root, download=True, **arguments)
     except (OSError, RuntimeError) as error:
         if not existed and os.path.isdir(root) and not os.listdir(root):
@@ -152,6 +156,26 @@ def _open(root: str, files: str, kind: Callable[..., Any], **arguments: Any) -> 
             f"{root}: {kind.__name__} is not there (or damaged) and could not be downloaded "  # type: ignore[attr-defined]
             f"({reason}); put {files} into {root}"
         ) from error
+
+
+@contextmanager
+def _one_at_a_time(root: Path) -> Iterator[None]:
+    """Let one process download into a folder, as far as its file system knows locks.
+
+    The runs of a study begin together, and the first of them finds no data.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    path, told = root / DOWNLOAD_LOCK, False
+    with open(path, "a") as lock:
+        while not lock_by_process(lock, root, "let one run download before others begin"):
+            if not told:
+                print(f"{root}: another process downloads into it; waiting", file=sys.stderr)
+            told = True
+            time.sleep(0.5)
+        try:
+            yield
+        finally:
+            discard(path)
 
 
 @contextmanager

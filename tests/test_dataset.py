@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +197,29 @@ def test_no_download_is_tried_when_the_files_are_there(tmp_path, unchecked, monk
         torchvision.datasets.CIFAR10, "download", lambda self: pytest.fail("tried to download")
     )
     load_splits("cifar10", str(tmp_path), 1.0, None)
+
+
+def test_a_run_waits_while_another_downloads_the_same_data(tmp_path, unchecked, monkeypatch, capfd):
+    holding = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); "
+    other = subprocess.Popen(
+        [sys.executable, "-c", holding + "print(flush=True); input()", tmp_path / ".download.lock"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert other.stdout is not None
+    other.stdout.readline()  # it has the lock
+
+    def finish(seconds):
+        write_cifar10(tmp_path, 20)
+        other.communicate(b"\n")
+
+    monkeypatch.setattr(sources.time, "sleep", finish)
+    monkeypatch.setitem(sources.INDEX_SPLITS, "cifar10", (90, 100))
+    monkeypatch.setattr(
+        "torchvision.datasets.utils.urllib.request.urlopen", lambda *_: pytest.fail("downloads too")
+    )
+    assert len(load_splits("cifar10", str(tmp_path), 1.0, None).train.labels) == 90
+    assert capfd.readouterr().err == f"{tmp_path}: another process downloads into it; waiting\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["cifar-10-batches-py"]
 
 
 # ------------------------------------------------------------------ splits per class

@@ -16,9 +16,9 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "pruning_utils": (),
     "attack_utils": (),
-    "input_pipeline": (),
-    "dataset": ("input_pipeline",),
     "files": ("pruning_utils",),
+    "input_pipeline": ("files.features",),
+    "dataset": ("input_pipeline",),
     "models": ("files", "pruning_utils"),
     # Of the attacks only the type of what perturbs a batch, as a test below says.
     "engine": (

@@ -81,8 +81,8 @@ def plain(text: object, most: int = 40) -> str:
 
 def slug(*parts: object) -> str:
     """Make a harmless file name of names that come from files."""
-    joined = "-".join(map(str, parts)).replace("%", "pct")
-    return re.sub(r"[^A-Za-z0-9.-]+", "_", joined).strip("._-")[:80]
+    plain = (re.sub(r"[^A-Za-z0-9.-]+", "_", str(part).replace("%", "pct")) for part in parts)
+    return "-".join(part.strip("._-") for part in plain).strip("-")[:80]
 
 
 def styles(pretrainings: Iterable[str]) -> dict[str, tuple[str, str]]:

@@ -2,36 +2,42 @@
 
 Two runs are of one pre-training if their initial weights have the same hash, and of one data set if
 their test splits have the same fingerprint. Results of earlier versions have neither: they count by
-their names, where these do not mean two things.
+their names, where these do not mean two things. Of class folders the name says nothing: to readers
+they are what the folder of the data is called.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from files.results import NO_INIT, UNNAMED, RunResult
+from report.recipes import Recipes
 from report.runs import natural_order
 
 SHOWN = 8  # characters of a hash
+FOLDER = "folder"  # the --dataset of images in a folder for each class
 Settle = Callable[[Sequence[RunResult]], tuple[list[RunResult], list[str]]]
 
 
-def group_runs(results: Iterable[RunResult]) -> tuple[list[RunResult], list[str]]:
+def group_runs(results: Iterable[RunResult], recipes: Recipes) -> tuple[list[RunResult], list[str]]:
     """Give every run the group that it belongs to, under a name that no other group has.
 
-    Returns the runs in their order, and a line for each name or hash that means two things, and for
-    what is unknown.
+    `recipes` say where the data lay. Returns the runs in their order, and a line for each name or
+    hash that means two things, and for what is unknown.
     """
     runs = list(results)
     notes = _unknown(runs)
+    by_test_split = partial(_by_test_split, titles=_titles(runs, recipes))
     by_dataset: dict[str, list[int]] = defaultdict(list)
     for index, run in enumerate(runs):
         by_dataset[run.group.dataset].append(index)
     for same in by_dataset.values():
-        _settle(runs, same, _by_test_split, notes)
+        _settle(runs, same, by_test_split, notes)
     by_place: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for index, run in enumerate(runs):
         by_place[run.group.place, run.group.test_split].append(index)
@@ -64,14 +70,36 @@ def _in_group(run: RunResult, **changes: Any) -> RunResult:
 # --- test splits --------------------------------------------------------------------------------
 
 
-def _by_test_split(runs: Sequence[RunResult]) -> tuple[list[RunResult], list[str]]:
+def _titles(runs: Iterable[RunResult], recipes: Recipes) -> dict[str, str]:
+    """What the test splits of class folders are called, by their fingerprints."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for run in runs:
+        name = Path(str(recipes.get(run.path, {}).get("data") or "")).name
+        if run.group.dataset == FOLDER and run.group.test_split and name.isprintable() and name:
+            found[run.group.test_split].add(name)
+    titles = {split: min(several, key=natural_order) for split, several in found.items()}
+    used = Counter(titles.values())
+    return {
+        split: title if used[title] == 1 else f"{title}, {_split(split)}"
+        for split, title in titles.items()
+    }
+
+
+def _by_test_split(
+    runs: Sequence[RunResult], titles: Mapping[str, str]
+) -> tuple[list[RunResult], list[str]]:
     """Settle the test splits of the runs on one data set."""
     known = sorted({run.group.test_split for run in runs if run.group.test_split is not None})
     if len(known) == 1:
-        return [_in_group(run, test_split=known[0]) for run in runs], []
+        title = titles.get(known[0], "")
+        return [_in_group(run, test_split=known[0], which_split=title) for run in runs], []
     if not known:
         return list(runs), []
-    apart = [_in_group(run, which_split=_split(run.group.test_split)) for run in runs]
+
+    def told(split: str | None) -> str:
+        return titles.get(split or "") or _split(split)
+
+    apart = [_in_group(run, which_split=told(run.group.test_split)) for run in runs]
     there = ", ".join(sorted({run.group.which_split for run in apart}))
     dataset = runs[0].group.dataset
     return apart, [f"{dataset}: tested on images of different content, judged apart: {there}"]

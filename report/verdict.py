@@ -53,7 +53,7 @@ def judge(
         if points is not None and not (math.isfinite(points) and points >= 0):
             raise InputError(f"{name} is {points!r}: it must be a number of points from 0")
     tested, recipes = tested or {}, recipes or {}
-    grouped, notes = group_runs(results)
+    grouped, notes = group_runs(results, recipes)
     kept, warnings = _one_per_seed(grouped, recipes)
     warnings = notes + warnings
     groups: dict[Group, list[RunResult]] = {}

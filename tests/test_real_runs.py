@@ -673,6 +673,35 @@ def test_a_report_merges_only_what_is_the_same(name, tmp_path, capsys):
     assert all(f">{key.partition(', ')[0]}</td>" in html for key in groups)
 
 
+@pytest.mark.parametrize(
+    ("places", "called"),
+    [
+        ({"/a/cats": ONE}, ["folder (cats)"]),
+        ({"/a/cats": ONE, "b/dogs/": TWO}, ["folder (cats)", "folder (dogs)"]),
+        ({"/job2/cats10": ONE, "/job1/cats9": ONE}, ["folder (cats9)"]),
+        (
+            {"/a/cats": ONE, "/b/cats": TWO},
+            [f"folder (cats, test split {split[:8]})" for split in sorted((ONE, TWO))],
+        ),
+        ({".": ONE}, ["folder"]),
+        ({None: ONE, "/b/dogs": TWO}, ["folder (dogs)", f"folder (test split {ONE[:8]})"]),
+    ],
+)
+def test_class_folders_are_called_by_their_folder(places, called, tmp_path):
+    for number, (place, split) in enumerate(places.items()):
+        run = write_run(
+            tmp_path / f"{number}", mode="std", state=0, seed=number, **of("adv", test_split=split),
+            dataset="folder",
+        )  # fmt: skip
+        if place:
+            (run.parent / "args.json").write_text(json.dumps({"data": place}))
+    verdict, files = write_report(tmp_path)
+    assert sorted({group.group.data for group in verdict.groups}) == called
+    assert "folder" in {group.group.dataset for group in verdict.groups}  # in tables
+    titles = (tmp_path / "report" / "tickets.tex").read_text()
+    assert all(name in titles for name in called)
+
+
 def test_the_margin_is_the_spread_of_one_pretraining_alone(tmp_path):
     """Untagged seeds of two pre-trainings gave 61.11 ± 7.86 once."""
     for number, (weights, file, sa) in enumerate([(A, "a.pt", 66.67), (B, "b.pt", 55.55)]):

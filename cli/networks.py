@@ -239,5 +239,6 @@ def warn_of_zeros(init: str, model: nn.Module, warnings: Warnings) -> None:
     if zeros > FEW_ZEROS:
         warnings.add(
             f"--init {init}: {zeros:.2f} % of its convolution weights are exactly 0, as of a "
-            "network that was saved pruned, without its masks; they are treated like any others"
+            "network that was saved pruned, without its masks; they are treated like any others "
+            "(a ticket of them: python -m models.convert IN OUT --masks_from_zeros)"
         )

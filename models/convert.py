@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from errors import InputError, OneLineParser, run_main
 from files.checkpoints import load_checkpoint, load_trusted_pickle, save_checkpoint
@@ -19,6 +20,7 @@ from files.state_dicts import (
     take_state_dict,
     unsaved_constants,
 )
+from pruning_utils import MASK_SUFFIX, percent_left_in
 
 DESCRIPTION = """\
 Write the state dict inside IN to OUT, a file that torch.load(OUT, weights_only=True) opens and
@@ -37,6 +39,7 @@ examples:
   python -m models.convert resnet50_linf_eps4.0.ckpt robust.pth.tar --trust_pickle
   python -m models.convert cv_lth.pth.tar start.pth.tar --key init_weight
   python -m models.convert whole_network.pt weights.pth.tar --trust_pickle
+  python -m models.convert saved_pruned.pth masks.pth.tar --masks_from_zeros
 """
 
 
@@ -57,6 +60,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="the entry of IN to take, OUTER.INNER if nested (state_dict, model, or IN itself)",
     )
+    parser.add_argument(
+        "--masks_from_zeros",
+        "--masks-from-zeros",
+        action="store_true",
+        help="write no weights but a ticket that prunes the convolution weights that are exactly "
+        "0: for a network that was saved pruned, without its masks",
+    )
     return parser
 
 
@@ -66,12 +76,14 @@ def convert(
     *,
     trust_pickle: bool = False,
     key: str | None = None,
+    masks_from_zeros: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> int:
-    """Write the state dict inside `source` to `target`; return how many tensors it has.
+    """Write the state dict inside `source`, or the masks that its zeros make, to `target`.
 
-    `tell` gets a line on whatever else of use the file holds. Raises InputError if `source` cannot
-    be opened, with `trust_pickle` or without, or has no state dict (under `key`).
+    Returns how many tensors OUT has. `tell` gets a line on whatever else of use the file holds.
+    Raises InputError if `source` cannot be opened, with `trust_pickle` or without, has no state
+    dict (under `key`), or no zeros to make masks of.
     """
     if Path(source).resolve() == Path(target).resolve():
         raise InputError(f"{target}: IN and OUT are the same file; name another OUT")
@@ -79,10 +91,27 @@ def convert(
         raise InputError(f"{target}: OUT is a PyTorch file; name it like robust.pth.tar")
     payload = _load_trusted(source) if trust_pickle else load_checkpoint(source)
     taken = take_state_dict(payload, source, key, "--key")
-    save_checkpoint(target, {str(name): _plain(value) for name, value in taken.state.items()})
+    state = {str(name): _plain(value) for name, value in taken.state.items()}
+    if masks_from_zeros:
+        state = _masks_from_zeros(state, source)
+        tell(f"{source}: masks keep {percent_left_in(state):.2f} % of the convolution weights")
+    save_checkpoint(target, state)
     for line in (*taken.notes, *_left_behind(payload, taken)):
         tell(f"{source}: {line}")
-    return len(taken.state)
+    return len(state)
+
+
+def _masks_from_zeros(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    if any(name.endswith(MASK_SUFFIX) for name in state):
+        raise InputError(f"{source}: has masks already; pass it to --tickets_file as it is")
+    masks = {
+        name.removesuffix(".weight") + MASK_SUFFIX: value != 0
+        for name, value in state.items()
+        if value.dim() == 4 and name.endswith(".weight")
+    }
+    if all(mask.all() for mask in masks.values()):
+        raise InputError(f"{source}: no convolution weight in it is exactly 0; it is not pruned")
+    return masks
 
 
 def _left_behind(payload: Mapping[str, Any], taken: Taken) -> list[str]:
@@ -112,7 +141,7 @@ def _load_trusted(source: str) -> Mapping[str, Any]:
         raise InputError(f"{source}: needs code that is not here ({error})") from error
 
 
-def _plain(value: torch.Tensor) -> torch.Tensor:
+def _plain(value: Tensor) -> Tensor:
     # A copy, since tensors that are views of a larger one would take all of it into the file.
     value = value.detach() if value.layout == torch.strided else value.detach().to_dense()
     return torch.empty_like(value, requires_grad=False).copy_(value)
@@ -120,10 +149,8 @@ def _plain(value: torch.Tensor) -> torch.Tensor:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
-    count = convert(
-        args.source, args.target, trust_pickle=args.trust_pickle, key=args.key, tell=print
-    )
-    flag = "--tickets_file" if args.key in MASKS else "--init"
+    count = convert(**vars(args), tell=print)
+    flag = "--tickets_file" if args.key in MASKS or args.masks_from_zeros else "--init"
     print(f"{args.target}: {count} tensors; opens with weights_only=True and as {flag}")
 
 

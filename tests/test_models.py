@@ -18,8 +18,10 @@ from torch import nn
 from torch.nn.utils import prune
 
 import models
+import pruning_utils
 from errors import InputError, run_main
 from files.checkpoints import load_checkpoint, save_checkpoint, transfer_keys
+from files.tickets import read_ticket
 from models import (
     STEMS,
     bake_masks,
@@ -320,6 +322,28 @@ def test_convert_takes_one_entry_of_a_file(tmp_path):
         convert.convert(str(path), str(path))
     with pytest.raises(InputError, match="PyTorch file"):
         convert.convert(str(path), str(tmp_path / "out.safetensors"))
+
+
+def test_convert_makes_a_ticket_of_the_zeros_of_a_network_that_was_saved_pruned(tmp_path, capsys):
+    model = build_model("resnet20s", 5, MEAN, STD, **SMALL)
+    whole, path, target = tmp_path / "whole.pt", tmp_path / "pruned.pt", tmp_path / "out.pth.tar"
+    torch.save(model.state_dict(), whole)
+    pruning_utils.prune_by_magnitude(model, 0.3)
+    masks = pruning_utils.masks(model)
+    pruning_utils.remove_prune(model)
+    torch.save({"state_dict": {f"module.{n}": v for n, v in model.state_dict().items()}}, path)
+    convert.main([str(path), str(target), "--masks_from_zeros"])
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"{path}: masks keep 70.00 % of the convolution weights",
+        f"{target}: {len(masks)} tensors; opens with weights_only=True and as --tickets_file",
+    ]
+    ticket = read_ticket(str(target)).masks
+    assert ticket.keys() == masks.keys()
+    assert all(torch.equal(ticket[name], mask.bool()) for name, mask in masks.items())
+    for unfit, said in ((whole, "is exactly 0; it is not pruned"), (target, "has masks already")):
+        with pytest.raises(InputError, match=said):
+            convert.convert(str(unfit), str(tmp_path / "no.pt"), masks_from_zeros=True)
+    assert not (tmp_path / "no.pt").exists()
 
 
 def test_convert_says_what_it_leaves_behind(tmp_path, capsys):

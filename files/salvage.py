@@ -16,7 +16,7 @@ from files.results import IMP
 from files.tickets import Ticket, read_ticket, ticket_header
 from pruning_utils import percent_left_in
 
-NEAR = 0.01  # between a ticket's density and that of its state, which rounds in every prune
+NEAR, PART = 0.01, 0.05  # how far a ticket's density may be from its state's, and what part of it
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,11 @@ def salvage(path: Path, init: Path, rate: float) -> Salvaged:
 def check_density(what: str, masks: Mapping[str, Tensor], state: int, rate: float) -> None:
     """Raise InputError, which names `what` holds the masks, if they are not of such a state."""
     density, expected = percent_left_in(masks) / 100, (1 - rate) ** state
-    if abs(density - expected) > NEAR:
+    rounded = state / sum(mask.numel() for mask in masks.values())  # a weight in every prune
+    if abs(density - expected) > min(NEAR, PART * expected) + rounded:
         raise InputError(
-            f"{what}: has a density of {100 * density:.2f} %, state {state} has "
-            f"{100 * expected:.2f} % with --rate {rate:g}; give the --rate of its run"
+            f"{what}: has a density of {100 * density:.4g} %, state {state} has "
+            f"{100 * expected:.4g} % with --rate {rate:g}; give the --rate of its run"
         )
 
 

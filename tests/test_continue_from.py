@@ -25,8 +25,10 @@ from cli.settle import settle_micro_batch
 from dataset import DataSpec, build_loaders
 from engine.distributed import Runtime
 from engine.steps import Execution
+from errors import InputError
 from files.atomic import write_json
 from files.checkpoints import save_checkpoint
+from files.salvage import check_density
 from files.tickets import load_ticket
 from models import ARCHS
 
@@ -246,6 +248,18 @@ def test_what_does_not_belong_together_is_refused_in_one_line(
         (flags(second, "--width", "8"), "--width 4"),
     ):
         assert message in refused(data, out, capsys, *words), words
+
+
+@pytest.mark.parametrize("state", [1, 4, 12, 24, 40])
+def test_a_density_tells_the_rate_at_every_depth(state):
+    kept = 10**6
+    for _ in range(state):
+        kept -= round(0.2 * kept)
+    masks = {"conv1.weight_mask": torch.arange(10**6) < kept}
+    check_density("ticket", masks, state, 0.2)
+    for rate in (0.17, 0.23):
+        with pytest.raises(InputError, match=r"density of .* give the --rate of its run"):
+            check_density("ticket", masks, state, rate)
 
 
 def test_only_tickets_of_imp_have_a_state_to_go_on_with(data, standard, tmp_path, capsys):

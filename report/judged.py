@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, Literal, NamedTuple
@@ -32,6 +32,11 @@ class Measure(NamedTuple):
         accuracy = getattr(run, self.network)
         found: float | None = accuracy.ra if self.attacked else accuracy.sa
         return found
+
+    def values(self, runs: Iterable[RunResult]) -> list[float]:
+        """Those of the runs of its regime that measured it."""
+        found = (self.value(run) for run in runs if run.mode == self.mode)
+        return [value for value in found if value is not None]
 
 
 # Both AT figures are those of one network, the one with the best validation RA.

@@ -6,10 +6,10 @@ import dataclasses
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from errors import InputError
-from files.results import DENSE, NETWORKS, RANDOM, REGIMES, TICKETS, Accuracy, Group, RunResult
+from files.results import DENSE, NETWORKS, REGIMES, TICKETS, Accuracy, Group, RunResult
 from files.study_record import StudyRecord
 from report.groups import SHOWN, group_runs
 from report.judged import BESIDE, MEASURES, GroupVerdict, Measure, Stat, TicketRow, Verdict
@@ -21,6 +21,7 @@ from report.planned import (
     with_plan,
 )
 from report.recipes import Recipes, mixed_recipes, runs_apart
+from report.remarks import mixed_networks, of_runs, of_tickets, scattered, unplanned
 from report.runs import natural_order
 from report.setting import settings
 from report.weighing import AllTested, comparable, contrasts, weigh, without_outcomes
@@ -59,7 +60,7 @@ def judge(
     groups: dict[Group, list[RunResult]] = {}
     for run in kept:
         groups.setdefault(run.group, []).append(run)
-    warnings += _mixed_networks(groups)
+    warnings += mixed_networks(groups)
     order = sorted(groups, key=lambda g: (g.data, -g.data_number, natural_order(g.name)))
     planned = [
         dataclasses.replace(group, missing=_missing(group))
@@ -67,7 +68,7 @@ def judge(
     ]
     planned, fixed, notes = _with_margins(planned, records, evidence_margin)
     warnings += notes
-    warnings += _of_tickets(planned) + _unplanned(planned)
+    warnings += of_tickets(planned) + unplanned(planned) + scattered(planned)
     judged = [weigh(group, tested, recipes, own) for group, own in zip(planned, fixed, strict=True)]
     warnings += mixed_recipes(judged, recipes)
     beside, apart = comparable(judged, recipes)
@@ -120,7 +121,7 @@ def _one_per_seed(
             continue
         same.append(run)
     kept = [run for same in seen.values() for run in same]
-    return kept, warnings + _of_runs(kept)
+    return kept, warnings + of_runs(kept)
 
 
 def _repeats(run: RunResult, first: RunResult, recipes: Recipes) -> str:
@@ -160,62 +161,8 @@ def _told_apart(same: Sequence[RunResult]) -> dict[str, list[RunResult]]:
     return rows
 
 
-def _mixed_networks(groups: Mapping[Group, Iterable[RunResult]]) -> list[str]:
-    archs = {group: sorted({run.arch for run in runs}) for group, runs in groups.items()}
-    return [
-        f"{group}: mixes the architectures {', '.join(several)}"
-        for group, several in archs.items()
-        if len(several) > 1
-    ]
-
-
-def _of_tickets(groups: Iterable[GroupVerdict]) -> list[str]:
-    """Say where several ticket files stand for one state; random masks may be one a seed."""
-    lines = []
-    for group in groups:
-        apart: dict[str, list[str]] = {}
-        for row in group.rows:
-            if row.which:
-                apart.setdefault(row.title, []).append(row.which)
-            elif len(row.hashes) > 1 and row.ticket != RANDOM:
-                several = ", ".join(sha256[:SHOWN] for sha256 in row.hashes)
-                lines.append(
-                    f"{group.group}: {row.name} is made of {len(row.hashes)} ticket files "
-                    f"({several}), whose runs count as those of one ticket"
-                )
-        lines += [
-            f"{group.group}: {title} stands for different tickets, judged apart and not "
-            f"contrasted: {', '.join(sorted(several))}"
-            for title, several in apart.items()
-        ]
-    return lines
-
-
-def _unplanned(groups: Iterable[GroupVerdict]) -> list[str]:
-    return [
-        f"{group.group}: state {state} was not planned beforehand, so it is no part of the chain "
-        "of double wins with evidence"
-        for group in groups
-        for state in sorted(group.unplanned)
-    ]
-
-
-def _of_runs(runs: Iterable[RunResult]) -> list[str]:
-    """Collect what runs went on past, a line that several of them have once."""
-    having: dict[str, list[RunResult]] = {}
-    for run in runs:
-        for line in run.warnings:
-            having.setdefault(line, []).append(run)
-    return [
-        f"{first.path}{f' and {len(others)} more' if others else ''}: {line}"
-        for line, (first, *others) in having.items()
-    ]
-
-
 def _stat(measure: Measure, runs: Iterable[RunResult]) -> Stat | None:
-    values = [
-        v for run in runs if run.mode == measure.mode and (v := measure.value(run)) is not None
-    ]
+    values = measure.values(runs)
     if not values:
         return None
     spread = statistics.stdev(values) if len(values) > 1 else None

@@ -22,6 +22,19 @@ def wins(verdict, kind="imp", state=1):
     return (*row.wins.values(), row.double_win)
 
 
+def test_a_seed_that_failed_is_pointed_out_since_it_widens_what_the_rule_tolerates():
+    ras = {1: 40.0, 2: 40.4, 3: 28.0}
+    dense = [r for seed, ra in ras.items() for r in ticket(0, 90.0, 80.0, ra, seed=seed)]
+    tickets = [r for seed in ras for r in ticket(1, 90.0, 80.0, 30.0 + seed, seed=seed)]
+    verdict = judge(dense + tickets)
+    assert wins(verdict) == (True,) * 4  # 4 points worse than the seeds that did not fail
+    told = [line for line in verdict.warnings if "points apart" in line]
+    assert len(told) == 1
+    assert "points apart: dense, RA under AT (28.00 to 40.40 %); where a run has failed" in told[0]
+    fine = [r for r in dense + tickets if r.seed != 3]
+    assert not any("points apart" in line for line in judge(fine).warnings)
+
+
 # --- what matches -------------------------------------------------------------------------------
 
 

@@ -1,0 +1,86 @@
+"""What is said of runs and tickets beside their verdict, a line each."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+
+from files.results import RANDOM, Group, RunResult
+from report.groups import SHOWN
+from report.judged import MEASURES, GroupVerdict
+
+FAR = 5.0  # points between two seeds; a few tenths are usual, chance level is tens below
+SOME = 4  # tickets that a line names
+
+
+def of_runs(runs: Iterable[RunResult]) -> list[str]:
+    """Collect what runs went on past, a line that several of them have once."""
+    having: dict[str, list[RunResult]] = {}
+    for run in runs:
+        for line in run.warnings:
+            having.setdefault(line, []).append(run)
+    return [
+        f"{first.path}{f' and {len(others)} more' if others else ''}: {line}"
+        for line, (first, *others) in having.items()
+    ]
+
+
+def mixed_networks(groups: Mapping[Group, Iterable[RunResult]]) -> list[str]:
+    """Name the groups whose runs are of several architectures."""
+    archs = {group: sorted({run.arch for run in runs}) for group, runs in groups.items()}
+    return [
+        f"{group}: mixes the architectures {', '.join(several)}"
+        for group, several in archs.items()
+        if len(several) > 1
+    ]
+
+
+def of_tickets(groups: Iterable[GroupVerdict]) -> list[str]:
+    """Say where several ticket files stand for one state; random masks may be one a seed."""
+    lines = []
+    for group in groups:
+        apart: dict[str, list[str]] = {}
+        for row in group.rows:
+            if row.which:
+                apart.setdefault(row.title, []).append(row.which)
+            elif len(row.hashes) > 1 and row.ticket != RANDOM:
+                several = ", ".join(sha256[:SHOWN] for sha256 in row.hashes)
+                lines.append(
+                    f"{group.group}: {row.name} is made of {len(row.hashes)} ticket files "
+                    f"({several}), whose runs count as those of one ticket"
+                )
+        lines += [
+            f"{group.group}: {title} stands for different tickets, judged apart and not "
+            f"contrasted: {', '.join(sorted(several))}"
+            for title, several in apart.items()
+        ]
+    return lines
+
+
+def unplanned(groups: Iterable[GroupVerdict]) -> list[str]:
+    """Name the states that no study planned before it had results."""
+    return [
+        f"{group.group}: state {state} was not planned beforehand, so it is no part of the chain "
+        "of double wins with evidence"
+        for group in groups
+        for state in sorted(group.unplanned)
+    ]
+
+
+def scattered(groups: Iterable[GroupVerdict]) -> list[str]:
+    """Name where seeds lie so far apart that a run may have failed, a line for each group."""
+    lines = []
+    for group in groups:
+        found = [
+            f"{row.name}, {measure.title} ({min(values):.2f} to {max(values):.2f} %)"
+            for row, measure in itertools.product(group.all_rows, MEASURES)
+            if (values := measure.values(row.runs)) and max(values) - min(values) > FAR
+        ]
+        if found:
+            more = f" and {len(found) - SOME} more" if len(found) > SOME else ""
+            lines.append(
+                f"{group.group}: seeds more than {FAR:g} points apart: {'; '.join(found[:SOME])}"
+                f"{more}; where a run has failed, means are not the ticket's, and the rule's "
+                "tolerance, the spread of the dense network's seeds, lets too much match"
+            )
+    return lines

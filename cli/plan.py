@@ -61,6 +61,7 @@ def plan_imp(args: argparse.Namespace) -> RunPlan:
         ),
         states=_planned_states(states, args.rate, state_given(args)),
         epochs=epochs,
+        epochs_taken=done,
         steps_per_epoch=-(-images // args.batch_size),
         batch_size=args.batch_size,
         save_dir=args.save_dir,

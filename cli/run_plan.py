@@ -70,8 +70,8 @@ class RunPlan:
 
     Fields that a task has no use for are None or empty: an evaluation has no epochs, a one-shot
     ticket no cost. So is what is unknown: steps and cost, where the images of a transfer are not
-    counted.
-    `tests` maps the further tests of an evaluation to how they were asked for.
+    counted. `epochs_taken` counts those before them that the run of --continue_from made. `tests`
+    maps the further tests of an evaluation to how they were asked for.
     """
 
     task: str
@@ -81,6 +81,7 @@ class RunPlan:
     writes: tuple[Written, ...]
     states: tuple[PlannedState, ...] = ()
     epochs: int | None = None
+    epochs_taken: int = 0
     steps_per_epoch: int | None = None
     batch_size: int | None = None
     evaluations: int | None = None

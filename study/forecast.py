@@ -27,6 +27,7 @@ class Forecast:
     """What a study asks of a run's plan; None where the run has no such thing."""
 
     epochs: int | None
+    epochs_taken: int  # over, from the run of --continue_from
     last_ticket: int | None
     flop: float | None
     gpu_hours: float | None
@@ -39,6 +40,11 @@ class Forecast:
     def trains_at_unknown_cost(self) -> bool:
         """Whether the images that it would train on are not counted."""
         return self.epochs is not None and self.flop is None
+
+    @property
+    def cost(self) -> float | None:
+        """FLOP; 0 of a run that trains nothing, None where the images are not counted."""
+        return 0.0 if self.epochs is None else self.flop
 
 
 def make_forecasts(
@@ -114,6 +120,7 @@ def read_plan(plan: Mapping[str, Any], out: Path) -> Forecast:
     own = [out / kind for kind in TICKETS]
     return Forecast(
         epochs=plan["epochs"],
+        epochs_taken=plan["epochs_taken"],
         last_ticket=plan["last_ticket"],
         flop=cost.get("flop"),
         gpu_hours=cost.get("gpu_hours"),

@@ -26,9 +26,10 @@ class Job:
         *,
         gpu: str | None = None,
         epochs: int | None = None,
+        taken: int = 0,
     ) -> None:
         self.run, self.gpu = run, gpu
-        self.epochs = Epochs(run.folder, epochs)
+        self.epochs = Epochs(run.folder, epochs, taken)
         self.start = self.shown = time.monotonic()
         self.last = "starting"
         log.write(f"$ {shlex.join(command)}\n".encode())

@@ -54,7 +54,7 @@ class Queue:
         self.running: list[Job] = []
         self.done: list[str] = []
         self.failed: list[tuple[Run, str]] = []
-        self.pace = Pace({name: told.flop for name, told in forecasts.items() if told.flop})
+        self.pace = Pace({name: told.cost for name, told in forecasts.items()})
         self.elsewhere: set[str] = set()
         self.screen = Screen()
         self.signals: list[int] = []
@@ -139,8 +139,11 @@ class Queue:
             return self.finish(run, "elsewhere")
         used = [job.gpu for job in self.running]
         gpu = min(self.gpus, key=used.count, default=None)
-        epochs = self.forecasts[run.name].epochs
-        self.running.append(Job(run, self.command(run), log, gpu=gpu, epochs=epochs))
+        told = self.forecasts[run.name]
+        command = self.command(run)
+        self.running.append(
+            Job(run, command, log, gpu=gpu, epochs=told.epochs, taken=told.epochs_taken)
+        )
         verb = "going on with" if state == CUT_OFF else "starting"
         on = f" on GPU {gpu}" if gpu is not None else ""
         return self.screen.say(f"{verb} {run.name}{on}")

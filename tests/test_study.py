@@ -583,7 +583,7 @@ def test_small_networks_on_a_cpu_get_a_core_each_as_far_as_memory_allows(project
 
 def test_the_usual_number_of_jobs(monkeypatch):
     def told(flop, memory):
-        return Forecast(1, None, 1.0, 1.0, flop, memory, None, ())
+        return Forecast(1, 0, None, 1.0, 1.0, flop, memory, None, ())
 
     monkeypatch.setattr(machine, "cores", lambda: 8)
     monkeypatch.setattr(machine, "memory", lambda: 16e9)
@@ -636,7 +636,8 @@ def test_initial_weights_from_outside_are_looked_for_in_each_search_and_a_studys
         asked.append(Path(command[command.index("--save_dir") + 1]).relative_to(project.out))
         path = command[command.index("--init") + 1]
         missing = {"name": "--init", "path": path, "missing": True}
-        plan = {"epochs": 2, "last_ticket": None, "cost": None, "inputs": [missing]}
+        plan = {"epochs": 2, "epochs_taken": 0, "last_ticket": None, "cost": None}
+        plan["inputs"] = [missing]
         return subprocess.CompletedProcess(command, 0, json.dumps(plan), "")
 
     monkeypatch.setattr(forecast, "subprocess", SimpleNamespace(run=answer))
@@ -653,7 +654,7 @@ def test_initial_weights_from_outside_are_looked_for_in_each_search_and_a_studys
 
 def test_runs_that_do_not_train_take_no_time():
     def told(flop, seconds, epochs=1):
-        return Forecast(epochs, None, flop, 1.0, flop, 0.0, seconds, ())
+        return Forecast(epochs, 0, None, flop, 1.0, flop, 0.0, seconds, ())
 
     one_shot, unknown = told(None, None, epochs=None), told(None, None)
     assert study_seconds([told(1.0, 30.0), told(1.0, 50.0), one_shot], 2) == 50
@@ -717,6 +718,19 @@ def test_epochs_that_were_done_before_are_not_counted_to_the_pace_of_a_job(tmp_p
     assert epochs.reached == 9.0
 
 
+def test_epochs_that_another_run_made_are_no_part_of_a_run_that_goes_on_from_its_ticket(tmp_path):
+    epochs = Epochs(tmp_path, 4, taken=2)
+    assert (epochs.share_before, epochs.share) == (0, 0)
+    record(tmp_path, 0, 1)  # those are taken over when it begins
+    assert epochs.look(1.0) == []
+    assert (epochs.share_before, epochs.share) == (0, 0)
+    record(tmp_path, 0, 1, 2)
+    (seen,) = epochs.look(7.0)
+    assert epochs.described(seen).startswith("epoch 3/6: ")
+    assert (epochs.share_before, epochs.share, epochs.reached) == (0, 0.25, 7.0)
+    assert Epochs(tmp_path, 4, taken=2).share_before == 0.25
+
+
 def test_lines_that_are_no_epochs_are_passed_over_and_end_no_study(tmp_path):
     epochs = Epochs(tmp_path, 3)
     odd = ['{"x": 1}', "[1]", "3", "null", "", '{"epoch": "2"}', "\xff"]
@@ -734,7 +748,9 @@ def test_what_is_left_is_told_from_the_pace_of_the_same_sort_of_run(tmp_path):
         run = Run(name, main, ("--mode", "std"), tmp_path)
         return SimpleNamespace(run=run, seconds=seconds, epochs=epochs)
 
-    pace = Pace({"a": 2.0, "b": 2.0, "c": 4.0})
+    pace = Pace(
+        {"a": 2.0, "b": 2.0, "c": 4.0, "omp": 0.0, "uncounted": None, "more": None, "big": 1e15}
+    )
     assert pace.seconds_left([], [job("a", "x", 5.0, 0, 0)], 1) is None
     half = job("a", "x", 13.0, 0, 2)  # half of 2 units in 10 s, and 3 s into the next epoch
     assert pace.seconds_left([], [half], 1) == pytest.approx(7.0)
@@ -743,6 +759,19 @@ def test_what_is_left_is_told_from_the_pace_of_the_same_sort_of_run(tmp_path):
     assert pace.seconds_left(waiting, [half], 2) == pytest.approx(40.0)  # the longest one
     pace.finished(job("b", "x", 60.0, 2, 4))  # 1 unit in 60 s: with it, 2 units in 70
     assert pace.seconds_left(waiting, [], 1) == pytest.approx(4 * 60.0)
+    # What has no cost takes no time, and what has an unknown one tells nothing of the others.
+    one_shot = job("omp", "x", 9.0, 0, 0)
+    pace.finished(one_shot)
+    assert pace.seconds_left([*waiting, one_shot.run], [], 1) == pytest.approx(4 * 60.0)
+    unknown = job("uncounted", "x", 30.0, 0, 0)
+    more = Run("more", "y", ("--mode", "adv"), tmp_path)
+    assert pace.seconds_left([more, *waiting], [], 1) is None
+    pace.finished(unknown)
+    assert pace.seconds_left([more, *waiting], [], 1) == pytest.approx(30.0 + 4 * 60.0)
+    alone = Pace(pace.costs)
+    for done in (one_shot, unknown):
+        alone.finished(done)
+    assert alone.seconds_left([Run("big", "x", ("--mode", "std"), tmp_path)], [], 1) is None
 
 
 def test_the_study_starts_without_pytorch():

@@ -102,6 +102,7 @@ def plan(args, last_ticket):
     cost = {"flop": 2e12, "gpu_hours": 0.25, "passes": 4e3 if args.small else 4, **memory}
     return {
         "epochs": args.epochs,
+        "epochs_taken": 0,
         "last_ticket": last_ticket,
         "inputs": [{"name": name, "path": path, "missing": True}],
         "timed": {"whole_hours": 3 if args.threads == 1 else 2} if args.time_it else None,

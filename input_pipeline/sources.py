@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -166,16 +166,26 @@ def _one_at_a_time(root: Path) -> Iterator[None]:
     """
     root.mkdir(parents=True, exist_ok=True)
     path, told = root / DOWNLOAD_LOCK, False
-    with open(path, "a") as lock:
-        while not lock_by_process(lock, root, "let one run download before others begin"):
-            if not told:
-                print(f"{root}: another process downloads into it; waiting", file=sys.stderr)
-            told = True
-            time.sleep(0.5)
-        try:
-            yield
-        finally:
-            discard(path)
+    while True:
+        with open(path, "a") as lock:
+            if not lock_by_process(lock, root, "let one run download before others begin"):
+                if not told:
+                    print(f"{root}: another process downloads into it; waiting", file=sys.stderr)
+                told = True
+                time.sleep(0.5)
+            elif _is_at(path, lock):  # else the process before has removed it meanwhile
+                try:
+                    yield
+                finally:
+                    discard(path)
+                return
+
+
+def _is_at(path: Path, file: IO[Any]) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except OSError:
+        return False
 
 
 @contextmanager

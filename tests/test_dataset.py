@@ -209,7 +209,9 @@ def test_a_run_waits_while_another_downloads_the_same_data(tmp_path, unchecked, 
     other.stdout.readline()  # it has the lock
 
     def finish(seconds):
+        """What the other does last: it removes the lock that this one waits for, and ends."""
         write_cifar10(tmp_path, 20)
+        (tmp_path / ".download.lock").unlink()
         other.communicate(b"\n")
 
     monkeypatch.setattr(sources.time, "sleep", finish)
@@ -220,6 +222,26 @@ def test_a_run_waits_while_another_downloads_the_same_data(tmp_path, unchecked, 
     assert len(load_splits("cifar10", str(tmp_path), 1.0, None).train.labels) == 90
     assert capfd.readouterr().err == f"{tmp_path}: another process downloads into it; waiting\n"
     assert [path.name for path in tmp_path.iterdir()] == ["cifar-10-batches-py"]
+
+
+def test_a_lock_that_was_removed_meanwhile_keeps_nobody_out_and_is_taken_anew(
+    tmp_path, monkeypatch
+):
+    """As by the process before, between opening the file and locking it."""
+    path = tmp_path / ".download.lock"
+    taken = []
+
+    def lock(file, *_):
+        if not taken:
+            path.unlink()
+        taken.append(os.fstat(file.fileno()).st_ino)
+        return True
+
+    monkeypatch.setattr(sources, "lock_by_process", lock)
+    with sources._one_at_a_time(tmp_path):
+        assert path.stat().st_ino == taken[-1]
+        assert len(taken) == 2
+    assert not path.exists()
 
 
 # ------------------------------------------------------------------ splits per class

@@ -24,7 +24,6 @@ from engine.data_warnings import compare_classes, warn_of_skipped
 from engine.distributed import Runtime, on_main
 from engine.launching import launch
 from engine.log import (
-    RunLog,
     Warnings,
     plot_curves,
     provenance,
@@ -88,7 +87,7 @@ class Transfer:
 
     def run(self) -> None:
         training = self.training
-        with RunLog(self.save_dir, training.epoch) as self.log:
+        with training.open_log(self.save_dir) as self.log:
             for epoch in range(training.epoch, self.args.epochs):
                 trained = training.one_epoch(self.learning_rate(epoch), self.label(epoch))
                 scores = self.validate() if self.is_evaluated(epoch) else {}

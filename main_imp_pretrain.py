@@ -22,7 +22,7 @@ from cli.recorded import recorded_mode, take_recorded
 from engine.data_warnings import compare_classes, warn_of_skipped
 from engine.distributed import Runtime, broadcast_from_main, on_main
 from engine.launching import launch
-from engine.log import RunLog, Warnings, plot_curves, say, say_for_scripts, warn
+from engine.log import Warnings, plot_curves, say, say_for_scripts, warn
 from engine.schedules import Schedule
 from engine.steps import Metrics
 from engine.supervision import supervise
@@ -54,7 +54,7 @@ class TicketSearch:
             args, self.train, self.execution, self.warnings
         )
         self.init: dict[str, Tensor] = {}  # what every state is rewound to
-        self.salvaged = salvage.find(args, self.warnings)
+        self.salvaged = salvage.find(args, runtime, self.warnings)
         if self.salvaged is not None and self.salvaged.state > 0:
             self.init = self.weights()
             networks.apply_ticket(self.model, self.salvaged.ticket, self.warnings)
@@ -75,7 +75,7 @@ class TicketSearch:
         training, states = self.training, self.states
         if self.salvaged is not None:
             self.take_over(self.salvaged)
-        with RunLog(self.save_dir, training.epoch) as self.log:
+        with training.open_log(self.save_dir) as self.log:
             for epoch in range(training.epoch, states.total_epochs):
                 self.record.state = states.of(epoch)
                 if epoch == states.first_epoch(self.record.state) and training.step == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -43,7 +44,7 @@ def launch_options(args: argparse.Namespace) -> Launch:
         dist_url=args.dist_url,
         dist_backend=args.dist_backend,
         nproc=args.nproc,
-        begun_with=recorded_processes(Path(args.save_dir)) if goes_on(args) else None,
+        begun_with=recorded_processes(folder) if (folder := begun_in(args)) else None,
         timeout=args.dist_timeout,
     )
 
@@ -73,6 +74,15 @@ def images_per_pass(args: argparse.Namespace) -> int:
 def goes_on(args: argparse.Namespace) -> bool:
     """Whether a run that was begun, if there is one in --save_dir, is to be trained further."""
     return args.resume is not None and not args.evaluate
+
+
+def begun_in(args: argparse.Namespace) -> Path | None:
+    """The folder with the `args.json` of the run that goes on, from a checkpoint or a ticket."""
+    own = [args.save_dir] if goes_on(args) else []
+    named = [args.resume] if goes_on(args) and args.resume != "auto" else []
+    ticket = getattr(args, "continue_from", None)  # a flag of searches
+    folders = map(Path, own), (Path(path).parent for path in (*named, ticket) if path)
+    return next((folder for folder in chain(*folders) if read_args(folder)), None)
 
 
 def shared_out(batch: int, processes: int, micro_batch: int | None) -> str:
@@ -156,8 +166,10 @@ def _loaders(
 def _global_batch(args: argparse.Namespace, runtime: Runtime, warnings: Warnings) -> int:
     """The images of a step over all nodes; a run that is resumed keeps the number it began with."""
     asked = args.batch_size * runtime.nodes
-    kept = recorded_batch(Path(args.save_dir)) if goes_on(args) else None
-    if kept is None or kept == asked:
+    folder = begun_in(args)
+    kept = recorded_batch(folder) if folder else None
+    is_own_choice = folder and read_args(folder).get("batch_size") != args.batch_size
+    if kept is None or kept == asked or is_own_choice:
         return asked
     warnings.add(
         f"the run began with steps of {kept} images over all nodes and keeps them: "
@@ -168,7 +180,8 @@ def _global_batch(args: argparse.Namespace, runtime: Runtime, warnings: Warnings
 
 def _compare_eval_batch(args: argparse.Namespace, warnings: Warnings) -> None:
     """Warn where a run goes on with evaluation batches on which the figures of attacks depend."""
-    before = read_args(Path(args.save_dir)).get("eval_batch_size") if goes_on(args) else None
+    folder = begun_in(args)
+    before = read_args(folder).get("eval_batch_size") if folder else None
     asked = request(args)
     if before not in (None, args.eval_batch_size) and (asked.attacked or asked.further):
         warnings.add(

@@ -12,11 +12,13 @@ import torch
 from attack_utils import draw_noise
 from cli import build, folders
 from cli.flags import OF_INIT
+from engine.distributed import Runtime
 from engine.log import Warnings
 from engine.training import Training
 from errors import InputError
 from files import names
 from files.results import IMP
+from files.run_args import PROCESSES, read_args
 from files.salvage import Salvaged, salvage
 from files.tickets import read_ticket
 
@@ -49,7 +51,7 @@ def state_given(args: argparse.Namespace) -> int:
     return max(read_ticket(path).state or 0, 1) if path and Path(path).is_file() else 0
 
 
-def find(args: argparse.Namespace, warnings: Warnings) -> Salvaged | None:
+def find(args: argparse.Namespace, runtime: Runtime, warnings: Warnings) -> Salvaged | None:
     """Where a search goes on, unless there is a checkpoint to resume, which comes first.
 
     `warnings` is told in which flags the ticket's run differs. Raises InputError for
@@ -76,6 +78,12 @@ def find(args: argparse.Namespace, warnings: Warnings) -> Salvaged | None:
         warnings.add(
             f"--continue_from {found.path}: its run had --{flag} {before}, not {now}; what follows "
             "may differ from that run"
+        )
+    before = read_args(found.path.parent).get(PROCESSES, runtime.world_size)
+    if before != runtime.world_size:
+        warnings.add(
+            f"--continue_from {found.path}: its run had {before} processes, not "
+            f"{runtime.world_size}; what follows may differ from that run"
         )
     return found
 

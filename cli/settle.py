@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import Any
 
-from cli.build import goes_on
+from cli import build
 from dataset import holds
 from engine.log import warn
 from errors import InputError
@@ -32,14 +30,9 @@ def settle_pretrained(args: argparse.Namespace) -> None:
 def settle_micro_batch(args: argparse.Namespace) -> None:
     """Give --micro_batch of a ticket search its value if it was left out: as the run began with."""
     if args.micro_batch is None:
-        args.micro_batch = _begun_with(args).get("micro_batch", IMAGES_PER_PASS)
-
-
-def _begun_with(args: argparse.Namespace) -> dict[str, Any]:
-    """What `args.json` says of the run that goes on, in its folder or from a ticket; or nothing."""
-    folders = [Path(args.save_dir)] if goes_on(args) else []
-    folders += [Path(args.continue_from).parent] if args.continue_from else []
-    return next(filter(None, map(read_args, folders)), {})
+        folder = build.begun_in(args)
+        begun_with = read_args(folder) if folder else {}
+        args.micro_batch = begun_with.get("micro_batch", IMAGES_PER_PASS)
 
 
 def settle_data(args: argparse.Namespace) -> None:

@@ -129,14 +129,21 @@ class RunLog:
     """`metrics.jsonl` and TensorBoard of one run; also knows how long the run has taken.
 
     Use as a context manager. `epochs_done` are those of a run that is resumed: what was recorded
-    of later ones is dropped, since they are done again.
+    of later ones is dropped, since they are done again. `part` is what it has trained of the next
+    epoch, from 0 to 1, and `seconds` what it had taken by then, where that is known.
     """
 
-    def __init__(self, save_dir: Path, epochs_done: int = 0) -> None:
-        self.save_dir, self.first = save_dir, epochs_done
+    def __init__(
+        self,
+        save_dir: Path,
+        epochs_done: int = 0,
+        part: float = 0.0,
+        seconds: float | None = None,
+    ) -> None:
+        self.save_dir, self.first, self.begun = save_dir, epochs_done, epochs_done + part
         before = _cut_metrics(save_dir / names.METRICS, epochs_done) if is_main() else 0.0
         self.opened = self.last = time.monotonic()
-        self.start = self.opened - before
+        self.start = self.opened - (before if seconds is None else seconds)
 
     def __enter__(self) -> RunLog:
         self.file = self.board = None
@@ -163,8 +170,9 @@ class RunLog:
         return self.last - before
 
     def pace(self, done: int, total: int) -> str:
-        """Elapsed time and ETA after `done` of `total` epochs."""
-        each = (time.monotonic() - self.opened) / max(done - self.first, 1)
+        """Elapsed time and ETA after `done` of `total` epochs, by the pace since the last start."""
+        since, epochs = time.monotonic() - self.opened, done - self.begun
+        each = since / epochs if epochs >= 1 else self.seconds / done
         return f"elapsed {clock(self.seconds)}, ETA {clock(each * (total - done))}"
 
     def metrics(self, epoch: int, values: Mapping[str, float | int | None]) -> None:

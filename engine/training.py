@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch.optim import Optimizer
 
 from attack_utils import Perturb  # the type alone
 from engine.distributed import Runtime, any_rank, broadcast_from_main, gather_from_ranks
-from engine.log import Progress
+from engine.log import Progress, RunLog
 from engine.steps import Execution, Meter, Metrics, Report, load_optimizer, train_one_epoch
 from errors import InputError, RunFailed
 from files.checkpoints import to_cpu
@@ -103,6 +104,13 @@ class Training:
         self.epoch = self.step = 0
         self.meter = Meter(execution.device)
         self.random: dict[str, Any] | None = None  # as training left it, during an evaluation
+        self.log: RunLog | None = None
+        self.seconds: float | None = None  # that the run had taken when it was resumed in mid-epoch
+
+    def open_log(self, save_dir: Path) -> RunLog:
+        """The log of the epochs from here on; enter it."""
+        self.log = RunLog(save_dir, self.epoch, self.step / self.steps, self.seconds)
+        return self.log
 
     def one_epoch(self, learning_rate: Callable[[int], float], label: str) -> Metrics:
         """Train the next epoch, or what is left of it."""
@@ -195,6 +203,8 @@ class Training:
             "optimizer": to_cpu(self.optimizer.state_dict()),
             "resume": {
                 "step": self.step,
+                # At the end of an epoch its figures tell them, and the file is any run's.
+                "seconds": self.log.seconds if self.log and self.step else None,
                 "ranks": gather_from_ranks(own),
                 "scaler": self.scaler.state_dict() if self.scaler else None,
             },
@@ -211,6 +221,7 @@ class Training:
                 raise InputError(f"the checkpoint's {name} is not finite; resume an earlier file")
         load_optimizer(self.optimizer, checkpoint["optimizer"])
         self.epoch, self.step = checkpoint["epoch"], resume["step"]
+        self.seconds = resume.get("seconds")
         if len(ranks) != self.runtime.world_size:
             if self.step:
                 raise InputError(

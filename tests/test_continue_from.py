@@ -219,6 +219,21 @@ def test_a_checkpoint_of_the_released_code_is_a_ticket_to_go_on_from(data, stand
         assert_same_bits(load_ticket(tmp_path / "run" / name), load_ticket(standard / name))
 
 
+def test_the_batch_over_all_nodes_is_that_of_the_tickets_run(data, standard, tmp_path, capsys):
+    ticket = clone(standard, tmp_path / "clone", 2, "metrics.jsonl")
+    theirs = json.loads((standard / "args.json").read_text())
+    of_nodes = {"batch_size": 5, "world_size": 5, "processes": 5}  # 25 images a step, as here
+    write_json(tmp_path / "clone" / "args.json", {**theirs, **of_nodes})
+    run_imp(data, tmp_path / "run", *flags(ticket, "-b", "5", mode="std"))
+    told = capsys.readouterr().err
+    assert "the run began with steps of 25 images over all nodes and keeps them" in told
+    assert "its run had 5 processes, not 1" in told
+    assert_same_files(tmp_path / "run", standard, ["4-ticket.safetensors"])
+    run_imp(data, tmp_path / "other", *flags(ticket, "-b", "20", mode="std"))
+    assert "its run had --batch_size 5, not 20" in capsys.readouterr().err
+    assert json.loads((tmp_path / "other" / "args.json").read_text())["global_batch"] == 20
+
+
 def refused(data, out, capsys, *words):
     taken: list[str] = []
     with pytest.MonkeyPatch.context() as patch:

@@ -326,7 +326,10 @@ def test_two_nodes_record_what_they_share_and_a_cut_network_ends_them_in_time(tm
 
 
 @pytest.mark.slow
-def test_a_run_resumed_on_fewer_nodes_keeps_its_global_batch_and_says_so(tmp_path, capsys):
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_run_resumed_on_fewer_nodes_keeps_its_global_batch_and_says_so(
+    tmp_path, capsys, elsewhere
+):
     data = write_classes(tmp_path / "data")
     flags = ["--mode", "std", "--epochs", "3", "--prune_epoch", "3"]
     run_imp(data, tmp_path / "whole", *flags)
@@ -338,10 +341,13 @@ def test_a_run_resumed_on_fewer_nodes_keeps_its_global_batch_and_says_so(tmp_pat
     recorded = read_json(path)
     assert (recorded["batch_size"], recorded["global_batch"]) == (12, 12)
     path.write_text(json.dumps({**recorded, "batch_size": 6, "world_size": 2}))  # as of two nodes
-    run_imp(data, tmp_path / "run", *flags, "-b", "6", "--resume")
+    checkpoint = [tmp_path / "run" / "1-checkpoint.pth.tar"] if elsewhere else []
+    out = tmp_path / ("elsewhere" if elsewhere else "run")
+    run_imp(data, out, *flags, "-b", "6", "--resume", *map(str, checkpoint))
     told = capsys.readouterr().err
     assert "warning: the run began with steps of 12 images over all nodes and keeps them" in told
-    resumed, whole = (load(tmp_path / name / "1-checkpoint.pth.tar") for name in ("run", "whole"))
+    assert read_json(out / "args.json")["global_batch"] == 12
+    resumed, whole = (load(path / "1-checkpoint.pth.tar") for path in (out, tmp_path / "whole"))
     assert_same_bits(resumed["state_dict"], whole["state_dict"])
 
 

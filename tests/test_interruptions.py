@@ -233,8 +233,13 @@ def test_a_signal_in_an_evaluation_saves_what_was_trained_before_it(
     stopped_in(monkeypatch, steps.evaluate, task, argv)
     saved = load(newest(tmp_path / "run", task))
     assert (saved["epoch"], saved["resume"]["step"]) == (0, 3)  # all steps of the first epoch
+    checkpoint = newest(tmp_path / "run", task)
+    saved["resume"]["seconds"] += 1000
+    save_checkpoint(checkpoint, saved)
     MAINS[task](argv)
     assert_same_run(tmp_path / "run", whole.root / task)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["seconds"] > 1000  # what the epoch took before it was stopped
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -203,6 +203,17 @@ def test_pace_before_and_within_a_run(time, tmp_path):
     assert log.pace(4, 4) == "elapsed 0:01:00, ETA 0:00:00"
 
 
+def test_a_run_resumed_within_an_epoch_counts_what_that_had_taken(time, tmp_path):
+    with RunLog(tmp_path, 0, part=0.75, seconds=30.0) as log:
+        time.now += 10
+        log.metrics(0, {"val_sa": 1.0})
+        assert log.pace(1, 3) == "elapsed 0:00:40, ETA 0:01:20"  # a quarter of an epoch tells less
+        time.now += 40
+        log.metrics(1, {"val_sa": 2.0})
+        assert log.pace(2, 3) == "elapsed 0:01:20, ETA 0:00:40"
+    assert [line["seconds"] for line in lines_of(tmp_path)] == [40.0, 80.0]
+
+
 def test_only_the_first_process_writes(tmp_path, second_rank):
     with RunLog(tmp_path) as log:
         log.metrics(0, {"val_sa": 1.0})

@@ -163,8 +163,17 @@ def _network_file(args: argparse.Namespace, path: Path, key: str | None) -> Netw
     return NetworkFile(path, args.arch_given, key, args.mean, args.std)
 
 
-def load_init(model: nn.Module, args: argparse.Namespace, warnings: Warnings, **how: str) -> Loaded:
-    """Load --init into a network, and say what it is and what is left out of it."""
+def load_init(
+    model: nn.Module,
+    args: argparse.Namespace,
+    warnings: Warnings,
+    ticket: Ticket | None = None,
+    **how: str,
+) -> Loaded:
+    """Load --init into a network, and say what it is and what is left out of it.
+
+    A `ticket` that is to be put on it accounts for weights that are exactly 0.
+    """
     path = init_file(args)
     how = {"normalization": "keep" if args.mean else "file", **how}
     loaded = load_pretrained(model, path, key=args.init_key, **how)
@@ -177,7 +186,7 @@ def load_init(model: nn.Module, args: argparse.Namespace, warnings: Warnings, **
         say(f"init: {note}")
     for warning in loaded.warnings:
         warnings.add(f"init: {warning}")
-    if not loaded.masks:
+    if not loaded.masks and ticket is None:
         warn_of_zeros(args.init, model, warnings)
     return loaded
 
@@ -186,7 +195,7 @@ def _load_for_transfer(
     model: nn.Module, args: argparse.Namespace, ticket: Ticket | None, warnings: Warnings
 ) -> str:
     """Load --init but for its classifier, and return its hash."""
-    loaded = load_init(model, args, warnings, **FOR_TRANSFER)
+    loaded = load_init(model, args, warnings, ticket, **FOR_TRANSFER)
     density = loaded.percent_left
     if ticket is None and density < 100:
         warnings.add(

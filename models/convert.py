@@ -20,6 +20,7 @@ from files.state_dicts import (
     take_state_dict,
     unsaved_constants,
 )
+from models.source import Source, read_layout
 from pruning_utils import MASK_SUFFIX, percent_left_in
 
 DESCRIPTION = """\
@@ -91,22 +92,24 @@ def convert(
         raise InputError(f"{target}: OUT is a PyTorch file; name it like robust.pth.tar")
     payload = _load_trusted(source) if trust_pickle else load_checkpoint(source)
     taken = take_state_dict(payload, source, key, "--key")
-    state = {str(name): _plain(value) for name, value in taken.state.items()}
     if masks_from_zeros:
-        state = _masks_from_zeros(state, source)
+        state = _masks_from_zeros(read_layout(payload, source, key, "--key"), source)
         tell(f"{source}: masks keep {percent_left_in(state):.2f} % of the convolution weights")
+    else:
+        state = {str(name): _plain(value) for name, value in taken.state.items()}
     save_checkpoint(target, state)
     for line in (*taken.notes, *_left_behind(payload, taken)):
         tell(f"{source}: {line}")
     return len(state)
 
 
-def _masks_from_zeros(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    if any(name.endswith(MASK_SUFFIX) for name in state):
+def _masks_from_zeros(found: Source, source: str) -> dict[str, Tensor]:
+    """The masks of the network that --init takes from the file."""
+    if found.masks:
         raise InputError(f"{source}: has masks already; pass it to --tickets_file as it is")
     masks = {
         name.removesuffix(".weight") + MASK_SUFFIX: value != 0
-        for name, value in state.items()
+        for name, value in found.weights.items()
         if value.dim() == 4 and name.endswith(".weight")
     }
     if all(mask.all() for mask in masks.values()):

@@ -331,7 +331,9 @@ def test_convert_makes_a_ticket_of_the_zeros_of_a_network_that_was_saved_pruned(
     pruning_utils.prune_by_magnitude(model, 0.3)
     masks = pruning_utils.masks(model)
     pruning_utils.remove_prune(model)
-    torch.save({"state_dict": {f"module.{n}": v for n, v in model.state_dict().items()}}, path)
+    names = ("module.model.", "module.attacker.model.")  # robustness keeps the network twice
+    state = {head + name: value for head in names for name, value in model.state_dict().items()}
+    torch.save({"model": state}, path)
     convert.main([str(path), str(target), "--masks_from_zeros"])
     assert capsys.readouterr().out.splitlines()[-2:] == [
         f"{path}: masks keep 70.00 % of the convolution weights",
@@ -340,7 +342,13 @@ def test_convert_makes_a_ticket_of_the_zeros_of_a_network_that_was_saved_pruned(
     ticket = read_ticket(str(target)).masks
     assert ticket.keys() == masks.keys()
     assert all(torch.equal(ticket[name], mask.bool()) for name, mask in masks.items())
-    for unfit, said in ((whole, "is exactly 0; it is not pruned"), (target, "has masks already")):
+    masked = tmp_path / "masked.pt"
+    torch.save({**model.state_dict(), **masks}, masked)
+    for unfit, said in (
+        (whole, "is exactly 0; it is not pruned"),
+        (target, "holds masks only"),
+        (masked, "has masks already"),
+    ):
         with pytest.raises(InputError, match=said):
             convert.convert(str(unfit), str(tmp_path / "no.pt"), masks_from_zeros=True)
     assert not (tmp_path / "no.pt").exists()

@@ -39,6 +39,7 @@ from files.class_names import class_names_in
 from files.results import name_of_init
 from input_pipeline.names import compare_classes, doubtful_order
 from models import build_model
+from models.convert import convert
 from pruning_utils import masks, prune_by_magnitude
 from report.__main__ import main as report
 from report.write import write_report
@@ -374,9 +375,13 @@ def test_masks_in_a_transfers_init_are_not_forgotten_silently(made, name, tmp_pa
     assert capsys.readouterr().err.count("warning: ") == len(found["warnings"])
 
 
-def test_with_its_ticket_a_pruned_init_is_no_surprise(made, tmp_path):
-    init = pruned_init(tmp_path, 0.5)
-    flags = ["--init", init, "--tickets_file", init]
+@pytest.mark.parametrize("baked", [False, True])
+def test_with_its_ticket_a_pruned_init_is_no_surprise(made, tmp_path, baked):
+    init = ticket = pruned_init(tmp_path, 0.5, baked=baked)
+    if baked:
+        ticket = str(tmp_path / "ticket.pth.tar")
+        convert(init, ticket, masks_from_zeros=True)
+    flags = ["--init", init, "--tickets_file", ticket]
     run_transfer(made / "data", tmp_path / "run", *SHORT, *flags)
     found = read_json(tmp_path / "run" / "results.json")
     assert found["density"] == pytest.approx(0.5, abs=1e-3)

@@ -199,14 +199,15 @@ class Training:
             "random": self.random or random_state(self.execution.device),
             "sums": self.meter.sums.tolist(),
         }
+        # After an epoch its figures tell the time, and the file is the same for all who repeat it.
+        within = {"seconds": self.log.seconds} if self.log and self.step else {}
         return {
             "optimizer": to_cpu(self.optimizer.state_dict()),
             "resume": {
                 "step": self.step,
-                # At the end of an epoch its figures tell them, and the file is any run's.
-                "seconds": self.log.seconds if self.log and self.step else None,
                 "ranks": gather_from_ranks(own),
                 "scaler": self.scaler.state_dict() if self.scaler else None,
+                **within,
             },
         }
 

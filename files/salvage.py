@@ -89,8 +89,8 @@ def check_density(what: str, masks: Mapping[str, Tensor], state: int, rate: floa
     rounded = state / sum(mask.numel() for mask in masks.values())  # a weight in every prune
     if abs(density - expected) > min(NEAR, PART * expected) + rounded:
         raise InputError(
-            f"{what}: has a density of {100 * density:.4g} %, state {state} has "
-            f"{100 * expected:.4g} % with --rate {rate:g}; give the --rate of its run"
+            f"{what}: has a density of {100 * density:#.4g} %, state {state} has "
+            f"{100 * expected:#.4g} % with --rate {rate:g}; give the --rate of its run"
         )
 
 

@@ -108,7 +108,7 @@ def _on_test_split(
         _compare_processes(tested, evaluator)
     test = SplitTest(evaluator, loader, request, save_dir, tested.warnings)
     test.sa_and_ra(model, role, keep)
-    warn_of_skipped(tested.warnings, loader)
+    warn_of_skipped(tested.warnings, test.asked)
     if request.save_adv:
         data, label = (torch.cat(parts) for parts in zip(*crafted, strict=True))
         save_checkpoint(

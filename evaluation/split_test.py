@@ -18,6 +18,7 @@ from evaluation.masking import MASKING_IMAGES, masking_checks
 from evaluation.request import Request
 from files.checkpoints import load_checkpoint
 from files.class_names import class_names_in
+from files.features import discard
 from files.names import AUTOATTACK_PROGRESS, EVALUATION_PROGRESS
 from files.outcomes import AUTOATTACK, CLEAN, NORM, PGD, RESTARTS, Key, Outcomes, save_outcomes
 from files.results import Accuracy
@@ -117,6 +118,7 @@ class SplitTest:
             self.warnings.add(
                 f"no {name}: some test images could not be read, so outcomes have no place"
             )
+            on_main(lambda: discard(self.folder / name))  # those of an earlier test
             return
         outcomes = Outcomes(
             split=self.loader.fingerprint(),

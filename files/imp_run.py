@@ -96,11 +96,11 @@ def save_state(
         save_checkpoint(save_dir / names.imp_best(record.state), network)
     path = save_dir / names.imp_checkpoint(record.state)
     save_checkpoint(path, {**network, **training, "history": record.history}, keep_previous=True)
-    if names.previous(path).exists():  # now there are two to resume from
-        before = record.state - 1
-        discard(names.previous(save_dir / names.imp_checkpoint(before)))
-        if keep != "all":
-            drop_checkpoints(save_dir, before)
+    # Two to resume from stay: this file and its forerunner, else the one of the state before.
+    unneeded = record.state - (1 if names.previous(path).exists() else 2)
+    discard(names.previous(save_dir / names.imp_checkpoint(unneeded)))
+    if keep != "all":
+        drop_checkpoints(save_dir, unneeded)
 
 
 def read_record(checkpoint: Mapping[str, Any]) -> SearchRecord:

@@ -421,11 +421,17 @@ def test_a_test_takes_the_batches_of_its_run_and_tells_of_other_processes(
 
 
 def test_images_that_cannot_be_read_are_not_counted(data, checkpoint, tmp_path):
-    broken = Path(shutil.copytree(data, tmp_path / "data"))
-    next((broken / "test").rglob("*.png")).write_bytes(b"no image")
-    found = evaluate(checkpoint, tmp_path / "out", "--skip_bad", data=broken)
+    broken, out = Path(shutil.copytree(data, tmp_path / "data")), tmp_path / "out"
+    assert evaluate(checkpoint, out, "--skip_bad", data=broken)["images"] == 12
+    assert (out / "eval.outcomes.safetensors").exists()
+    min((broken / "test").rglob("*.png")).write_bytes(b"no image")
+    found = evaluate(checkpoint, out, "--skip_bad", data=broken)
     assert found["images"] == 11
     assert any("could not be read, so outcomes have no place" in w for w in found["warnings"])
+    assert not (out / "eval.outcomes.safetensors").exists()  # those of the test before
+    some = evaluate(checkpoint, tmp_path / "some", "--skip_bad", "--eval_images", "6", data=broken)
+    assert some["images"] == 5
+    assert any("skipped 1 broken images" in w for w in some["warnings"])
 
 
 def test_a_folder_is_no_file_of_adversarial_images(data, checkpoint, tmp_path, capsys):

@@ -39,6 +39,7 @@ from engine.log import provenance
 from engine.steps import Metrics
 from files.atomic import sha256_of, write_json
 from files.checkpoints import save_checkpoint
+from files.imp_run import SearchRecord, save_state
 from files.tickets import load_ticket, ticket_header
 from input_pipeline.loader import Loader
 from models import build_model, load_pretrained
@@ -311,6 +312,18 @@ def test_keep_decides_which_checkpoints_stay(data, standard, tmp_path, keep, sta
     flags = [*standard_flags(standard.given), "--keep", keep, "--resume"]
     run_imp(data, tmp_path / "run", *flags)
     assert contents(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("epochs", [1, 2])  # of a state
+def test_two_checkpoints_to_resume_from_stay_while_a_search_goes_on(tmp_path, epochs):
+    network = {"arch": "resnet20s", "classes": ["a"], "weights": {}, "training": {}}
+    for epoch in range(5 * epochs):
+        record = SearchRecord(1 + epoch // epochs)
+        save_state(tmp_path, record, epoch=epoch, is_best=True, keep="last", **network)
+        found = {path.name for path in tmp_path.glob("*-checkpoint.pth.tar*")}
+        assert len(found) <= (3 if epochs == 2 and epoch % 2 == 0 else 2), found
+    assert "5-checkpoint.pth.tar" in found
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize("mode", ["adv", "std"])

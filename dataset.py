@@ -8,7 +8,7 @@ from errors import InputError
 from input_pipeline.counts import Counts
 from input_pipeline.counts import count_images as count_stored
 from input_pipeline.loader import Loader
-from input_pipeline.sources import is_there, load_splits
+from input_pipeline.sources import INDEX_SPLITS, is_there, load_splits
 from input_pipeline.splits import Split
 from input_pipeline.transforms import Transform
 
@@ -79,6 +79,11 @@ def mean_std(dataset: str) -> Constants:
 def holds(dataset: str, root: str) -> bool:
     """Whether a folder holds the files of a data set, judged by the first that is looked for."""
     return is_there(_stored_as(dataset), Path(root))
+
+
+def is_fetched(dataset: str) -> bool:
+    """Whether the files of a data set are downloaded where they are missing."""
+    return _stored_as(dataset) in INDEX_SPLITS
 
 
 def count_images(spec: DataSpec) -> Counts | None:

@@ -12,10 +12,12 @@ import torch
 from cli import build, folders
 from cli.run_plan import ASSUMED_RATE, Cost, Input, PlannedState, RunPlan, Timing, Written
 from cli.salvage import state_given
-from dataset import count_images
+from dataset import Counts, count_images
+from dataset import is_fetched as is_data_fetched
 from engine.launching import takes_cuda
 from engine.schedules import States
 from engine.steps import training_step
+from engine.training import check_batch
 from files import names
 from files.results import IMP
 from models import build_model, estimate_activations, estimate_flops, is_fetched
@@ -42,10 +44,13 @@ def plan_imp(args: argparse.Namespace) -> RunPlan:
         return _plan_one_shot(args, states)
     counted = count_images(build.data_spec(args))
     images, validated = (counted.train, counted.val) if counted else (0, 0)
+    if counted:
+        _check_batch(args.batch_size, images, counted.classes)
     steps = args.train_step if args.mode == "adv" else 0
     done = states.first_epoch(state_given(args))  # by the run of --continue_from
     epochs = states.total_epochs - done
     passes = epochs * (images * training_passes(steps) + validated)
+    batch = args.batch_size * (args.world_size if args.multiprocessing_distributed else 1)
     # A checkpoint is weights, momentum and masks (a byte each), a best one without the momentum.
     kept = states.last if args.keep == "all" else 1
     copies = 1 + kept * (2.25 + 1.25) + 2.25 + (states.last + 2) / 32
@@ -62,8 +67,8 @@ def plan_imp(args: argparse.Namespace) -> RunPlan:
         states=_planned_states(states, args.rate, state_given(args)),
         epochs=epochs,
         epochs_taken=done,
-        steps_per_epoch=-(-images // args.batch_size),
-        batch_size=args.batch_size,
+        steps_per_epoch=_steps(images, batch),
+        batch_size=batch,
         save_dir=args.save_dir,
         writes=_imp_files(states),
         last_ticket=states.last + 1,
@@ -130,13 +135,22 @@ def plan_transfer(args: argparse.Namespace) -> RunPlan:
     if args.evaluate:
         return _plan_evaluation(args)
     adversarial = args.mode == "adv"
+    asked = build.request(args)
+    to_be_fetched = is_data_fetched(args.dataset) and not Path(args.data).exists()
     counted = count_images(build.data_spec(args))
-    train, val, test = counted or (0, 0, 0)
+    train, val, test, shared, classes = counted or Counts(0, 0, 0)
     train = max(int(train * args.data_number), 1)
+    if counted:
+        _check_batch(args.batch_size, train, classes)
     evaluations = args.epochs - min(args.eval_from, args.epochs - 1)
-    train_passes = args.epochs * train * training_passes(args.train_step if adversarial else 0)
-    each = 2 + attack_passes(args.test_step) if adversarial else 1
-    passes = train_passes + each * (evaluations * (val if adversarial else val + test) + 3 * test)
+    validated = val if adversarial or shared else val + test
+    attack = 1 + attack_passes(args.test_step)
+    passes = args.epochs * train * training_passes(args.train_step if adversarial else 0)
+    passes += evaluations * validated * (1 + attack * adversarial)
+    tests = {"--eval_attack autoattack": asked.autoattack, "--check_masking": asked.check_masking}
+    beyond = [flag for flag, is_asked in tests.items() if is_asked]
+    networks = 3 if adversarial else 2  # best by RA, best by SA, last
+    passes += networks * test * (1 + attack * asked.restarts * asked.attacked)
     copies = 2 * 2.25 + 1.25 * (1 + adversarial) + 1.25 * args.epochs * args.save_all
     return RunPlan(
         task="transfer",
@@ -144,17 +158,18 @@ def plan_transfer(args: argparse.Namespace) -> RunPlan:
         f"pixels, seed {args.seed}",
         inputs=_inputs(
             {
-                "--data": args.data if args.dataset != "digits" else None,
+                "--data": None if args.dataset == "digits" or to_be_fetched else args.data,
                 **_given(args, "init", "tickets_file", "resume", "masking_source"),
                 "--classes": _class_file(args),
             }
         ),
         epochs=args.epochs,
-        steps_per_epoch=-(-train // args.batch_size) if counted else None,
+        steps_per_epoch=_steps(train, args.batch_size) if counted else None,
         batch_size=args.batch_size,
         evaluations=evaluations,
         validation_images=val if counted else None,
         test_images=test if counted else None,
+        tests=dict.fromkeys(beyond, "(its cost is not estimated)"),
         save_dir=args.save_dir,
         writes=_transfer_files(args, adversarial),
         cost=_cost(args, passes, 10, copies) if counted else None,
@@ -164,10 +179,10 @@ def plan_transfer(args: argparse.Namespace) -> RunPlan:
 
 def _transfer_files(args: argparse.Namespace, adversarial: bool) -> tuple[Written, ...]:
     first = (names.ARGS, names.METRICS, f"{names.BOARD}/", names.CHECKPOINT, names.SA_BEST)
-    every = _numbered(0, args.epochs - 1, names.epoch_checkpoint)
+    last = args.epochs - 1
     return (
         *_files(*first, *([names.RA_BEST] if adversarial else [])),
-        *([every] if args.save_all else []),
+        *([_numbered(0, last, names.epoch_checkpoint)] if args.save_all else []),
         *_files(names.CURVES_PLOT, names.OUTCOMES, names.RESULTS),
     )
 
@@ -195,6 +210,18 @@ def _plan_evaluation(args: argparse.Namespace) -> RunPlan:
 
 
 # --- parts ----------------------------------------------------------------------------------------
+
+
+def _check_batch(batch_size: int, images: int, classes: int) -> None:
+    """Raise InputError where there surely are too few images, whatever a class was rounded by."""
+    if batch_size > images + classes:
+        check_batch(batch_size, images)
+
+
+def _steps(images: int, batch_size: int) -> int:
+    """Of an epoch; a rest of a single image is left out."""
+    full, rest = divmod(images, batch_size)
+    return full + (rest > 1)
 
 
 def _files(*found: str) -> tuple[Written, ...]:

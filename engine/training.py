@@ -28,6 +28,18 @@ from input_pipeline.workers import STOP_SIGNALS
 LOOKED_AT_EVERY = 100  # steps: a look at the loss waits for the GPU
 
 
+def check_batch(batch_size: int, images: int) -> None:
+    """Raise InputError for a batch of more than there are training images.
+
+    Deviation: the released code makes one smaller step an epoch of it.
+    """
+    if batch_size > images:
+        raise InputError(
+            f"--batch_size {batch_size}: more than the {images} training images; -b {images} or "
+            "less would do"
+        )
+
+
 class Preempted(Exception):
     """A signal asked the run to stop, and it has saved."""
 
@@ -87,12 +99,7 @@ class Training:
         self.model, self.optimizer, self.loader = model, optimizer, loader
         self.execution, self.runtime, self.perturb = execution, runtime, perturb
         self.save, self.save_every, self.print_freq = save, save_every, print_freq
-        # Deviation: the released code makes one smaller step an epoch of it.
-        if loader.batch_size > loader.num_images:
-            raise InputError(
-                f"--batch_size {loader.batch_size}: more than the {loader.num_images} training "
-                f"images; -b {loader.num_images} or less would do"
-            )
+        check_batch(loader.batch_size, loader.num_images)
         if loader.batch_size < 2 * runtime.world_size:
             raise InputError(
                 f"--batch_size {loader.batch_size}: BatchNorm needs two images for each of the "

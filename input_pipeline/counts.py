@@ -10,11 +10,13 @@ from input_pipeline.names import choose_classes, class_name, count_listed
 
 
 class Counts(NamedTuple):
-    """Images of a data set's splits."""
+    """Images of a data set's splits, whether those of val are the test images too, and classes."""
 
     train: int
     val: int
     test: int
+    shared: bool = False
+    classes: int = 0
 
 
 # Of the sets that are always the same: the images, and the classes.
@@ -41,7 +43,8 @@ def count_images(dataset: str, root: str, wanted: str | None) -> Counts | None:
 
 def _share(counts: Counts, classes: int, wanted: str | None) -> Counts:
     chosen = min(count_listed(wanted) or classes, classes)
-    return Counts(*(count * chosen // classes for count in counts))
+    train, val, test = (count * chosen // classes for count in counts[:3])
+    return Counts(train, val, test, classes=chosen)
 
 
 def _in_folders(root: Path, wanted: str | None, dataset: str) -> Counts | None:
@@ -63,7 +66,8 @@ def _in_folders(root: Path, wanted: str | None, dataset: str) -> Counts | None:
         counts["val"] = counts["train"] // 10
         counts["train"] -= counts["val"]
     val = counts.get("val", 0)
-    return Counts(counts["train"], val, counts.get("test") or val)
+    test = counts.get("test")
+    return Counts(counts["train"], val, test or val, not test, len(keep))
 
 
 def _of_split(folder: Path, keep: tuple[str, ...], classes: int) -> int:

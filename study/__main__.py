@@ -139,10 +139,19 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
         for run in todo:
             print(f"\n# {run.name}\n{shlex.join(command(run))}")
         return 0
+    check_inputs(forecasts)
     record(study)
     queue = Queue(todo, command, folder=study.out, jobs=jobs, gpus=gpus, forecasts=forecasts)
     queue.work()
     return finish(study, queue.failed)
+
+
+def check_inputs(forecasts: Mapping[str, Forecast]) -> None:
+    """Raise InputError for an input that some run lacks: it may come last, days from now."""
+    lacking = {line: name for name, told in forecasts.items() for line in told.missing}
+    for line, name in lacking.items():
+        more = f" (and {len(lacking) - 1} more above)" if len(lacking) > 1 else ""
+        raise InputError(f"{name}: {line} is not there{more}; nothing was run")
 
 
 def record(study: Study) -> None:

@@ -319,7 +319,9 @@ def test_digits_have_a_fixed_test_set_and_disjoint_splits():
 def test_digits_are_counted_beforehand_as_many_as_there_are():
     splits = load_splits("digits", "", 1.0, None)
     found = [len(split.labels) for split in (splits.train, splits.val, splits.test)]
-    assert list(count_images("digits", "", None)) == found
+    counted = count_images("digits", "", None)
+    assert counted is not None
+    assert [counted.train, counted.val, counted.test] == found
 
 
 # ------------------------------------------------------------------ classes

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from helpers.main_cases import (
     contents,
     flat_files,
     names,
+    one_error_line,
     run_imp,
     run_transfer,
     skip_pictures,
@@ -356,6 +358,45 @@ def test_without_an_image_the_cost_is_unknown(there, tmp_path, capsys):
     assert [found[name] for name in unknown] == [None] * 5
 
 
+def test_where_the_test_images_are_the_validation_images_both_are_measured_once(
+    data, capsys, tmp_path
+):
+    shutil.copytree(data, tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "test")
+    text = plan_transfer(capsys, tmp_path / "data", "--mode", "std", "--epochs", "3")
+    passes = 3 * 36 * 3 + 3 * 12 + 2 * 12
+    assert f"cost (estimate from FLOPs): {passes:.3g} passes" in text
+
+
+def test_tests_whose_cost_is_not_estimated_are_named(data, capsys):
+    text = plan_transfer(capsys, data, "--eval_attack", "autoattack", "--check_masking")
+    assert "  --eval_attack autoattack (its cost is not estimated)\n" in text
+    assert "  --check_masking (its cost is not estimated)\n" in text
+
+
+def test_a_batch_is_of_all_nodes_and_a_rest_of_one_image_is_no_step(data, capsys):
+    nodes = ["--multiprocessing_distributed", "--world_size", "3", "--rank", "0"]
+    text = plan_imp(capsys, data, *nodes, "--dist_url", "tcp://127.0.0.1:1")
+    assert "  1 steps per epoch of 36 images" in text
+    assert "  1 steps per epoch of 35 images" in plan_imp(capsys, data, "-b", "35")
+    assert "  2 steps per epoch of 34 images" in plan_imp(capsys, data, "-b", "34")
+
+
+def test_more_images_a_step_than_there_are_end_a_plan_too(data, capsys):
+    for main, words in (
+        (main_imp_pretrain.main, [str(data), *TINY, *HERE]),
+        (main_downstream.main, transfer_flags(data)),
+    ):
+        argv = [*words, "-b", "48", "--dry_run"]
+        assert "--batch_size 48: more than the 36 training" in one_error_line(argv, main, capsys)
+
+
+def test_data_that_a_run_would_download_are_not_missing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = plan(main_downstream.main, ["--dataset", "cifar10", "--epochs", "10000000000"], capsys)
+    assert "MISSING" not in text
+
+
 def test_missing_inputs_are_marked_and_others_are_not(data, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("init.pth.tar").touch()
@@ -398,7 +439,11 @@ def test_the_cost_is_that_of_the_passes_and_said_to_be_an_estimate(data, capsys)
     passes = training + evaluation * (1 + 2 * 2 + 1)
     assert f"cost (estimate from FLOPs): {passes:.3g} passes" in text
     text = plan_transfer(capsys, data, "--mode", "std", "--epochs", "3")
-    passes = 3 * 36 * 3 + 3 * (12 + 12) + 3 * 12
+    passes = 3 * 36 * 3 + 3 * (12 + 12) + 2 * 12  # no network is best by RA
+    assert f"cost (estimate from FLOPs): {passes:.3g} passes" in text
+    attacked = ["--eval_attack", "pgd", "--test_step", "2", "--restarts", "4"]
+    text = plan_transfer(capsys, data, "--mode", "std", "--epochs", "3", *attacked)
+    passes += 2 * 12 * 4 * (2 * 2 + 1)
     assert f"cost (estimate from FLOPs): {passes:.3g} passes" in text
 
 

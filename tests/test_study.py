@@ -44,12 +44,12 @@ flags = "--epochs 2"
 [[pretraining]]
 tag = "std"
 mode = "std"
-data = "{out}/data"
+data = "SOURCE"
 
 [[pretraining]]
 tag = "adv"
 mode = "adv"
-data = "{out}/data"
+data = "SOURCE"
 init = "adv.pt"
 
 [transfer]
@@ -78,6 +78,8 @@ class Project:
         (folder / "report/__init__.py").touch()  # else a report on PYTHONPATH goes before it
         reporting = "import sys; print('reported', sys.argv[1])\n"
         (folder / "report/__main__.py").write_text(reporting)
+        (folder / "source").mkdir()
+        (folder / "adv.pt").touch()
         self.config = folder / "study.toml"
         self.write()
 
@@ -85,7 +87,8 @@ class Project:
         for old, new in changes.items():
             assert old in text
             text = text.replace(old, new)
-        self.config.write_text(text.replace("OUT", str(self.out)))
+        source = str(self.folder / "source")
+        self.config.write_text(text.replace("OUT", str(self.out)).replace("SOURCE", source))
 
     def append(self, text):
         with self.config.open("a") as file:
@@ -160,16 +163,20 @@ def listed(text):
 
 
 def test_dry_run_lists_runs_in_order_with_costs_and_commands_and_runs_nothing(project):
+    (project.folder / "source").rmdir()
     text = project.run("--dry_run").stdout
     assert listed(text) == [("to do", name) for name in ALL]
     assert "10 runs: 0 done, 0 cut off, 10 to do" in text
     assert "what is left costs 2e+13 FLOP, 2.5 hours" in text
     assert text.count("0.25 GPU-h") == 10
     missing = [line for line in text.splitlines() if line.startswith("missing")]
-    assert missing == [f"missing: DATA {project.out}/data"]  # not what the study will make itself
+    source = project.folder / "source"
+    assert missing == [f"missing: DATA {source}"]  # not what the study will make itself
     commands = [line for line in text.splitlines() if line.startswith(sys.executable)]
     assert len(commands) == 10
     assert all("--resume" in command for command in commands)
+    done = project.run(check=2)  # what comes last may lack it too: no run begins
+    assert done.stderr == f"error: imp/adv: DATA {source} is not there; nothing was run\n"
     assert project.names() == []
     assert not project.out.exists()
 
@@ -210,9 +217,9 @@ def test_commands_of_a_study(project):
     numbers, commands = zip(*(line.split("\t") for line in lines), strict=True)
     assert numbers == tuple(str(n) for n in range(1, 11))
     out = str(project.out)
-    main = str(project.folder / "main_imp_pretrain.py")
+    main, source = (str(project.folder / name) for name in ("main_imp_pretrain.py", "source"))
     assert shlex.split(commands[1])[1:] == [
-        main, f"{out}/data", "--mode", "adv", "--tag", "adv", "--init", "adv.pt", "--epochs", "2",
+        main, source, "--mode", "adv", "--tag", "adv", "--init", "adv.pt", "--epochs", "2",
         "--save_dir", f"{out}/imp/adv", "--resume",
     ]  # fmt: skip
     name = "transfer/adv/cifar10/adv/f0.1/state2/seed3"
@@ -288,7 +295,7 @@ def test_a_transfer_starts_when_its_ticket_exists_not_when_all_tickets_do(projec
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_as_many_jobs_at_a_time_as_asked_for(jobs, project):
     project.write(CONFIG.split("[transfer]")[0], **{'"--epochs 2"': '"--epochs 1 --seconds 0.8"'})
-    project.append('[[pretraining]]\ntag = "fast"\nmode = "adv"\ndata = "d"\n')
+    project.append('[[pretraining]]\ntag = "fast"\nmode = "adv"\ndata = "source"\n')
     project.run("-J", str(jobs))
     changes = [(when, 1) for when, _ in project.calls("start")]
     changes += [(when, -1) for when, _ in project.calls("end")]
@@ -876,7 +883,7 @@ def test_the_array_job_runs_the_studys_commands(project, slurm):
 def test_a_preempted_task_is_queued_again_and_then_goes_on(project, slurm):
     array = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "8"}
     project.write(CONFIG.replace('init = "adv.pt"', "").replace(
-        'data = "{out}/data"\n', 'data = "{out}/data"\nflags = "--ask_to_stop"\n'))  # fmt: skip
+        'data = "SOURCE"\n', 'data = "SOURCE"\nflags = "--ask_to_stop"\n'))  # fmt: skip
     done = slurm("study.sbatch", project.config, **array)
     assert done.stdout.endswith("scontrol requeue 8_1\n")
     project.write()

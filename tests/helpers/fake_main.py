@@ -104,7 +104,7 @@ def plan(args, last_ticket):
         "epochs": args.epochs,
         "epochs_taken": 0,
         "last_ticket": last_ticket,
-        "inputs": [{"name": name, "path": path, "missing": True}],
+        "inputs": [{"name": name, "path": path, "missing": not os.path.exists(path or ".")}],
         "timed": {"whole_hours": 3 if args.threads == 1 else 2} if args.time_it else None,
         "cost": None if args.no_images else cost,
     }

@@ -27,7 +27,7 @@ from study.machine import cores, threads_each, usual_jobs, visible_gpus
 from study.running import Queue, Stop
 from study.screen import clock
 from study.slurm import max_array_size, sbatch_script
-from study.state import CUT_OFF, DONE, TO_DO, has_other_flags, other_input, state_of
+from study.state import CUT_OFF, DONE, TO_DO, other_flags, other_input, state_of
 
 PYTHON = sys.executable
 
@@ -95,15 +95,28 @@ def _stop(number: int, _: object) -> NoReturn:
 
 def notes(runs: Iterable[Run]) -> Iterator[str]:
     """Say of what was made in another way than the study would make it now."""
+    made: dict[str, list[Run]] = {}
     for run in runs:
-        other = other_input(run)
-        if has_other_flags(run):
-            how = "with other flags"
-        elif other is not None:
+        how, other = other_flags(run), other_input(run)
+        if how is None and other is not None:
             how = f"from another {other.name} than {other} is now"
+        if how is not None:
+            made.setdefault(how, []).append(run)
+    for how, (first, *others) in made.items():
+        if others:
+            which = f"{first.name} and {len(others)} more were made {how}"
+            again = f"each again, delete its folder, such as {first.folder}"
         else:
-            continue
-        yield f"note: {run.name} was made {how}; to make it again, delete {run.folder}"
+            which, again = f"{first.name} was made {how}", f"it again, delete {first.folder}"
+        yield f"note: {which}; to make {again}; a study of its own needs another folder (--out)"
+
+
+def without_dense(study: Study) -> Iterator[str]:
+    if study.plan is not None and not any("/state0/" in run.name for run in study.runs):
+        yield (
+            "note: [transfer] states has no 0, the dense network that tickets are to match: without "
+            "a run of it the report judges nothing"
+        )
 
 
 def run_study(study: Study, args: argparse.Namespace) -> int:
@@ -119,7 +132,7 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
     forecasts = make_forecasts(study, todo, PYTHON, max(args.jobs or 1, cores()))
     jobs = args.jobs or usual_jobs(gpus, forecasts.values())
     print_list(states, forecasts)
-    for line in notes(chosen):
+    for line in (*notes(chosen), *without_dense(study)):
         print(line)
 
     def threads(run: Run) -> list[str]:

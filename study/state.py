@@ -32,13 +32,13 @@ def has_last_ticket(folder: Path) -> bool:
         return False
 
 
-def has_other_flags(run: Run) -> bool:
-    """Whether what is in the run's folder was made with other flags than the study now names."""
+def other_flags(run: Run) -> str | None:
+    """With which flags what is in the run's folder was made, if the study now names others."""
     try:
         before = shlex.split(args_if_readable(run.folder)["command"])[2:]
-        return not _alike(before, run.command("python")[2:], run.name)
+        return _difference(before, run.command("python")[2:], run.name)
     except (ValueError, KeyError, TypeError, AttributeError):
-        return False
+        return None
 
 
 def other_input(run: Run) -> Path | None:
@@ -63,21 +63,36 @@ def _content(path: Path) -> str:
     return fingerprint(sha256_of(path))
 
 
-def _alike(before: Sequence[str], now: Sequence[str], name: str) -> bool:
-    """Whether two calls of a main say the same, in any order, with any number of threads.
+def _difference(before: Sequence[str], now: Sequence[str], name: str) -> str | None:
+    """What one call of a main says otherwise than another, as they stand in a sentence; or None.
 
-    The study's folder may have moved: a path below the one is that path below the other.
+    They may be in any order, with any number of threads. The study's folder may have moved: a path
+    below the one is that path below the other.
     """
     one, other = _flags(before), _flags(now)
     here, there = (_study_folder(flags.pop("--save_dir"), name) for flags in (one, other))
-    return one.keys() == other.keys() and all(
-        len(one[flag]) == len(other[flag])
-        and all(
-            a == b or _below(a, here) == _below(b, there) is not None
+    apart = [
+        flag
+        for flag in {**one, **other}
+        if flag not in one
+        or flag not in other
+        or len(one[flag]) != len(other[flag])
+        or any(
+            a != b and (_below(a, here) is None or _below(a, here) != _below(b, there))
             for a, b in zip(one[flag], other[flag], strict=True)
         )
-        for flag in one
-    )
+    ]
+    if not apart:
+        return None
+    flag = apart[0]
+    was, is_now = (_shown(flag, flags[flag]) if flag in flags else "" for flags in (one, other))
+    how = f"with {was}, not {is_now}" if was and is_now else f"with {was}" if was else ""
+    more = f", and {len(apart) - 1} more that differ" if len(apart) > 1 else ""
+    return f"{how or f'without {is_now}'}{more}"
+
+
+def _shown(flag: str, values: Sequence[str]) -> str:
+    return " ".join((flag or "DATA", *values))
 
 
 def _flags(arguments: Sequence[str]) -> dict[str, list[str]]:

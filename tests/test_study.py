@@ -31,7 +31,7 @@ from study import forecast, machine
 from study.config import Run, read_study
 from study.forecast import Forecast, study_seconds
 from study.progress import Epochs, Pace
-from study.state import CUT_OFF, has_other_flags, other_input, state_of
+from study.state import CUT_OFF, other_flags, other_input, state_of
 
 ROOT = Path(__file__).resolve().parent.parent
 FAKE = Path(__file__).with_name("helpers") / "fake_main.py"
@@ -154,6 +154,9 @@ TRANSFERS = [
 ALL = ["imp/std", "imp/adv", *TRANSFERS]
 
 
+OUT_ELSE = "a study of its own needs another folder (--out)"
+
+
 def listed(text):
     """[(state, name)] of the list that the study prints."""
     return re.findall(r"^  (done|cut off|to do) .*? (\S+)$", text, re.M)
@@ -179,6 +182,12 @@ def test_dry_run_lists_runs_in_order_with_costs_and_commands_and_runs_nothing(pr
     assert done.stderr == f"error: imp/adv: DATA {source} is not there; nothing was run\n"
     assert project.names() == []
     assert not project.out.exists()
+
+
+def test_a_study_without_the_dense_network_is_told(project):
+    assert "note:" not in project.run("--dry_run").stdout
+    project.write(**{"[0, 2]": "[2]"})
+    assert "note: [transfer] states has no 0, the dense network" in project.run("--dry_run").stdout
 
 
 def test_runs_whose_cost_is_unknown_are_counted_apart(project):
@@ -460,7 +469,7 @@ def test_a_run_made_with_other_flags_is_named(project):
     project.run("-J", "8")
     project.write(**{'init = "adv.pt"': 'init = "adv.pt"\nflags = "--epochs 2 --prune_epoch 2"'})
     text = project.run("-J", "4").stdout
-    assert "note: imp/adv was made with other flags" in text
+    assert "note: imp/adv was made without --prune_epoch 2; to make it again, delete" in text
     assert text.count("note:") == 1
     assert len(project.names()) == 10
 
@@ -476,7 +485,8 @@ def test_a_run_made_with_the_same_flags_in_another_order_is_as_planned(project):
     assert "note:" not in project.run("--dry_run").stdout
     recorded["command"] += " --mode std"
     args.write_text(json.dumps(recorded))
-    assert "note: imp/adv was made with other flags" in project.run("--dry_run").stdout
+    told = project.run("--dry_run").stdout
+    assert "note: imp/adv was made with --mode std, not --mode adv; to make it again" in told
 
 
 @pytest.mark.parametrize("damage", ["{", "[" * 100_000, "[1]", "null", "\xff"])
@@ -484,7 +494,7 @@ def test_a_run_whose_args_json_is_damaged_is_one_that_was_cut_off(tmp_path, dama
     run = Run("imp/std", "main_imp_pretrain.py", ("data", "--init", "init.pth.tar"), tmp_path)
     (tmp_path / "args.json").write_text(damage, encoding="latin-1")
     assert state_of(run) == CUT_OFF
-    assert not has_other_flags(run)
+    assert not other_flags(run)
     assert other_input(run) is None
 
 
@@ -497,10 +507,10 @@ def test_transfers_of_a_search_that_was_made_again_are_named(project, file):
     text = project.run("--dry_run").stdout
     notes = [line for line in text.splitlines() if line.startswith("note:")]
     states = (2,) if "ticket" in file else (0, 2)
+    name = transfer("std", "std", states[0])
     assert notes == [
-        f"note: {name} was made from another {file} than {remade} is now; to make it again, delete "
-        f"{project.out / name}"
-        for name in (transfer("std", mode, state) for mode in ("std", "adv") for state in states)
+        f"note: {name} and {2 * len(states) - 1} more were made from another {file} than {remade} "
+        f"is now; to make each again, delete its folder, such as {project.out / name}; {OUT_ELSE}"
     ]
     done = project.run("--slurm")
     assert done.stderr.splitlines() == notes
@@ -510,9 +520,10 @@ def test_transfers_of_a_search_that_was_made_again_are_named(project, file):
         for line in project.run("--list").stdout.splitlines()
         if line.endswith(f"{transfer('std', state=2)} --resume")
     )
-    assert f"nothing to do\n{notes[-3 if len(notes) > 2 else 0]}" in (
-        project.run("--run", number).stdout
+    own = (
+        f"{transfer('std', state=2)} was made from another {file} than {remade} is now; to make it"
     )
+    assert f"nothing to do\nnote: {own}" in project.run("--run", number).stdout
 
 
 def test_a_search_whose_initial_weights_were_replaced_is_named(project):
@@ -523,7 +534,8 @@ def test_a_search_whose_initial_weights_were_replaced_is_named(project):
     weights.write_text("others")
     notes = [line for line in project.run("--dry_run").stdout.splitlines() if "note:" in line]
     again = f"to make it again, delete {project.out / 'imp/adv'}"
-    assert notes == [f"note: imp/adv was made from another adv.pt than adv.pt is now; {again}"]
+    found = f"note: imp/adv was made from another adv.pt than adv.pt is now; {again}; {OUT_ELSE}"
+    assert notes == [found]
 
 
 @pytest.mark.parametrize("moved", [".", "..", "elsewhere"])
@@ -537,7 +549,7 @@ def test_a_study_whose_folder_is_named_otherwise_is_as_planned(project, moved):
     text = project.run("--dry_run", "--out", here).stdout
     notes = [line for line in text.splitlines() if line.startswith("note:")]
     again = f"to make it again, delete {Path(here, name)}"
-    assert notes == [f"note: {name} was made with other flags; {again}"]
+    assert notes == [f"note: {name} was made without --seconds 0.1; {again}; {OUT_ELSE}"]
 
 
 def test_a_folder_that_cannot_be_written_fails_its_run_only(project):

@@ -67,6 +67,27 @@ def check_validated(args: argparse.Namespace, given: Collection[str]) -> list[st
     ]
 
 
+def check_attacks(args: argparse.Namespace, given: Collection[str]) -> list[str]:
+    """What to warn of where the flags that were given leave an attack nothing to do.
+
+    Args:
+        given: the names of the flags that were given.
+    """
+    lines = []
+    made = {
+        "train": args.mode == "adv",
+        "test": args.mode == "adv" or getattr(args, "eval_attack", None),
+    }
+    for of, what in (("train", "training is"), ("test", "RA is measured")):
+        names = [f"{of}_{name}" for name in ("eps", "gamma", "step")]
+        idle = [f"--{name} 0" for name in names if name in given and getattr(args, name) == 0]
+        if idle and made[of]:
+            starts = getattr(args, f"{of}_randinit") and f"--{of}_eps 0" not in idle
+            on = "the random starts alone" if starts else "clean images"
+            lines.append(f"{', '.join(idle)}: the attack does nothing, {what} on {on}")
+    return lines
+
+
 def check_states(args: argparse.Namespace) -> list[str]:
     """What to warn of where a search ends in the middle of a state."""
     short, last = args.epochs % args.prune_epoch, args.epochs // args.prune_epoch + 1

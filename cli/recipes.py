@@ -10,6 +10,7 @@ import os
 from typing import Any
 
 from cli.checks import (
+    check_attacks,
     check_milestones,
     check_precision,
     check_start,
@@ -90,6 +91,7 @@ def apply_recipe(args: argparse.Namespace, task: str) -> list[str]:
     settle_nodes(args, os.environ)
     check_together(args)
     notes = check_unused(args, given) + check_milestones(args, milestones)
+    notes += check_attacks(args, given)
     notes += check_validated(args, given) if task == "transfer" else check_states(args)
     args.notes = [*getattr(args, NOTES, ()), *notes]
     notes += check_precision(args)

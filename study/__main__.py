@@ -114,8 +114,8 @@ def notes(runs: Iterable[Run]) -> Iterator[str]:
 def without_dense(study: Study) -> Iterator[str]:
     if study.plan is not None and not any("/state0/" in run.name for run in study.runs):
         yield (
-            "note: [transfer] states has no 0, the dense network that tickets are to match: without "
-            "a run of it the report judges nothing"
+            "note: [transfer] states has no 0, the dense network that tickets are to match; "
+            "without a run of it the report judges nothing"
         )
 
 

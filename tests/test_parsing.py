@@ -262,6 +262,19 @@ def test_the_readmes_table_of_recipes_is_the_one_in_use(name, of):
         ("transfer", ["--mode", "std", "--test_step", "7", "--check_masking"], None),
         ("transfer", ["--mode", "std", "--test_step", "7", "--evaluate"], None),
         ("transfer", ["--test_step", "7", "--train_step", "3"], None),
+        (
+            "transfer",
+            ["--test_gamma", "0"],
+            "--test_gamma 0: the attack does nothing, RA is measured on the random starts alone",
+        ),
+        (
+            "transfer",
+            ["--test_eps", "0", "--test_step", "0"],
+            "--test_eps 0, --test_step 0: the attack does nothing, RA is measured on clean images",
+        ),
+        ("imp", ["--train_step", "0"], "training is on the random starts alone"),
+        ("imp", ["--train_step", "0", "--no_train_randinit"], "training is on clean images"),
+        ("imp", ["--mode", "std", "--train_step", "0"], "--train_step: not used, --mode std"),
     ],
 )
 def test_flags_without_effect_are_warned_of(task, words, told):

@@ -17,6 +17,7 @@ from engine.log import Warnings
 from engine.training import Training
 from errors import InputError
 from files import names
+from files.metrics import read_metrics
 from files.results import IMP
 from files.run_args import PROCESSES, read_args
 from files.salvage import Salvaged, salvage
@@ -73,6 +74,7 @@ def find(args: argparse.Namespace, runtime: Runtime, warnings: Warnings) -> Salv
             f"--continue_from {found.path}: {later} lies beside it and would be overwritten; go on "
             "from that, or choose another --save_dir"
         )
+    _check_schedule(args, found)
     theirs = replace(folder, path=found.path.parent)
     for flag, before, now in theirs.differences():
         warnings.add(
@@ -86,6 +88,22 @@ def find(args: argparse.Namespace, runtime: Runtime, warnings: Warnings) -> Salv
             f"{runtime.world_size}; what follows may differ from that run"
         )
     return found
+
+
+def _check_schedule(args: argparse.Namespace, found: Salvaged) -> None:
+    """Raise InputError where the figures beside a ticket are of other states than by these flags.
+
+    They would be taken over as those of the run that goes on.
+    """
+    states, metrics = build.states(args), found.path.parent / names.METRICS
+    for line in read_metrics(metrics) if metrics.is_file() else []:
+        epoch, state = line["epoch"], line.get("state")
+        if epoch < first_epoch(args, found) and state not in (None, states.of(epoch)):
+            raise InputError(
+                f"--continue_from {found.path}: {metrics} has epoch {epoch} in state {state}, with "
+                f"these flags it is of state {states.of(epoch)}; give --pretrain_epochs, --epochs "
+                "and --prune_epoch of its run, or move that file away to go on without its figures"
+            )
 
 
 def first_epoch(args: argparse.Namespace, found: Salvaged) -> int:

@@ -265,6 +265,16 @@ def test_what_does_not_belong_together_is_refused_in_one_line(
         assert message in refused(data, out, capsys, *words), words
 
 
+def test_figures_of_another_schedule_are_not_taken_over(data, standard, tmp_path, capsys):
+    ticket = clone(standard, tmp_path / "clone", 2, "metrics.jsonl")  # and no args.json
+    words = flags(ticket, "--pretrain_epochs", "0", mode="std")
+    told = "epoch 0 in state 0, with these flags it is of state 1; give --pretrain_epochs"
+    assert told in refused(data, tmp_path / "out", capsys, *words)
+    (tmp_path / "clone" / "metrics.jsonl").unlink()
+    run_imp(data, tmp_path / "out", *words)
+    assert "the figures of 1 of the 1 epochs before it are not known" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("state", [1, 4, 12, 24, 40])
 def test_a_density_tells_the_rate_at_every_depth(state):
     kept = 10**6

@@ -1,5 +1,7 @@
 """Loaders of data sets by name: how each is framed and normalised. docs/data.md has the rest."""
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -7,6 +9,7 @@ from typing import Literal
 from errors import InputError
 from input_pipeline.counts import Counts
 from input_pipeline.counts import count_images as count_stored
+from input_pipeline.decoding import check_not_empty
 from input_pipeline.loader import Loader
 from input_pipeline.sources import INDEX_SPLITS, is_there, load_splits
 from input_pipeline.splits import Split
@@ -138,12 +141,14 @@ def build_loaders(
     threads: int | None = None,
     seed: int,
     pin_memory: bool = False,
+    tell: Callable[[str], None] = warnings.warn,
 ) -> tuple[Loader, Loader, Loader | None]:
     """Return the train, val and test loaders of a data set (test: None for an ImageNet layout).
 
     batch_size counts the images of a global training batch. Each loader's `notes` are those of the
-    whole set, to be printed once. Raises InputError for missing files,
-    wrong layouts and values out of range.
+    whole set, to be printed once; `tell` is given a line for each broken file of skip_bad. Raises
+    InputError for missing files, wrong layouts, values out of range and, without skip_bad, empty
+    files among the images that are evaluated, which would come up after the training.
     """
     stored_as = _stored_as(spec.dataset)
     if spec.input_size < 1:
@@ -151,6 +156,9 @@ def build_loaders(
     if spec.augment not in ("rrc", "crop", "none"):
         raise InputError(f"augment {spec.augment!r}: choose from rrc, crop, none")
     splits = load_splits(stored_as, spec.root, spec.data_number, spec.classes)
+    if not spec.skip_bad:
+        for split in {id(part): part for part in (splits.val, splits.test) if part}.values():
+            check_not_empty(split.images)
 
     def loader(split: Split, train: bool) -> Loader:
         return Loader(
@@ -166,6 +174,7 @@ def build_loaders(
             skip_bad=spec.skip_bad,
             pin_memory=pin_memory,
             notes=splits.notes,
+            tell=tell,
         )
 
     train, val = loader(splits.train, True), loader(splits.val, False)

@@ -22,7 +22,7 @@ from engine.distributed import (
     seed_everything,
 )
 from engine.launching import Launch
-from engine.log import Warnings, say
+from engine.log import Warnings, say, warn
 from engine.schedules import Schedule, States
 from engine.steps import AMP, Execution, make_sgd
 from engine.training import StopSignals, Training
@@ -158,6 +158,7 @@ def _loaders(
             threads=args.threads,
             seed=args.seed,
             pin_memory=runtime.device.type == "cuda",
+            tell=warn,
         )
     warn_of_notes(warnings, loaders[0])
     return loaders

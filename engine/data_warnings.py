@@ -52,4 +52,5 @@ def warn_of_skipped(warnings: Warnings, *loaders: Loader) -> None:
     everywhere = gather_from_ranks(set().union(*(loader.skipped for loader in loaders)))
     files = sorted(set().union(*everywhere))
     if files:
-        warnings.add(f"data: skipped {len(files)} broken images (--skip_bad), first {files[0]}")
+        images = "1 broken image" if len(files) == 1 else f"{len(files)} broken images"
+        warnings.add(f"data: skipped {images} (--skip_bad), first {files[0]}")

@@ -15,7 +15,7 @@ import pruning_utils as pruning
 from dataset import DataSpec, build_loaders, mean_std
 from engine.data_warnings import compare_classes
 from engine.distributed import on_main
-from engine.log import Warnings, provenance, say
+from engine.log import Warnings, provenance, say, warn
 from evaluation.evaluator import Evaluator
 from evaluation.split_test import check_classes
 from files.atomic import move, write_json
@@ -95,6 +95,7 @@ def splits_to_test(evaluator: Evaluator, spec: DataSpec) -> tuple[Loader, Loader
         **evaluator.loading(),
         seed=evaluator.seed,
         pin_memory=evaluator.execution.device.type == "cuda",
+        tell=warn,
     )
     return validation, test
 

@@ -93,12 +93,20 @@ def _broken(path: str, error: Exception) -> InputError:
         return InputError(f"{shown(path)}: cannot be read ({error.strerror})")
     reason = " ".join(str(error).split())
     try:
+        reason = reason if os.path.getsize(path) else "empty"
         with open(path, "rb") as file:
             start = file.read(64).lower().lstrip()
         reason = next((what for begin, what in _NOT_IMAGES if start.startswith(begin)), reason)
     except OSError:
         pass
     return InputError(f"{shown(path)}: not a whole image file ({reason}); replace or remove it")
+
+
+def check_not_empty(images: object) -> None:
+    """Raise InputError for a file without a byte among images that are files, names (N,)."""
+    for path in map(os.fsdecode, images if isinstance(images, np.ndarray) else ()):
+        if os.path.isfile(path) and not os.path.getsize(path):
+            raise _broken(path, ValueError("empty"))
 
 
 def pixel_notes(files: np.ndarray) -> list[str]:

@@ -8,7 +8,7 @@ once, at the first epoch, if they hold small images of one size.
 import copy
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -102,7 +102,7 @@ class Loader:
     order of the set. A trailing training batch with less than two images for each process is left
     out: BatchNorm cannot train on a single one.
     workers: loader processes; None: as many as help, where the run has `processes` on this machine,
-    of `threads` each.
+    of `threads` each. tell: is given a line for each broken file; else a Python warning says so.
     """
 
     def __init__(
@@ -120,11 +120,12 @@ class Loader:
         skip_bad: bool = False,
         pin_memory: bool = False,
         notes: Sequence[str] = (),
+        tell: Callable[[str], None] = warnings.warn,
     ):
         if batch_size < (2 if train else 1):
             raise InputError(f"batch size {batch_size}: must be at least {2 if train else 1}")
         self.classes, self.num_classes = tuple(classes), len(classes)
-        self.notes = tuple(notes)
+        self.notes, self.tell = tuple(notes), tell
         self.num_images = len(split.labels)
         self.batch_size, self.pin_memory = batch_size, pin_memory
         self.workers, self.processes, self.threads = workers, processes, threads
@@ -222,7 +223,7 @@ class Loader:
             for message in batch.skipped:
                 if message not in self.skipped:
                     self.skipped.add(message)
-                    warnings.warn(f"skipped {message}", stacklevel=2)
+                    self.tell(f"skipped {message}")
             if len(self.skipped) == self.num_images and batch.skipped:
                 raise InputError(f"no image can be read; the last: {batch.skipped[-1]}")
             if keep_empty or len(batch.labels):

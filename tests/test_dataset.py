@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -322,6 +323,30 @@ def test_digits_are_counted_beforehand_as_many_as_there_are():
     counted = count_images("digits", "", None)
     assert counted is not None
     assert [counted.train, counted.val, counted.test] == found
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_an_empty_file_among_what_is_evaluated_is_told_before_training(tmp_path, part):
+    for name in ("train", "val", "test"):
+        for cls in ("a", "b"):
+            (tmp_path / name / cls).mkdir(parents=True)
+            for number in range(4):
+                pixels = np.full((8, 8, 3), number, dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / name / cls / f"{number}.png")
+    (tmp_path / part / "b" / "2.png").write_bytes(b"")
+    spec = DataSpec("folder", str(tmp_path), 8, "crop", False)
+    with pytest.raises(InputError, match=rf"{part}/b/2.png: not a whole image file \(empty\)"):
+        build_loaders(spec, batch_size=4, eval_batch_size=4, workers=0, seed=1)
+    told: list[str] = []
+    skipping = replace(spec, skip_bad=True)
+    loaders = build_loaders(
+        skipping, batch_size=4, eval_batch_size=4, workers=0, seed=1, tell=told.append
+    )
+    loader = loaders[("train", "val", "test").index(part)]
+    assert loader is not None
+    assert sum(len(labels) for _, labels in loader.epoch(0)) == 7
+    assert len(told) == 1
+    assert told[0].startswith("skipped ")
 
 
 # ------------------------------------------------------------------ classes

@@ -431,7 +431,7 @@ def test_images_that_cannot_be_read_are_not_counted(data, checkpoint, tmp_path):
     assert not (out / "eval.outcomes.safetensors").exists()  # those of the test before
     some = evaluate(checkpoint, tmp_path / "some", "--skip_bad", "--eval_images", "6", data=broken)
     assert some["images"] == 5
-    assert any("skipped 1 broken images" in w for w in some["warnings"])
+    assert any("skipped 1 broken image" in w for w in some["warnings"])
 
 
 def test_a_folder_is_no_file_of_adversarial_images(data, checkpoint, tmp_path, capsys):

@@ -537,7 +537,7 @@ def test_images_that_were_skipped_on_the_way_are_in_the_results(made, tmp_path):
     for name in ("args.json", "results.json"):
         without, line = read_json(tmp_path / "run" / name)["warnings"]
         assert without.startswith("no outcomes.safetensors: some test images could not be read")
-        assert "skipped 1 broken images (--skip_bad), first" in line
+        assert "skipped 1 broken image (--skip_bad), first" in line
         assert "test/cat/0.png" in line
 
 

@@ -82,9 +82,9 @@ class Group(NamedTuple):
         """The group's columns in tables, but for the two hashes."""
         return {key: getattr(self, key) for key in ("pretraining", "dataset", "data_number")}
 
-    def hashes(self) -> dict[str, str | None]:
-        """The group's further columns in tables."""
-        return {"init_sha256": self.init_sha256, "test_split": self.test_split}
+    def further_columns(self) -> dict[str, str | None]:
+        """What tells the group from others, and what texts call its data."""
+        return {"init_sha256": self.init_sha256, "test_split": self.test_split, "data": self.data}
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def _row_json(row: TicketRow, group: GroupVerdict) -> dict[str, Any]:
         "ticket": row.ticket,
         "wins": row.wins,
         "double_win": row.double_win,
-        **row.group.hashes(),
+        **row.group.further_columns(),
         "warnings": list(row.warnings),
         "difference": {
             name: None if found is None else difference_json(found)
@@ -53,7 +53,7 @@ def _places_json(rows: Iterable[TicketRow | None]) -> list[dict[str, Any]]:
             **row.group.columns(),
             "state": row.state,
             "sparsity": round(1 - row.density, 6),
-            **row.group.hashes(),
+            **row.group.further_columns(),
         }
         for row in rows
         if row is not None

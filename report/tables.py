@@ -45,7 +45,7 @@ def _run_row(run: RunResult, row: TicketRow, runs_dir: Path) -> dict[str, object
         "ticket_sha256": run.ticket_sha256,
         "folder": run.path.parent.relative_to(runs_dir).as_posix(),
         "command": run.command,
-        **run.group.hashes(),
+        **run.group.further_columns(),
         "evidence": "" if row.ticket == DENSE else BY_EVIDENCE[row.double_win_evidence],
         "warnings": "; ".join(run.warnings),
     }
@@ -71,7 +71,7 @@ def _ticket_row(group: GroupVerdict, row: TicketRow) -> dict[str, object]:
         measured |= _measured(row, measure, judged)
     return {
         **row.group.columns(),
-        **row.group.hashes(),
+        **row.group.further_columns(),
         "ticket": row.ticket,
         "which": row.which,
         "state": row.state,

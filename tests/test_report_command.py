@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = [
     "pretraining", "dataset", "data_number", "mode", "ticket", "state", "density", "sparsity",
     "seed", "arch", "sa_best_sa", "sa_best_ra", "ra_best_sa", "ra_best_ra", "last_sa", "last_ra",
-    "ticket_sha256", "folder", "command", "init_sha256", "test_split", "evidence",
+    "ticket_sha256", "folder", "command", "init_sha256", "test_split", "data", "evidence",
     "warnings",
 ]  # fmt: skip
 

@@ -353,7 +353,9 @@ def test_verdict_json_has_the_stated_rows():
     verdict = judge(DENSE + ticket(2, 90, 80, 40) + [run(80, mode="std", state=3)])
     data = verdict_json(verdict)
     group = {"pretraining": "adv", "dataset": "cifar10", "data_number": 1.0}
-    hashes = {"init_sha256": sha256("adv"), "test_split": sha256("cifar10")}
+    hashes = {
+        "init_sha256": sha256("adv"), "test_split": sha256("cifar10"), "data": "cifar10",
+    }  # fmt: skip
     stated = [
         {
             **group, "state": 2, "density": 0.8**2, "ticket": "imp",
@@ -366,8 +368,8 @@ def test_verdict_json_has_the_stated_rows():
             **hashes, "warnings": [],
         },
     ]  # fmt: skip
-    assert [dict(list(row.items())[:11]) for row in data["rows"]] == stated
-    assert list(data["rows"][0])[11:] == [
+    assert [dict(list(row.items())[:12]) for row in data["rows"]] == stated
+    assert list(data["rows"][0])[12:] == [
         "difference", "evidence", "double_win_evidence", "look", "evidence_margin",
         "tickets_sha256",
     ]  # fmt: skip

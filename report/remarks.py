@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from files.results import RANDOM, Group, RunResult
 from report.groups import SHOWN
-from report.judged import MEASURES, GroupVerdict
+from report.judged import MEASURES, GroupVerdict, Measure, TicketRow
 
 FAR = 5.0  # points between two seeds; a few tenths are usual, chance level is tens below
 SOME = 4  # tickets that a line names
@@ -65,6 +65,31 @@ def unplanned(groups: Iterable[GroupVerdict]) -> list[str]:
         for group in groups
         for state in sorted(group.unplanned)
     ]
+
+
+def uneven(groups: Iterable[GroupVerdict]) -> list[str]:
+    """Name the tickets that have other seeds than their dense network, a line for each group."""
+    lines = []
+    for group in groups:
+        if group.dense is None:
+            continue
+        found = dict.fromkeys(
+            row.name
+            for row, measure in itertools.product(group.rows, MEASURES)
+            if (own := _seeds(row, measure)) and own != _seeds(group.dense, measure)
+        )
+        if found:
+            names = [*found]
+            more = f" and {len(names) - SOME} more" if len(names) > SOME else ""
+            lines.append(
+                f"{group.group}: {', '.join(names[:SOME])}{more} and the dense network were not "
+                "trained with the same seeds; the rule compares their means all the same"
+            )
+    return lines
+
+
+def _seeds(row: TicketRow, measure: Measure) -> set[int]:
+    return {run.seed for run in row.runs if measure.values((run,))}
 
 
 def scattered(groups: Iterable[GroupVerdict]) -> list[str]:

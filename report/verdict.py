@@ -21,7 +21,7 @@ from report.planned import (
     with_plan,
 )
 from report.recipes import Recipes, mixed_recipes, runs_apart
-from report.remarks import mixed_networks, of_runs, of_tickets, scattered, unplanned
+from report.remarks import mixed_networks, of_runs, of_tickets, scattered, uneven, unplanned
 from report.runs import natural_order
 from report.setting import settings
 from report.weighing import AllTested, comparable, contrasts, weigh, without_outcomes
@@ -68,7 +68,7 @@ def judge(
     ]
     planned, fixed, notes = _with_margins(planned, records, evidence_margin)
     warnings += notes
-    warnings += of_tickets(planned) + unplanned(planned) + scattered(planned)
+    warnings += of_tickets(planned) + unplanned(planned) + uneven(planned) + scattered(planned)
     judged = [weigh(group, tested, recipes, own) for group, own in zip(planned, fixed, strict=True)]
     warnings += mixed_recipes(judged, recipes)
     beside, apart = comparable(judged, recipes)

@@ -527,13 +527,13 @@ def test_a_warning_is_told_once_and_lies_in_every_file_of_a_resumed_run(
     assert contents(tmp_path / "run") == before
 
 
-def test_images_that_were_skipped_on_the_way_are_in_the_results(made, tmp_path):
+def test_images_that_were_skipped_on_the_way_are_in_the_results(made, tmp_path, capsys):
     data = tmp_path / "data"
     shutil.copytree(made / "data", data)
     (data / "test" / "cat" / "0.png").write_bytes(b"x")
     flags = [*SHORT, "--init", str(made / "dense.pt"), "--skip_bad"]
-    with pytest.warns(UserWarning, match="skipped"):
-        run_transfer(data, tmp_path / "run", *flags)
+    run_transfer(data, tmp_path / "run", *flags)
+    assert f"warning: skipped {data}/test/cat/0.png: not a whole image" in capsys.readouterr().err
     for name in ("args.json", "results.json"):
         without, line = read_json(tmp_path / "run" / name)["warnings"]
         assert without.startswith("no outcomes.safetensors: some test images could not be read")
@@ -670,7 +670,8 @@ def test_a_report_merges_only_what_is_the_same(name, tmp_path, capsys):
     found = {str(g.group): sum(len(row.runs) for row in g.all_rows) for g in verdict.groups}
     whole = {1: ", cifar10, 100 % of the data", 2: ", 100 % of the data", 3: " of the data"}
     assert found == {k + whole[len(k.split(", "))]: count for k, count in groups.items()}
-    own = [w for w in verdict.warnings if "metrics" not in w and "left out" not in w]
+    beside = ("metrics", "left out", "with the same seeds")
+    own = [w for w in verdict.warnings if not any(words in w for words in beside)]
     assert len(own) == len(told), own
     for words in told:
         assert any(words in line for line in own)

@@ -29,6 +29,7 @@ from files.metrics import read_metrics
 
 PACKAGES = ("torch", "torchvision", "numpy", "advertorch", "scikit-learn", "safetensors")
 PLAIN_INTERVAL = 10.0  # seconds between progress lines when nobody watches a terminal
+MOST_TICKS = 8  # labels of a logarithmic axis
 
 
 def say(text: str) -> None:
@@ -279,6 +280,9 @@ def plot_curves(
     if log_x:
         axes.set_xscale("log")
         axes.invert_xaxis()
+        named = sorted(x, reverse=True)[:: -(-len(x) // MOST_TICKS) or 1]
+        axes.set_xticks(named, [f"{value:.3g}" for value in named])
+        axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=150)

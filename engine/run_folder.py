@@ -96,8 +96,11 @@ class RunFolder:
         if self.resume in (None, "auto"):
             return self.newest(self.path) if self.resume else None
         if not Path(self.resume).is_file():
+            found = (
+                "is a folder; name a file in it" if Path(self.resume).is_dir() else "no such file"
+            )
             raise InputError(
-                f"--resume {self.resume}: no such file; leave out PATH for the newest in --save_dir"
+                f"--resume {self.resume}: {found}; leave out PATH for the newest in --save_dir"
             )
         return Path(self.resume)
 

@@ -96,7 +96,8 @@ def read_ticket(path: AnyPath) -> Ticket:
             that is not known here.
     """
     if not Path(path).is_file():
-        raise InputError(f"{path}: no such file; a ticket or another file with masks is needed")
+        what = "is a folder; name a file in it" if Path(path).is_dir() else "no such file"
+        raise InputError(f"{path}: {what}; a ticket or another file with masks is needed")
     try:
         content = Path(path).read_bytes()
     except OSError as error:

@@ -274,6 +274,10 @@ def time_figure(
             axis.set_title(measure.title)
             axis.set_xlabel(f"wall-clock time, evaluation included ({unit})")
             axis.set_xlim(left=0)
+            if not curves.get(measure.name):
+                axis.set(xticks=[], yticks=[])
+                told = "no curve:\nnot measured\nin several epochs"
+                axis.text(0.5, 0.5, told, transform=axis.transAxes, ha="center", va="center")
         figure.axes[0].set_ylabel("accuracy on the validation set (%)")
         figure.suptitle(f"{plain(title, 80)}\n1 seed of each network")
         names = dict.fromkeys(name for lines in curves.values() for name, *_ in lines)

@@ -27,7 +27,8 @@ def read_runs(runs_dir: str | Path) -> tuple[list[RunResult], list[str]]:
     """
     root = Path(runs_dir)
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; give the folder that holds the runs")
+        what = "is a file" if root.exists() else "no such folder"
+        raise InputError(f"{root}: {what}; give the folder that holds the runs")
     results = []
     paths, problems = files_below(root, names.RESULTS)
     for path in sorted(paths, key=natural_order):

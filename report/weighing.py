@@ -88,6 +88,8 @@ def _tested(run: RunResult, outcomes: Outcomes, path: Path) -> dict[str, Tested]
                 )
             bits = outcomes.bits[measure.network, kind]
             attack = outcomes.attacks.get(kind, "") if measure.attacked else ""
+            if attack and run.attack not in (None, attack):
+                raise InputError(f"{path}: RA by {attack}, {names.RESULTS} has it by {run.attack}")
             found[measure.name] = Tested(outcomes.split, attack, bits)
             break
     return found

@@ -209,6 +209,7 @@ def test_names_that_make_the_same_file_name_do_not_overwrite_each_other(tmp_path
         (["RUNS", "--margin", "some"], "margin"),
         (["RUNS", "--nonsense"], "nonsense"),
         (["RUNS/absent"], "no such folder"),
+        (["RUNS/file"], "is a file; give the folder"),
         (["RUNS", "--out", "RUNS/file"], "folder to write to"),
         (["--inspect", "RUNS/absent"], "absent"),
         (["--inspect", "RUNS/file", "--input_size", "0"], "at least 8"),

@@ -223,6 +223,17 @@ def test_without_outcomes_it_is_the_results_that_tell_the_attack(tmp_path):
     )
 
 
+def test_results_and_outcomes_that_name_different_attacks_are_told(tmp_path):
+    study(tmp_path, {0: (), 1: ()})
+    path = tmp_path / "adv" / "1-1" / "adv" / "results.json"
+    as_outcomes = {**json.loads(path.read_text()), "attack": "Linf PGD-20, eps 8/255"}
+    path.write_text(json.dumps(as_outcomes))
+    assert not any("has it by" in line for line in verdict_of(tmp_path).warnings)
+    path.write_text(json.dumps({**as_outcomes, "attack": "Linf PGD-1, eps 8/255"}))
+    told = "outcomes.safetensors: RA by Linf PGD-20, eps 8/255, results.json has it by Linf PGD-1"
+    assert any(told in line for line in verdict_of(tmp_path).warnings)
+
+
 # --- the chain, and the sentence ------------------------------------------------------------------
 
 

@@ -414,6 +414,8 @@ def test_accuracy_against_time_has_the_three_panels_in_a_fitting_unit():
     figure = time_figure("cifar10", curves, styles(["adv"]))
     assert [axis.get_title() for axis in figure.axes] == TITLES
     assert [len(axis.lines) for axis in figure.axes] == [1, 0, 1]
+    said = [[text.get_text().split("\n")[0] for text in axis.texts] for axis in figure.axes]
+    assert said == [[], ["no curve:"], []]
     dense, ticket_line = figure.axes[0].lines[0], figure.axes[2].lines[0]
     assert dense.is_dashed()
     assert np.asarray(dense.get_xdata()).tolist() == [10, 20, 30, 40]

@@ -53,6 +53,7 @@ pixel_fraction = _number(
 )
 share = _number(_fraction, lambda v: 0 < v <= 1, "a fraction above 0 and at most 1")
 pruning_rate = _number(_fraction, lambda v: 0 < v < 1, "a fraction between 0 and 1, both excluded")
+width = _number(int, lambda v: 1 <= v <= 1024, "a whole number from 1 to 1024")
 image_size = _number(int, lambda v: 8 <= v <= 4096, "a size from 8 to 4096 pixels")
 
 

@@ -20,6 +20,7 @@ from cli.parsing import (
     seed_value,
     two_or_more,
     unless_minus_one,
+    width,
 )
 
 
@@ -69,7 +70,7 @@ def add_model_flags(parser: Parser, archs: Sequence[str]):
         metavar="ARCH",
         help=f"one of {', '.join(archs)}, or timm:NAME with the package timm (recipe)",
     )
-    add("--width", type=positive_int, help="channels of resnet20s' first stage (16)")
+    add("--width", type=width, help="channels of resnet20s' first stage (16)")
     add(
         "--stem",
         choices=("imagenet", "cifar"),

@@ -181,7 +181,7 @@ class RunFolder:
         yield from self._inputs_that_differ(before)
         for name, value in json.loads(json.dumps(self.recorded())).items():
             if name not in self.free and name in before and before[name] != value:
-                yield _as_flag(name), before[name], value
+                yield _as_flag(name), _said(before[name]), _said(value)
 
     def _inputs_that_differ(self, before: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
         """The inputs that only one of the two runs has, or has as a file of its own."""
@@ -194,7 +194,7 @@ class RunFolder:
             had, has = f"{name}{CONTENT}" in before, name in self.contents
             fetched = not had and not has and before[name] != self.flags[name]
             if one_has or known and (had != has or fetched):
-                yield name, before[name], self.flags[name]
+                yield name, _said(before[name]), _said(self.flags[name])
 
     def claim(self) -> None:
         self.check()
@@ -236,6 +236,10 @@ def _as_flag(name: str) -> str:
     if name == f"{IMAGES}{CONTENT}":
         return "data whose images are"
     return name.replace(CONTENT, " that holds")
+
+
+def _said(value: Any) -> Any:
+    return "none" if value is None else value
 
 
 @contextlib.contextmanager

@@ -102,6 +102,8 @@ def read_study(path: Path, out: str | None = None) -> Study:
     whole.end()
     own = study.text("out", REQUIRED if out is None else out)
     folder = Path(own if out is None else out)
+    if folder.is_file():
+        raise InputError(f"{folder}: is a file; [study] out (or --out) must be a folder")
     study.texts.update(out=str(folder))
     flags = study.flags("flags")
     evidence_margin = study.points("evidence_margin")

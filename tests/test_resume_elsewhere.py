@@ -87,7 +87,7 @@ def test_an_input_that_is_forgotten_on_resume_is_asked_for(
     at = flags.index(f"--{forgotten}")
     fewer = [*flags[:at], *flags[at + 2 :], "--resume"]
     line = transfer_line(data, tmp_path / "run", fewer, capsys)
-    assert f"holds a run with --{forgotten} {flags[at + 1]}, not None" in line
+    assert f"holds a run with --{forgotten} {flags[at + 1]}, not none" in line
     run_transfer(data, tmp_path / "run", *flags, "--resume")
     results = read_json(tmp_path / "run" / "results.json")
     assert (results["state"], round(results["density"], 2)) == (2, 0.64)
@@ -96,7 +96,7 @@ def test_an_input_that_is_forgotten_on_resume_is_asked_for(
 def test_an_input_that_a_run_began_without_is_refused_on_resume(data, search, tmp_path, capsys):
     cut_off(run_transfer, data, tmp_path / "run", SHORT, 2)
     line = transfer_line(data, tmp_path / "run", [*sparse(search), "--resume"], capsys)
-    assert "holds a run with --init None, not " in line
+    assert "holds a run with --init none, not " in line
 
 
 def test_weights_that_were_fetched_are_not_a_file_of_their_name(data, search, tmp_path, capsys):

@@ -1175,6 +1175,12 @@ def test_a_missing_study_is_one_line_and_status_2(project):
     )
 
 
+def test_a_studys_folder_that_is_a_file_is_one_line_and_status_2(project):
+    project.out.write_text("")
+    told = f"error: {project.out}: is a file; [study] out (or --out) must be a folder\n"
+    assert project.run("--dry_run", check=2).stderr == told
+
+
 @pytest.mark.parametrize(("name", "runs"), [("demo", 18), ("paper", 423), ("data_limited", 1443)])
 def test_the_examples_are_right(name, runs, project):
     project.config = ROOT / f"script/study/{name}.toml"

@@ -170,6 +170,7 @@ FLAGS = [
     ("--lr_schedule", "linear", "choose from"),
     ("--augment", "cutout", "choose from"),
     ("--keep", "some", "choose from"),
+    ("--width", "100000", "a whole number from 1 to 1024"),
     ("--classes", "4", "1 to 3"),
     ("--classes", "0", "1 to 3"),
     ("--classes", "²", "neither a number nor a readable file"),

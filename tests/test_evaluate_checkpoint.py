@@ -457,7 +457,7 @@ def test_the_network_that_is_tested_is_of_the_files_that_are_named(
 ):
     save_checkpoint(tmp_path / "other.pth.tar", load(checkpoint))
     flags = ["--evaluate", "--resume", checkpoint, "--init", tmp_path / "other.pth.tar"]
-    assert f"--evaluate is about {checkpoint}, of a run with --init None" in refused(capsys, *flags)
+    assert f"--evaluate is about {checkpoint}, of a run with --init none" in refused(capsys, *flags)
     alone = shutil.copy(checkpoint, tmp_path / "alone.pth.tar")
     flags = ["--evaluate", "--resume", alone, "--init", tmp_path / "other.pth.tar"]
     assert "whose run is not known: leave out --init" in refused(capsys, *flags)

@@ -138,7 +138,7 @@ def test_evaluate_does_not_test_the_folders_checkpoint_in_place_of_other_weights
     run = Path(shutil.copytree(imp, tmp_path / "run"))
     argv = imp_argv(data, run, "-e", "--init", imp / "init.pth.tar")
     line = refused(main_imp_pretrain.main, argv, capsys)
-    assert f"is about {run / '2-checkpoint.pth.tar'}, of a run with --init None" in line
+    assert f"is about {run / '2-checkpoint.pth.tar'}, of a run with --init none" in line
     found = validated(data, tmp_path / "own", "--init", imp / "init.pth.tar")
     assert found["checkpoint"] == str(imp / "init.pth.tar")
     args = read_json(run / "args.json")

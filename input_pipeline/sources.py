@@ -36,6 +36,7 @@ FIRST_FILE = {
 }
 DOWNLOAD_TIMEOUT = 30.0  # seconds without an answer
 DOWNLOAD_LOCK = ".download.lock"  # in the data's folder, while a process downloads into it
+MOST_STALE = 20  # locks in a row that were removed before they were had
 
 
 def is_there(dataset: str, root: Path) -> bool:
@@ -165,7 +166,7 @@ def _one_at_a_time(root: Path) -> Iterator[None]:
     The runs of a study begin together, and the first of them finds no data.
     """
     root.mkdir(parents=True, exist_ok=True)
-    path, told = root / DOWNLOAD_LOCK, False
+    path, told, stale = root / DOWNLOAD_LOCK, False, 0
     while True:
         with open(path, "a") as lock:
             if not lock_by_process(lock, root, "let one run download before others begin"):
@@ -173,7 +174,8 @@ def _one_at_a_time(root: Path) -> Iterator[None]:
                     print(f"{root}: another process downloads into it; waiting", file=sys.stderr)
                 told = True
                 time.sleep(0.5)
-            elif _is_at(path, lock):  # else the process before has removed it meanwhile
+            # Else the process before has removed it meanwhile; some file systems never tell.
+            elif _is_at(path, lock) or (stale := stale + 1) > MOST_STALE:
                 try:
                     yield
                 finally:

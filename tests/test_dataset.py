@@ -245,6 +245,12 @@ def test_a_lock_that_was_removed_meanwhile_keeps_nobody_out_and_is_taken_anew(
     assert not path.exists()
 
 
+def test_a_file_system_whose_files_never_look_the_same_hangs_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "_is_at", lambda *_: False)
+    with sources._one_at_a_time(tmp_path):
+        assert (tmp_path / ".download.lock").exists()
+
+
 # ------------------------------------------------------------------ splits per class
 
 

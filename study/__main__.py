@@ -38,7 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("config", type=Path, metavar="CONFIG", help="TOML; see script/study/*.toml")
     add("-J", "--jobs", type=_count, metavar="N",
         help="runs at a time, which share the GPUs or the cores (one a GPU; on a CPU one "
-        "for each core where the networks are small, else 1)")  # fmt: skip
+        "for each core where the networks are small, else 1); runs that go on here in another "
+        "process are counted")  # fmt: skip
     add("--out", metavar="DIR", help="the study's folder (the file's own)")
     add("--only", type=_pattern, metavar="REGEX", help="only runs whose name this is found in")
     add("--dry_run", "--dry-run", action="store_true",

@@ -131,7 +131,8 @@ class Queue:
     def tell_elsewhere(self, run: Run) -> None:
         if run.name not in self.elsewhere:
             self.elsewhere.add(run.name)
-            self.screen.say(f"{run.name} is going on in another process; waiting for it")
+            count = f"it is one of the {self.jobs} at a time (-J)"
+            self.screen.say(f"{run.name} is going on in another process; waiting for it: {count}")
 
     def start_locked(self, run: Run, log: IO[bytes]) -> None:
         state = state_of(run)

@@ -370,7 +370,7 @@ def test_after_kill_9_the_next_start_waits_for_what_still_goes_on(project):
     study.kill()
     study.communicate()
     text = project.run("--only", "imp").stdout
-    assert "imp/std is going on in another process; waiting for it" in text
+    assert "imp/std is going on in another process; waiting for it: it is one of the 1 at a" in text
     assert "done imp/std elsewhere" in text
     assert project.names() == ["imp/std", "imp/adv"]
     ends, starts = (dict(map(reversed, project.calls(what))) for what in ("end", "start"))

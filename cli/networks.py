@@ -6,13 +6,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 
 import pruning_utils as pruning
 from cli.flags import NETWORK_FILES
 from dataset import mean_std
 from engine.data_warnings import RESET, compare_classes
-from engine.distributed import main_first, synchronised
+from engine.distributed import main_first
 from engine.log import Warnings, say
 from engine.run_folder import RunFolder
 from engine.steps import Execution
@@ -33,6 +34,7 @@ from models import (
     compile_passes,
     fit_masks,
     load_pretrained,
+    synchronised,
     weights_file,
 )
 
@@ -123,6 +125,8 @@ def normalization(
 
 
 def _placed(model: nn.Module, args: argparse.Namespace, execution: Execution) -> nn.Module:
+    if args.sync_bn and not torch.cuda.is_available():
+        raise InputError("--sync_bn needs CUDA: PyTorch's SyncBatchNorm runs on no other device")
     execution.place(synchronised(model) if args.sync_bn else model)
     if execution.compiled:
         compile_passes(model, execution.layout, execution.cuda_graphs)

@@ -20,8 +20,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from errors import InputError
-
 DOWNLOAD = timedelta(hours=24)  # for what rank 0 does alone while the others wait
 
 
@@ -74,13 +72,6 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no mapping of their own for large blocks
         libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap never shrinks
-
-
-def synchronised(model: nn.Module) -> nn.Module:
-    """The model with BatchNorm statistics over all processes (CUDA only, as PyTorch has it)."""
-    if not torch.cuda.is_available():
-        raise InputError("--sync_bn needs CUDA: PyTorch's SyncBatchNorm runs on no other device")
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 # --- talking to each other ------------------------------------------------------------------------

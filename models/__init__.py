@@ -15,7 +15,7 @@ from models.pretrained import (
     load_pretrained,
     stem_in,
 )
-from models.zoo import ARCHS, STEMS, build_model, classifier, is_arch, stem_of
+from models.zoo import ARCHS, STEMS, build_model, classifier, is_arch, stem_of, synchronised
 
 __all__ = [
     "ARCHS",
@@ -37,5 +37,6 @@ __all__ = [
     "load_pretrained",
     "stem_in",
     "stem_of",
+    "synchronised",
     "weights_file",
 ]

@@ -41,6 +41,16 @@ def build_timm(
     return network
 
 
+def synchronised_timm(network: nn.Module) -> nn.Module:
+    """Its BatchNorm with statistics over all processes, and the activation that may lie inside.
+
+    PyTorch's own conversion keeps such an activation among the modules and does not call it.
+    """
+    layers: Any = importlib.import_module("timm.layers")
+    found: nn.Module = layers.convert_sync_batchnorm(network)
+    return found
+
+
 @cache
 def _normalised(base: type[nn.Module]) -> type[nn.Module]:
     """The same network, of images in [0, 1]."""

@@ -15,7 +15,7 @@ from models.preact_resnet import PreActResNet, alike
 from models.resnet import VARIANTS, ResNet
 from models.resnet20s import ResNet20s
 from models.timm_networks import PREFIX as TIMM
-from models.timm_networks import build_timm
+from models.timm_networks import build_timm, synchronised_timm
 from models.wide_resnet import VARIANTS as WIDE
 from models.wide_resnet import WideResNet
 
@@ -63,6 +63,13 @@ def build_model(
     if arch in PREACT:
         return PreActResNet(arch, num_classes, mean, std, stem)
     return ResNet(arch, num_classes, mean, std, stem)
+
+
+def synchronised(model: nn.Module) -> nn.Module:
+    """The model with BatchNorm statistics over all processes (they must train on CUDA)."""
+    if getattr(model, "arch", "").startswith(TIMM):
+        return synchronised_timm(model)
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 # --- the classifier -------------------------------------------------------------------------------

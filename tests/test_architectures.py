@@ -267,6 +267,19 @@ def test_timms_weights_round_trip_with_the_normalisation_inside(tmp_path):
     assert torch.equal(back(normalised), theirs(normalised))
 
 
+@pytest.mark.parametrize("arch", ["resnet20s", *ALL])
+def test_statistics_over_all_processes_change_no_logit_and_no_key(arch):
+    model = enliven(build_model(arch, 5, MEAN, STD)).double().eval()
+    images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    keys, before = list(model.state_dict()), model(images)
+    joined = models.synchronised(model)
+    assert [type(m) for m in joined.modules() if type(m) is nn.BatchNorm2d] == []
+    assert any(isinstance(m, nn.SyncBatchNorm) for m in joined.modules())
+    assert list(joined.state_dict()) == keys
+    assert torch.equal(joined(images), before)
+    torch.testing.assert_close(models.fold_for_evaluation(joined)(images), before)
+
+
 @needs_timm
 def test_building_one_of_timms_networks_draws_its_weights_alone():
     torch.manual_seed(3)

@@ -108,6 +108,7 @@ def _result(codes: Tensor, eps: float, suite: AutoAttackSuite) -> AutoAttackResu
         "images": len(codes),
         "norm": NORM,
         "eps": eps,
+        "amp": "off",  # whatever the run's is: the attacks need float32
         "attacks": list(suite.attacks),
         "targets": suite.targets,
         "note": suite.note,

@@ -100,6 +100,11 @@ class SplitTest:
             record = result.record
             note = f" ({record['note']})" if record["note"] else ""
             say(f"AutoAttack ({role}), {record['images']} images{note}: RA {record['ra']:.2f} %")
+            if evaluator.execution.precision != record["amp"]:
+                self.warnings.add(
+                    f"AutoAttack ({role}): in float32, which its attacks need; the other accuracies "
+                    f"are with --amp {evaluator.execution.precision}"
+                )
             found["autoattack"] = {"network": role, **record}
             self.bits[role, AUTOATTACK] = result.robust
             words = f"{', '.join(record['attacks'])}, eps {record['eps']:.6g}"

@@ -612,6 +612,16 @@ def test_autoattack_and_masking_checks_go_into_eval_json(
     assert names(tmp_path) == {"eval.json", "eval.outcomes.safetensors"}  # no progress is left
 
 
+def test_that_autoattack_ran_in_another_precision_is_told(data, checkpoint, tmp_path, monkeypatch):
+    shorten_autoattack(monkeypatch)
+    flags = ["--eval_attack", "autoattack", "--eval_images", 4]
+    for amp, told in (("bf16", 1), ("off", 0)):
+        found = evaluate(checkpoint, tmp_path / amp, *flags, "--amp", amp, data=data)
+        assert (found["amp"], found["autoattack"]["amp"]) == (amp, "off")
+        words = "in float32, which its attacks need; the other accuracies are with --amp bf16"
+        assert sum(words in line for line in found["warnings"]) == told
+
+
 def test_results_json_has_autoattack_and_masking_checks_beside_pgd(
     data, run, tmp_path, monkeypatch
 ):

@@ -140,7 +140,8 @@ def add_runtime_flags(parser: Parser) -> None:
     add(
         "--amp",
         choices=("off", "bf16", "fp16"),
-        help="mixed precision in training, attacks and evaluation, but for AutoAttack; changes results (off)",
+        help="mixed precision in training, attacks and evaluation, but for AutoAttack; changes "
+        "results (off)",
     )
     add("--tf32", action=Switch, help="TF32 matrix products on CUDA; changes results (off)")
     add(

@@ -102,8 +102,8 @@ class SplitTest:
             say(f"AutoAttack ({role}), {record['images']} images{note}: RA {record['ra']:.2f} %")
             if evaluator.execution.precision != record["amp"]:
                 self.warnings.add(
-                    f"AutoAttack ({role}): in float32, which its attacks need; the other accuracies "
-                    f"are with --amp {evaluator.execution.precision}"
+                    f"AutoAttack ({role}): in float32, which its attacks need; the other "
+                    f"accuracies are with --amp {evaluator.execution.precision}"
                 )
             found["autoattack"] = {"network": role, **record}
             self.bits[role, AUTOATTACK] = result.robust

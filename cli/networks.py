@@ -108,6 +108,12 @@ def apply_ticket(model: nn.Module, ticket: Ticket, warnings: Warnings) -> None:
     masks = fit_masks(model, ticket.masks)
     for note in (*ticket.notes, *pruning.apply_masks(model, masks)):
         warnings.add(f"ticket: {note}")
+    if ticket.state is None:
+        state = ticket.state_at(pruning.percent_left(model) / 100)
+        warnings.add(
+            "ticket: the file does not say how often its weights were pruned; by its density it "
+            f"counts as state {state} of --rate 0.2"
+        )
 
 
 def _fresh_network(args: argparse.Namespace, classes: int, dataset: str) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -23,7 +24,7 @@ from files.checkpoints import content_hash, save_checkpoint
 from files.tickets import load_ticket, read_ticket, save_ticket
 from models import build_model, load_pretrained
 from models.export import main as export
-from pruning_utils import masks
+from pruning_utils import masks, prune_by_magnitude
 
 SHORT = ["--epochs", "2", "--prune_epoch", "1", "--mode", "std"]
 FLIPS = 8  # places of each file here; tests/soak.sh tries many more
@@ -205,20 +206,36 @@ def test_a_mask_of_another_shape_or_name_is_refused_by_name(good, tmp_path, caps
 
 
 UNTOLD = "warning: ticket: the file does not say how its masks were found; they count as IMP's\n"
+NO_STATE = re.compile(
+    r"warning: ticket: the file does not say how often its weights were pruned; by its density it "
+    r"counts as state (\d+) of --rate 0\.2\n"
+)
 
 
 def test_a_mask_of_the_classifier_is_left_out_and_named(good, tmp_path, capsys):
     ticket = ticket_of(tmp_path, fc=torch.ones(3, 16))
     main_downstream.main(transfer(good, tmp_path / "save", "--tickets_file", ticket))
-    told = capsys.readouterr().err
+    told, count = NO_STATE.subn("", capsys.readouterr().err)
+    assert count == 1
     left_out = "left out: fc.weight_mask, 2-dimensional; only convolutions have masks"
     assert told == f"warning: ticket: {left_out}\n{UNTOLD}"
+
+
+def test_a_state_that_the_file_does_not_say_is_told_to_be_of_its_density(good, tmp_path, capsys):
+    model = tiny()
+    prune_by_magnitude(model, 0.5)
+    save_checkpoint(tmp_path / "half.pt", masks(model))
+    argv = transfer(good, tmp_path / "save", "--tickets_file", str(tmp_path / "half.pt"))
+    main_downstream.main(argv)
+    (told,) = NO_STATE.findall(capsys.readouterr().err)
+    results = json.loads((tmp_path / "save/results.json").read_text())
+    assert results["state"] == int(told) == 3  # 0.8 ** 3 = 0.512
 
 
 def test_an_all_zero_layer_is_warned_of_by_name(good, tmp_path, capsys):
     ticket = ticket_of(tmp_path, **{"layer2.0.conv1": torch.zeros(8, 4, 3, 3)})
     main_downstream.main(transfer(good, tmp_path / "save", "--tickets_file", ticket))
-    told = capsys.readouterr().err
+    told = NO_STATE.sub("", capsys.readouterr().err)
     assert (
         told
         == UNTOLD + "warning: ticket: layer2.0.conv1: its mask is all zero, nothing of it remains\n"

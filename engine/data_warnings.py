@@ -47,6 +47,18 @@ def warn_of_notes(warnings: Warnings, loader: Loader) -> None:
         warnings.add(f"data: {note}")
 
 
+def some_images(loader: Loader, images: int | None, warnings: Warnings) -> Loader:
+    """The images that `--eval_images` leaves of an evaluation split; warn where classes lack."""
+    some = loader.some(images)
+    absent = sorted(loader.labels_held - some.labels_held)
+    if absent:
+        warnings.add(
+            f"--eval_images {images}: no image of {len(absent)} of {loader.num_classes} classes is "
+            f"among them, first {loader.classes[absent[0]]}"
+        )
+    return some
+
+
 def warn_of_skipped(warnings: Warnings, *loaders: Loader) -> None:
     """Say how many broken images --skip_bad left out, of all processes; each must call this."""
     everywhere = gather_from_ranks(set().union(*(loader.skipped for loader in loaders)))

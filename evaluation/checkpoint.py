@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dataset import DataSpec
-from engine.data_warnings import warn_of_notes, warn_of_skipped
+from engine.data_warnings import some_images, warn_of_notes, warn_of_skipped
 from engine.log import Warnings, say
 from errors import InputError
 from evaluation.autoattack import forget_progress
@@ -147,7 +147,7 @@ def _on_adversarial(
         **evaluator.loading(),
     )
     tested.compare(loader)
-    some = loader.some(request.images)
+    some = some_images(loader, request.images, tested.warnings)
     ra = evaluator.accuracy(evaluator.network(tested.model), some, f"RA on {path}")
     return {"sa": None, "ra": ra, "images": some.num_images}
 
@@ -175,7 +175,8 @@ def _on_cifar10_c(
                 **evaluator.loading(),
             )
             label = f"{name}, severity {severity}"
-            row.append(evaluator.accuracy(network, loader.some(request.images), label))
+            some = some_images(loader, request.images, tested.warnings)
+            row.append(evaluator.accuracy(network, some, label))
         say(f"{name:{width}}" + "".join(f"{sa:8.2f}" for sa in (*row, fmean(row))))
         return {"severities": row, "mean": fmean(row)}
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from attack_utils import Perturb
-from engine.data_warnings import compare_classes
+from engine.data_warnings import compare_classes, some_images
 from engine.distributed import on_main, seed_everything
 from engine.log import Warnings, say, warn
 from errors import InputError
@@ -43,7 +43,7 @@ class SplitTest:
     ) -> None:
         self.warnings = warnings or Warnings()
         self.evaluator, self.loader, self.request = evaluator, loader, request
-        self.folder, self.asked = folder, loader.some(request.images)
+        self.folder, self.asked = folder, some_images(loader, request.images, self.warnings)
         self.bits: dict[Key, Tensor] = {}
         self.attacks: dict[str, str] = {}
 

@@ -172,8 +172,8 @@ class Loader:
     def some(self, images: int | None) -> "Loader":
         """A loader of so many of an evaluation split's images, in its order; of all, if None.
 
-        They are the first, or, where the split is sorted by class, evenly spaced ones, so that
-        every class is among them.
+        They are the first, or, where the split is sorted by class, evenly spaced ones, so that a
+        class keeps its share. A rare one may be left out: `labels_held` tells.
         """
         assert not self._batches.train
         if images is None or images >= self.num_images:
@@ -187,6 +187,11 @@ class Loader:
         found._source = self._source and self._source.take(chosen)
         found.num_images, found.skipped = images, set()
         return found
+
+    @property
+    def labels_held(self) -> frozenset[int]:
+        """The classes, by number, of which there is an image."""
+        return frozenset(np.unique(self._batches.split.labels).tolist())
 
     def num_batches(self, world: int = 1) -> int:
         """Count the global batches of an epoch that `world` processes share."""

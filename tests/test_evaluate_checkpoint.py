@@ -232,6 +232,18 @@ def test_some_images_of_every_class_are_tested(data, checkpoint, tmp_path):
     found = evaluate(red, tmp_path, "--eval_images", 8, "--eval_batch_size", 3, data=data)
     assert (found["images"], found["sa"], found["eval_batch_size"]) == (8, 25, 3)
     assert evaluate(red, tmp_path, data=data)["sa"] == pytest.approx(100 / 3)
+    told = evaluate(red, tmp_path, "--eval_images", 3, data=data)["warnings"]
+    assert not any("--eval_images" in line for line in told)
+
+
+def test_a_class_that_some_images_leave_out_is_told(data, checkpoint, tmp_path):
+    rare = shutil.copytree(data, tmp_path / "rare")
+    for path in sorted((rare / "test/red").iterdir())[1:]:
+        path.unlink()
+    found = evaluate(checkpoint, tmp_path / "out", "--eval_images", 3, data=rare)
+    told = "--eval_images 3: no image of 1 of 3 classes is among them, first red"
+    assert told in found["warnings"]
+    assert told not in evaluate(checkpoint, tmp_path / "out", data=rare)["warnings"]
 
 
 def test_standard_mode_measures_ra_if_asked(data, checkpoint, tmp_path):

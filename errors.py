@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-# What a disk or its quota answers, and what an RLIMIT_FSIZE does.
-FULL_OR_BROKEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # a disk, its quota, an RLIMIT_FSIZE
+BROKEN = {errno.EROFS, errno.EIO}
 # How PyTorch words the end of another process: a loader's worker, a rank under gloo or NCCL.
 DEAD_WORKER = "DataLoader worker"
 DEAD_RANK = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL")
@@ -39,25 +39,38 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it is PyTorch's; by its name, as some rooms do without PyTorch."""
+    return type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
+
+
+def is_of_another_process(error: RuntimeError) -> bool:
+    """Whether it says that another rank has ended."""
+    first = first_line(error)
+    return not isinstance(error, RunFailed) and any(word in first for word in DEAD_RANK)
+
+
 @contextlib.contextmanager
 def failures_named() -> Iterator[None]:
-    """Turn a full disk, a dead loader worker and a dead rank into RunFailed, wherever they show."""
+    """Turn a full or broken disk, a dead loader worker and a dead rank into RunFailed."""
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL_OR_BROKEN:
-            raise
         where = error.filename or "a file of the run"
-        raise RunFailed(
-            f"{where}: cannot be written ({error.strerror}); free some space"
-        ) from error
+        if error.errno in FULL:
+            why = f"cannot be written ({error.strerror}); free some space"
+        elif error.errno in BROKEN:
+            why = f"cannot be read or written ({error.strerror}); is the disk whole, and writable?"
+        else:
+            raise
+        raise RunFailed(f"{where}: {why}") from error
     except RuntimeError as error:
         first = first_line(error)
         if DEAD_WORKER in first:
             raise RunFailed(
                 f"a loader process died ({first}); if memory ran out, lower --workers"
             ) from error
-        if not isinstance(error, RunFailed) and any(word in first for word in DEAD_RANK):
+        if is_of_another_process(error):
             raise RunFailed(
                 f"another process of the run died or is out of reach ({first})"
             ) from error
@@ -137,8 +150,7 @@ def memory_advice(images: int, advice: str | None = None) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # by name: this module is for rooms that do without PyTorch, too
-        if type(error).__name__ != "OutOfMemoryError" and "allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         in_training = (
             f"try --micro_batch {max(2, images // 2)}, and another --save_dir if there is a "

@@ -305,7 +305,7 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
             folder.path,
         )
     else:
-        images = build.images_per_pass(args)
+        images = build.images_per_pass(args, runtime.processes_here)
         supervise(lambda stop: Transfer(args, runtime, stop), folder, images)
 
 

@@ -247,7 +247,7 @@ class TicketSearch:
                 f"known; they are in the {names.METRICS} of its run"
             )
         self.training.epoch = epochs
-        salvage.draw_random_starts(self.args, self.training, epochs)
+        salvage.draw_random_starts(self.args, self.training, epochs, self.warnings)
 
     def belongings(self) -> list[str]:
         tickets = [names.ticket(state) for state in range(self.record.state + 1)]
@@ -293,7 +293,7 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
             folder.path,
         )
     else:
-        images = build.images_per_pass(args)
+        images = build.images_per_pass(args, runtime.processes_here)
         supervise(lambda stop: TicketSearch(args, runtime, stop), folder, images)
 
 

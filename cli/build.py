@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -66,9 +67,14 @@ def execution(args: argparse.Namespace, device: torch.device) -> Execution:
     )
 
 
-def images_per_pass(args: argparse.Namespace) -> int:
-    """At most so many images go through a process's network at once."""
-    return min(args.micro_batch or args.batch_size, args.batch_size)
+def images_per_pass(args: argparse.Namespace, processes: int) -> int:
+    """How many images go through a network at once where `processes` share a node's batch."""
+    return _images_per_pass(args.batch_size, processes, args.micro_batch)
+
+
+def _images_per_pass(batch: int, processes: int, micro_batch: int | None) -> int:
+    pieces = Execution(micro_batch=micro_batch).pieces(batch, processes)
+    return math.ceil(math.ceil(batch / processes) / pieces)
 
 
 def goes_on(args: argparse.Namespace) -> bool:
@@ -87,13 +93,13 @@ def begun_in(args: argparse.Namespace) -> Path | None:
 
 def shared_out(batch: int, processes: int, micro_batch: int | None) -> str:
     """How a step's images are shared out, in words."""
-    each = -(-batch // processes)
     passes = Execution(micro_batch=micro_batch).pieces(batch, processes)
     words = f"{batch} images a step"
     if processes > 1:
-        words += f", {each} for each of {processes} processes (--nproc)"
+        words += f", {math.ceil(batch / processes)} for each of {processes} processes (--nproc)"
     if passes > 1:
-        words += f", in {passes} passes of {-(-each // passes)} (--micro_batch)"
+        each = _images_per_pass(batch, processes, micro_batch)
+        words += f", in {passes} passes of {each} (--micro_batch)"
     return words
 
 

@@ -138,8 +138,9 @@ def _add_search_flags(parser: Parser) -> None:
         metavar="TICKET",
         help="where the checkpoints of a run are lost: go on with the state of its ticket TICKET, "
         "from its init.pth.tar (beside TICKET, or --init) and with its other flags. What follows "
-        "is equal to the bit to the run left alone, but for the loss scale of --amp fp16; the "
-        "figures of earlier epochs come from the metrics.jsonl beside TICKET, if it is there",
+        "is equal to the bit to the run left alone, but for the loss scale of --amp fp16 and "
+        "what dropout draws; the figures of earlier epochs come from the metrics.jsonl beside "
+        "TICKET, if it is there",
     )
 
 

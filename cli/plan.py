@@ -45,12 +45,11 @@ def plan_imp(args: argparse.Namespace) -> RunPlan:
     counted = count_images(build.data_spec(args))
     images, validated = (counted.train, counted.val) if counted else (0, 0)
     if counted:
-        _check_batch(args.batch_size, images, counted.classes)
+        _check_batch(_global_batch(args), images, counted.classes)
     steps = args.train_step if args.mode == "adv" else 0
     done = states.first_epoch(state_given(args))  # by the run of --continue_from
     epochs = states.total_epochs - done
     passes = epochs * (images * training_passes(steps) + validated)
-    batch = args.batch_size * (args.world_size if args.multiprocessing_distributed else 1)
     # A checkpoint is weights, momentum and masks (a byte each), a best one without the momentum.
     kept = states.last if args.keep == "all" else 1
     copies = 1 + kept * (2.25 + 1.25) + 2.25 + (states.last + 2) / 32
@@ -67,8 +66,8 @@ def plan_imp(args: argparse.Namespace) -> RunPlan:
         states=_planned_states(states, args.rate, state_given(args)),
         epochs=epochs,
         epochs_taken=done,
-        steps_per_epoch=_steps(images, batch),
-        batch_size=batch,
+        steps_per_epoch=_steps(args, images),
+        batch_size=_global_batch(args),
         save_dir=args.save_dir,
         writes=_imp_files(states),
         last_ticket=states.last + 1,
@@ -141,7 +140,7 @@ def plan_transfer(args: argparse.Namespace) -> RunPlan:
     train, val, test, shared, classes = counted or Counts(0, 0, 0)
     train = max(int(train * args.data_number), 1)
     if counted:
-        _check_batch(args.batch_size, train, classes)
+        _check_batch(_global_batch(args), train, classes)
     evaluations = args.epochs - min(args.eval_from, args.epochs - 1)
     validated = val if adversarial or shared else val + test
     attack = 1 + attack_passes(args.test_step)
@@ -164,8 +163,8 @@ def plan_transfer(args: argparse.Namespace) -> RunPlan:
             }
         ),
         epochs=args.epochs,
-        steps_per_epoch=_steps(train, args.batch_size) if counted else None,
-        batch_size=args.batch_size,
+        steps_per_epoch=_steps(args, train) if counted else None,
+        batch_size=_global_batch(args),
         evaluations=evaluations,
         validation_images=val if counted else None,
         test_images=test if counted else None,
@@ -218,10 +217,24 @@ def _check_batch(batch_size: int, images: int, classes: int) -> None:
         check_batch(batch_size, images)
 
 
-def _steps(images: int, batch_size: int) -> int:
-    """Of an epoch; a rest of a single image is left out."""
-    full, rest = divmod(images, batch_size)
-    return full + (rest > 1)
+def _nodes(args: argparse.Namespace) -> int:
+    return args.world_size if args.multiprocessing_distributed else 1
+
+
+def _processes(args: argparse.Namespace) -> int:
+    """Of a node, as far as the flags say; how many GPUs there will be is not known here."""
+    return args.nproc or 1 if args.multiprocessing_distributed else 1
+
+
+def _global_batch(args: argparse.Namespace) -> int:
+    """The images of a step over all nodes."""
+    return args.batch_size * _nodes(args)
+
+
+def _steps(args: argparse.Namespace, images: int) -> int:
+    """Of an epoch; a rest of less than two images for each process is left out."""
+    full, rest = divmod(images, _global_batch(args))
+    return full + (rest >= 2 * _nodes(args) * _processes(args))
 
 
 def _files(*found: str) -> tuple[Written, ...]:
@@ -257,7 +270,7 @@ def _cost(args: argparse.Namespace, passes: int, classes: int, copies: float) ->
     model = build_model(args.arch, classes, (0.5,) * 3, (0.5,) * 3, args.stem, args.width)
     flop = estimate_flops(model, args.input_size) * passes
     weights = 4 * sum(p.numel() for p in model.parameters())
-    images = build.images_per_pass(args)
+    images = build.images_per_pass(args, _processes(args))
     return Cost(
         passes=passes,
         flop=flop,
@@ -283,7 +296,7 @@ def _timed(args: argparse.Namespace, images: int, passes: int, classes: int) -> 
     model = build_model(args.arch, classes, (0.5,) * 3, (0.5,) * 3, args.stem, args.width)
     execution.place(model).train()
     optimizer, perturb = build.optimizer(args, model), build.train_attack(args, model, execution)
-    count = min(build.images_per_pass(args), TIMED_IMAGES)
+    count = min(build.images_per_pass(args, _processes(args)), TIMED_IMAGES)
     batch = execution.images(torch.rand(count, 3, args.input_size, args.input_size))
     labels = torch.randint(classes, (count,), device=execution.device)
     seconds = []

@@ -22,6 +22,7 @@ from files.results import IMP
 from files.run_args import PROCESSES, read_args
 from files.salvage import Salvaged, salvage
 from files.tickets import read_ticket
+from models import draws_in_training
 
 
 def name_initial_weights(args: argparse.Namespace) -> None:
@@ -111,11 +112,19 @@ def first_epoch(args: argparse.Namespace, found: Salvaged) -> int:
     return build.states(args).first_epoch(max(found.state, 1))
 
 
-def draw_random_starts(args: argparse.Namespace, training: Training, epochs: int) -> None:
+def draw_random_starts(
+    args: argparse.Namespace, training: Training, epochs: int, warnings: Warnings
+) -> None:
     """Draw what the attack draws in so many epochs, and let torch's generators stand as after it.
 
-    Nothing else in training draws from them: order and augmentation follow from seed and epoch.
+    Order and augmentation follow from seed and epoch, so nothing else in training draws from them
+    but dropout, which some of timm's networks have: `warnings` is told.
     """
+    if epochs and draws_in_training(training.model, args.input_size):
+        warnings.add(
+            f"--continue_from {args.continue_from}: {args.arch} draws random numbers in training "
+            "(dropout), and not what its run would; what follows may differ from that run"
+        )
     if args.mode == "std" or not args.train_randinit:
         return
     like = torch.empty(0, device=training.execution.device)

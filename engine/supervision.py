@@ -17,7 +17,13 @@ from engine.distributed import is_main, on_main
 from engine.log import Warnings, say, warn
 from engine.run_folder import WARNINGS, RunFolder, holding
 from engine.training import NotFinite, Preempted, StopSignals, Training
-from errors import InputError, RunFailed, memory_advice
+from errors import (
+    InputError,
+    RunFailed,
+    is_of_another_process,
+    is_out_of_memory,
+    memory_advice,
+)
 from files import names
 from files.atomic import copy_into
 from files.run_args import GLOBAL_BATCH, NODES, PROCESSES
@@ -64,7 +70,7 @@ def supervise(make: Callable[[StopSignals], Run], folder: RunFolder, images: int
                     f"{checkpoint}: no {names.ARGS} beside it: whether its run had the same flags "
                     "is not known"
                 )
-            with _taking_up(checkpoint):
+            with memory_advice(images), _taking_up(checkpoint):
                 run.resume(checkpoint)  # before the folder is claimed: it may be refused
         folder = replace(folder, contents=run.contents(), facts=_facts(run))
         with holding(folder), _ending(folder, run.training), memory_advice(images):
@@ -125,6 +131,8 @@ def _taking_up(path: Path) -> Iterator[None]:
     except KeyError as error:
         raise InputError(f"{path}: no checkpoint to resume from, it lacks {error}") from error
     except RuntimeError as error:
+        if is_out_of_memory(error) or is_of_another_process(error):
+            raise
         raise InputError(f"{path}: another network than the flags ask for") from error
     except (TypeError, ValueError, AttributeError, IndexError) as error:
         raise InputError(f"{path}: no checkpoint that this program wrote ({error})") from error

@@ -230,6 +230,8 @@ class Training:
         load_optimizer(self.optimizer, checkpoint["optimizer"])
         self.epoch, self.step = checkpoint["epoch"], resume["step"]
         self.seconds = resume.get("seconds")
+        if self.scaler and resume["scaler"]:
+            self.scaler.load_state_dict(resume["scaler"])
         if len(ranks) != self.runtime.world_size:
             if self.step:
                 raise InputError(
@@ -242,8 +244,6 @@ class Training:
             return
         own = ranks[self.runtime.rank]
         self.meter = Meter(self.execution.device, own["sums"], self.step)
-        if self.scaler and resume["scaler"]:
-            self.scaler.load_state_dict(resume["scaler"])
         if not restore_random_state(own["random"], self.execution.device):
             warn("saved by another kind of device: random starts go on differently")
 

@@ -15,6 +15,7 @@ from models.pretrained import (
     load_pretrained,
     stem_in,
 )
+from models.timm_networks import draws_in_training
 from models.zoo import ARCHS, STEMS, build_model, classifier, is_arch, stem_of, synchronised
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "classifier",
     "compile_passes",
     "count_classes",
+    "draws_in_training",
     "estimate_activations",
     "estimate_flops",
     "fit_masks",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from errors import InputError, first_line
-from models.fold import observe_folds
+from models.fold import bake_masks, observe_folds
 from models.normalize import Normalize
 
 PREFIX = "timm:"
@@ -49,6 +49,18 @@ def synchronised_timm(network: nn.Module) -> nn.Module:
     layers: Any = importlib.import_module("timm.layers")
     found: nn.Module = layers.convert_sync_batchnorm(network)
     return found
+
+
+def draws_in_training(network: nn.Module, size: int) -> bool:
+    """Whether passes of training draw random numbers, as with dropout; images of `size` pixels."""
+    trial = bake_masks(network).train()
+    images = torch.zeros(2, 3, size, size, device=next(trial.parameters()).device)
+    generator = torch.cuda if images.is_cuda else torch.random
+    devices = [images.device] if images.is_cuda else []
+    with torch.random.fork_rng(devices), torch.no_grad():
+        before = generator.get_rng_state()
+        trial(images)
+        return not torch.equal(before, generator.get_rng_state())
 
 
 @cache

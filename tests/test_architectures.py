@@ -281,6 +281,19 @@ def test_statistics_over_all_processes_change_no_logit_and_no_key(arch):
 
 
 @needs_timm
+def test_networks_with_dropout_are_known_by_what_a_training_pass_draws():
+    model: Any = enliven(build_model("timm:test_efficientnet", 5, MEAN, STD))
+    prune_at_random(model, 0.5)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    generator = torch.get_rng_state()
+    assert not models.draws_in_training(model, 32)
+    model.drop_rate = 0.5
+    assert models.draws_in_training(model, 32)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@needs_timm
 def test_building_one_of_timms_networks_draws_its_weights_alone():
     torch.manual_seed(3)
     theirs = timm.create_model("test_resnet", num_classes=5).state_dict()

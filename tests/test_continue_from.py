@@ -19,6 +19,7 @@ from helpers.main_cases import (
 )
 
 import main_imp_pretrain
+from cli import salvage
 from cli.flags import build_imp_parser
 from cli.salvage import _passes
 from cli.settle import settle_micro_batch
@@ -192,6 +193,18 @@ def test_images_per_pass_are_those_of_the_tickets_run(standard, tmp_path, record
     args = build_imp_parser(ARCHS).parse_args(["data", "--continue_from", str(ticket)])
     settle_micro_batch(args)
     assert args.micro_batch == expected
+
+
+def test_that_dropout_draws_anew_is_told(data, standard, tmp_path, monkeypatch, capsys):
+    told = "draws random numbers in training (dropout)"
+    for answer in (False, True):
+        monkeypatch.setattr(salvage, "draws_in_training", lambda *_, answer=answer: answer)
+        ticket = standard / "3-ticket.safetensors"
+        run_imp(data, tmp_path / str(answer), *flags(ticket, mode="std"))
+        assert (told in capsys.readouterr().err) == answer
+    ticket = clone(standard, tmp_path / "start", 0)
+    run_imp(data, tmp_path / "state0", *flags(ticket, "--pretrain_epochs", 0, mode="std"))
+    assert told not in capsys.readouterr().err  # nothing was drawn before it
 
 
 # --- other flags, other files -------------------------------------------------------------------

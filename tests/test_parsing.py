@@ -1,6 +1,7 @@
 """Recipes, flag types, and wrong input answered in one line, status 2, with nothing written."""
 
 import argparse
+import errno
 import json
 import math
 import os
@@ -417,6 +418,9 @@ def test_an_environment_that_lacks_something_is_one_line(given, environment, tol
 def test_processes_and_images_per_pass_are_said_in_a_line(batch, processes, micro_batch, told):
     line = build.shared_out(batch, processes, micro_batch)
     assert line.endswith(told)
+    args = imp("-b", str(batch), *(["--micro_batch", str(micro_batch)] if micro_batch else []))
+    counts = [int(word) for word in re.findall(r"\d+(?= images| for each| \(--micro)", line)]
+    assert build.images_per_pass(args, processes) == counts[-1]
 
 
 def test_a_search_passes_at_most_256_images_at_a_time_unless_told_otherwise(tmp_path):
@@ -426,10 +430,10 @@ def test_a_search_passes_at_most_256_images_at_a_time_unless_told_otherwise(tmp_
         args = imp("--save_dir", str(tmp_path), *words)
         settle.settle_micro_batch(args)
         assert args.micro_batch == expected
-        assert build.images_per_pass(args) == expected
+        assert build.images_per_pass(args, 1) == expected
     args = imp("-b", "32")
     settle.settle_micro_batch(args)
-    assert build.images_per_pass(args) == 32
+    assert build.images_per_pass(args, 1) == 32
     assert transfer().micro_batch is None
 
 
@@ -816,6 +820,21 @@ def test_running_out_of_memory_names_a_value_to_try(message):
         raise error(message)
     with pytest.raises(RuntimeError, match="another"), errors.memory_advice(128):
         raise RuntimeError("another")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("ENOSPC", "cannot be written (No space left on device); free some space"),
+        ("EIO", "cannot be read or written (Input/output error); is the disk whole, and writable?"),
+        ("EROFS", "cannot be read or written (Read-only file system); is the disk whole, and"),
+    ],
+)
+def test_a_full_disk_and_a_broken_one_get_the_advice_that_helps(name, told):
+    number = getattr(errno, name)
+    with pytest.raises(errors.RunFailed) as caught, errors.failures_named():
+        raise OSError(number, os.strerror(number), "/data/train_32x32.mat")
+    assert str(caught.value).startswith(f"/data/train_32x32.mat: {told}")
 
 
 def test_threads_and_tf32_are_as_asked_for():

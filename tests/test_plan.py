@@ -378,6 +378,9 @@ def test_a_batch_is_of_all_nodes_and_a_rest_of_one_image_is_no_step(data, capsys
     nodes = ["--multiprocessing_distributed", "--world_size", "3", "--rank", "0"]
     text = plan_imp(capsys, data, *nodes, "--dist_url", "tcp://127.0.0.1:1")
     assert "  1 steps per epoch of 36 images" in text
+    told = plan_transfer(capsys, data, *nodes, "--dist_url", "tcp://127.0.0.1:1", "--nproc", "2")
+    assert " epochs of 1 steps of 36" in told
+    assert "6 images per pass" in told  # of a node's 12, by two processes
     assert "  1 steps per epoch of 35 images" in plan_imp(capsys, data, "-b", "35")
     assert "  2 steps per epoch of 34 images" in plan_imp(capsys, data, "-b", "34")
 

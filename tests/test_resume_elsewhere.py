@@ -399,6 +399,44 @@ def test_random_starts_go_on_on_any_gpu_and_another_kind_of_device_is_told_of(
     )
 
 
+def test_the_scale_of_the_loss_goes_on_with_other_processes_too(data, tmp_path):
+    run_transfer(data, tmp_path / "run", *SHORT)
+    checkpoint = load(tmp_path / "run" / "checkpoint.pth.tar")
+    model = torch.nn.Linear(2, 2)
+    training = Training.__new__(Training)
+    training.model, training.scaler = model, torch.amp.GradScaler("cpu")
+    training.optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    training.runtime = Runtime(torch.device("cpu"), 0, 2)
+    checkpoint |= {"optimizer": training.optimizer.state_dict()}
+    checkpoint["resume"]["scaler"] = {**training.scaler.state_dict(), "scale": 8.0}
+    lines: list[str] = []
+    training.restore(checkpoint, lines.append)
+    assert training.scaler.state_dict()["scale"] == 8.0
+    assert "saved by 1 processes, not 2" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), InputError, "out of memory with 12 images"),
+        (RuntimeError("[gloo] Connection closed by peer"), RuntimeError, "closed by peer"),
+        (RuntimeError("size mismatch for fc"), InputError, "another network than the flags ask"),
+    ],
+)
+def test_what_fails_while_a_checkpoint_is_taken_up_is_called_what_it_is(
+    data, tmp_path, monkeypatch, error, raised, told
+):
+    run_transfer(data, tmp_path / "run", *SHORT)
+    (tmp_path / "run" / "results.json").unlink()
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(training_module, "load_optimizer", fail)
+    with pytest.raises(raised, match=told):
+        run_transfer(data, tmp_path / "run", *SHORT, "--resume")
+
+
 # --- what is left lying -------------------------------------------------------------------------
 
 

@@ -27,7 +27,17 @@ from files.atomic import replacing
 from files.features import flush
 from files.metrics import read_metrics
 
-PACKAGES = ("torch", "torchvision", "numpy", "advertorch", "scikit-learn", "safetensors")
+# That define networks, decode images or read data; timm is optional.
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "pillow",
+    "scipy",
+    "scikit-learn",
+    "safetensors",
+)
 PLAIN_INTERVAL = 10.0  # seconds between progress lines when nobody watches a terminal
 MOST_TICKS = 8  # labels of a logarithmic axis
 

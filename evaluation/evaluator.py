@@ -18,7 +18,7 @@ from attack_utils import Perturb, PGDConfig, checked, make_pgd, with_restarts
 from engine.distributed import Runtime, sum_over_ranks
 from engine.log import Progress
 from engine.steps import Execution, Meter, Metrics, Report, evaluate, hits
-from errors import RunFailed, memory_advice
+from errors import InputError, RunFailed, memory_advice
 from input_pipeline.loader import Loader
 from models import compile_passes, fold_for_evaluation
 
@@ -171,6 +171,9 @@ class Evaluator:
                 report=report,
                 meter=meter,
             )
+        # Where there are several processes, none of them may have met every image of the split.
+        if metrics.images == 0 and loader.skipped:
+            raise InputError(f"{label}: no image can be read; the last: {max(loader.skipped)}")
         if not math.isfinite(metrics.loss):  # of NaN the first class would be the largest
             raise RunFailed(
                 f"{label}: the network's output is not finite (did its training diverge? --amp "

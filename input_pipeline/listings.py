@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from errors import InputError
-from input_pipeline.disk import SUFFIXES
+from input_pipeline.disk import SUFFIXES, unreadable
 from input_pipeline.names import choose_classes, counted, few, read_lines, shown
 from input_pipeline.splits import Split, Splits, fraction_per_class, only
 
@@ -43,10 +43,12 @@ def _read_visda(listing: Path) -> tuple[Split, tuple[str, ...]]:
     """Read lines `path label`, in the order of labels and paths."""
     try:
         lines = read_lines(listing)
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(
             f"{shown(listing)}: not there; VisDA needs lines `path label` in it"
         ) from error
+    except OSError as error:
+        raise unreadable(listing, error) from error
     labels: dict[bytes, int] = {}
     again = 0
     for number, line in enumerate(lines, start=1):

@@ -54,7 +54,8 @@ def _told(
     yield "code", flags.get("code")
     packages = flags.get("packages")
     if isinstance(packages, dict):
-        yield "packages", ", ".join(f"{name} {version}" for name, version in packages.items())
+        installed = {name: version for name, version in packages.items() if version}
+        yield "packages", ", ".join(f"{name} {version}" for name, version in installed.items())
 
 
 def _pgd(flags: Mapping[str, Any], when: str) -> str | None:

@@ -815,6 +815,11 @@ def test_visda_lists_are_split_at_any_white_space(tmp_path):
 def test_visda_lists_that_are_missing_or_malformed_are_named(tmp_path):
     with pytest.raises(InputError, match="train/image_list.txt: not there"):
         load_splits("visda", str(tmp_path), 1.0, None)
+    listing = tmp_path / "train" / "image_list.txt"
+    listing.mkdir(parents=True)
+    with pytest.raises(InputError, match=r"image_list.txt: cannot be read \(Is a directory\)"):
+        load_splits("visda", str(tmp_path), 1.0, None)
+    listing.rmdir()
     write_visda(tmp_path)
     (tmp_path / "validation" / "image_list.txt").write_text("\n")
     with pytest.raises(InputError, match="validation/image_list.txt: lists no image"):

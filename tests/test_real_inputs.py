@@ -9,11 +9,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.evaluation_cases import evaluator
 from helpers.folder_cases import (
     LATIN,
     NFC,
@@ -31,6 +33,7 @@ from helpers.folder_cases import (
 from PIL import Image
 
 from dataset import DataSpec, build_loaders
+from engine.distributed import Runtime
 from errors import InputError
 from evaluation.sets import BENCHMARK, EXTRA, corruptions
 from input_pipeline.decoding import read_image
@@ -354,6 +357,23 @@ def test_a_set_of_broken_images_alone_is_an_error_even_where_they_are_skipped(tm
         pytest.raises(InputError, match="no image can be read"),
     ):
         list(test.epoch(0))
+
+
+def test_broken_images_alone_are_no_accuracy_where_processes_share_them(tmp_path):
+    good(tmp_path)
+    split(tmp_path, "test", 4, ("cat", "dog"))
+    paths = sorted(tmp_path.glob("test/*/*.png"))
+    for path in paths:
+        path.write_bytes(b"")
+    test = loaders_of(tmp_path, skip_bad=True)[2]
+    assert test is not None
+    assert len(paths) > test.batch_size  # so the first of two processes meets only some
+    tested = replace(evaluator(), runtime=Runtime(torch.device("cpu"), 0, 2))
+    with (
+        pytest.warns(UserWarning, match="skipped"),
+        pytest.raises(InputError, match="test SA: no image can be read; the last: .*test/"),
+    ):
+        tested.accuracy(torch.nn.Flatten(), test, "test SA")
 
 
 SHOW = """

@@ -12,7 +12,8 @@ from report.write import judge_runs
 PGD = "Linf PGD-20, eps 8/255, step size 2/255, random start"
 ARGS = {
     "class_names": ["cat", "dog"], "input_size": 32, "code": "abc", "data_content": "9 images",
-    "packages": {"torch": "2.1"}, "train_step": 10, "train_eps": 8 / 255, "epochs": 12,
+    "packages": {"torch": "2.1", "timm": None}, "train_step": 10, "train_eps": 8 / 255,
+    "epochs": 12,
     "train_gamma": 2 / 255, "train_randinit": True, "test_step": 20, "test_eps": 8 / 255,
     "test_gamma": 2 / 255, "test_randinit": True,
 }  # fmt: skip

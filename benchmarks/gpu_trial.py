@@ -33,11 +33,11 @@ if ON_CPU:
 import workloads
 from workloads import BF16, EPS, FP32, PGD3, PGD10, Recipe
 
-from attack_utils import PGDConfig, make_pgd
+from attack_utils import PGDConfig
 from engine.distributed import configure_torch, seed_everything
-from engine.steps import Execution, evaluate
+from engine.steps import Execution
 from files.atomic import replacing
-from models import compile_passes, compiled, fold_for_evaluation
+from models import compiled
 
 PGD20 = PGDConfig(EPS, 20, 2 / 255)
 WAYS = {
@@ -71,14 +71,9 @@ class Timed(NamedTuple):
 
 
 def our_evaluation(recipe: Recipe, execution: Execution) -> Callable[[], object]:
-    arch, side, batch, classes, attack, pruned = recipe
-    assert attack is not None
-    model = workloads.our_network(arch, classes, side, execution, pruned)
-    network = execution.place(fold_for_evaluation(model))
-    if execution.compiled:
-        compile_passes(network, execution.layout)
-    perturb, data = make_pgd(network, attack), workloads.random_batch(batch, side, classes)
-    return lambda: evaluate(network, [data], execution=execution, perturb=perturb)
+    """Without a first step, which is timed too: it compiles."""
+    assert recipe.attack is not None
+    return partial(workloads.evaluation_under(recipe, execution), recipe.attack)
 
 
 # --- timing ---------------------------------------------------------------------------------------

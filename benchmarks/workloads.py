@@ -10,7 +10,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -122,18 +122,24 @@ def plain_evaluation(recipe: Recipe) -> Work:
     return lambda: baseline.evaluation_step(model, *data, attack)
 
 
-def our_evaluation(recipe: Recipe, execution: Execution) -> Work:
-    arch, side, batch, classes, attack, pruned = recipe
-    model, data = (
-        our_network(arch, classes, side, execution, pruned),
-        random_batch(batch, side, classes),
-    )
+def evaluation_under(recipe: Recipe, execution: Execution) -> Callable[[PGDConfig], Metrics]:
+    """Our evaluation of a batch under whatever attack it is called with."""
+    arch, side, batch, classes, _, pruned = recipe
+    model = our_network(arch, classes, side, execution, pruned)
+    data = random_batch(batch, side, classes)
     network = execution.place(fold_for_evaluation(model))
+    if execution.compiled:
+        compile_passes(network, execution.layout)
 
     def attacked(config: PGDConfig) -> Metrics:
         perturb = make_pgd(network, config, execution.loss_scale)
         return evaluate(network, [data], execution=execution, perturb=perturb)
 
+    return attacked
+
+
+def our_evaluation(recipe: Recipe, execution: Execution) -> Work:
+    attacked, attack = evaluation_under(recipe, execution), recipe.attack
     attacked(replace(attack, steps=1))
     return lambda: attacked(attack)
 

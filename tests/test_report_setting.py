@@ -2,11 +2,13 @@
 
 import json
 
+import pytest
 from helpers.outcome_cases import SPLIT, right, write_tested
 
+from attack_utils import PGDConfig
 from report.as_json import verdict_json
 from report.pictures import _ra_by
-from report.setting import attack_of, setting_lines
+from report.setting import _pgd, attack_of, setting_lines
 from report.write import judge_runs
 
 PGD = "Linf PGD-20, eps 8/255, step size 2/255, random start"
@@ -70,6 +72,14 @@ def test_attacks_that_differ_are_both_told_of(tmp_path):
     assert f"RA by (differ): {PGD}; Linf PGD-20, eps 4/255" in setting_lines(setting)
     assert attack_of(setting) == "attacks differ"
     assert "cannot be compared" in _ra_by(verdict.settings[0].told["attack"])
+
+
+@pytest.mark.parametrize("eps", [8 / 255, 2.5 / 255, 0.1, 0.0313, 1 / 3])
+@pytest.mark.parametrize("start", [True, False])
+def test_an_attack_has_the_same_words_in_flags_and_outcomes(eps, start):
+    config = PGDConfig(eps=eps, step_size=eps / 3, steps=7, random_start=start)
+    flags = {"test_step": 7, "test_eps": eps, "test_gamma": eps / 3, "test_randinit": start}
+    assert _pgd(flags, "test") == str(config)
 
 
 def test_what_is_not_recorded_is_not_told(tmp_path):

@@ -44,7 +44,7 @@ UNMEASURED = Accuracy(None, None)
 
 
 class Group(NamedTuple):
-    """The runs that one verdict compares: one pre-training, data set and share of its data.
+    """The runs that one verdict compares: one pre-training, network, data set and share of it.
 
     init_sha256: the hash of the initial weights; NO_INIT for random ones, None where it is unknown.
     test_split: the fingerprint of the test split; None where it is unknown. The last two are what

@@ -1,9 +1,10 @@
 """Which runs belong together: by what their files held, since names alone may lie.
 
-Two runs are of one pre-training if their initial weights have the same hash, and of one data set if
-their test splits have the same fingerprint. Results of earlier versions have neither: they count by
-their names, where these do not mean two things. Of class folders the name says nothing: to readers
-they are what the folder of the data is called.
+Two runs are of one pre-training if they have the same network and their initial weights have the
+same hash, and of one data set if their test splits have the same fingerprint. Results of earlier
+versions have neither hash nor fingerprint: they count by their names, where these do not mean two
+things. Of class folders the name says nothing: to readers they are what the folder of the data is
+called.
 """
 
 from __future__ import annotations
@@ -147,22 +148,33 @@ def _by_weights(runs: Sequence[RunResult]) -> tuple[list[RunResult], list[str]]:
 
 
 def _told_apart(runs: Sequence[RunResult]) -> tuple[list[RunResult], list[str]]:
-    """Add the weights to the names of pre-trainings that have several."""
+    """Add networks and weights to the names of pre-trainings that have several."""
+    archs: dict[str, set[str]] = defaultdict(set)
     hashes: dict[str, set[str | None]] = defaultdict(set)
     for run in runs:
+        archs[run.group.pretraining].add(run.arch)
         hashes[run.group.pretraining].add(run.group.init_sha256)
-    apart = [
-        _in_group(run, which_weights=_weights(run.group.init_sha256))
-        if len(hashes[run.group.pretraining]) > 1
-        else run
-        for run in runs
-    ]
-    notes = [
-        f"{runs[0].group.data}: {name} names runs from different initial weights, judged apart: "
-        f"{', '.join(sorted(map(_weights, several)))}"
-        for name, several in hashes.items()
-        if len(several) > 1
-    ]
+
+    def which(run: RunResult) -> str:
+        arch = run.arch if len(archs[run.group.pretraining]) > 1 else ""
+        several = len(hashes[run.group.pretraining]) > 1
+        weights = _weights(run.group.init_sha256) if several else ""
+        return " with ".join(filter(None, (arch, weights)))
+
+    apart = [_in_group(run, which_weights=which(run)) for run in runs]
+    notes = []
+    for name in archs:
+        what = [
+            words
+            for words, several in (("networks", archs[name]), ("initial weights", hashes[name]))
+            if len(several) > 1
+        ]
+        if what:
+            groups = {run.group.which_weights for run in apart if run.group.pretraining == name}
+            notes.append(
+                f"{runs[0].group.data}: {name} names runs from different {' and '.join(what)}, "
+                f"judged apart: {'; '.join(sorted(groups))}"
+            )
     return apart, notes
 
 

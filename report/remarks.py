@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from files.results import RANDOM, Group, RunResult
+from files.results import RANDOM, RunResult
 from report.groups import SHOWN
 from report.judged import MEASURES, GroupVerdict, Measure, TicketRow
 
@@ -22,16 +22,6 @@ def of_runs(runs: Iterable[RunResult]) -> list[str]:
     return [
         f"{first.path}{f' and {len(others)} more' if others else ''}: {line}"
         for line, (first, *others) in having.items()
-    ]
-
-
-def mixed_networks(groups: Mapping[Group, Iterable[RunResult]]) -> list[str]:
-    """Name the groups whose runs are of several architectures."""
-    archs = {group: sorted({run.arch for run in runs}) for group, runs in groups.items()}
-    return [
-        f"{group}: mixes the architectures {', '.join(several)}"
-        for group, several in archs.items()
-        if len(several) > 1
     ]
 
 

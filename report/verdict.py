@@ -21,7 +21,7 @@ from report.planned import (
     with_plan,
 )
 from report.recipes import Recipes, mixed_recipes, runs_apart
-from report.remarks import mixed_networks, of_runs, of_tickets, scattered, uneven, unplanned
+from report.remarks import of_runs, of_tickets, scattered, uneven, unplanned
 from report.runs import natural_order
 from report.setting import settings
 from report.weighing import AllTested, comparable, contrasts, weigh, without_outcomes
@@ -60,7 +60,6 @@ def judge(
     groups: dict[Group, list[RunResult]] = {}
     for run in kept:
         groups.setdefault(run.group, []).append(run)
-    warnings += mixed_networks(groups)
     order = sorted(groups, key=lambda g: (g.data, -g.data_number, natural_order(g.name)))
     planned = [
         dataclasses.replace(group, missing=_missing(group))

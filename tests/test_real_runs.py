@@ -611,7 +611,7 @@ MERGES: dict[str, tuple[list[dict[str, Any]], dict[str, int], tuple[str, ...]]] 
     "a file and its init.pth.tar": ([of(), of(None, A, "imp")], {"a.pt": 2}, ()),
     "one tag, two files": (
         [of("adv"), of("adv", B, "b.pt")], {f"adv ({W_A})": 1, f"adv ({W_B})": 1},
-        (f"cifar10: adv names runs from different initial weights, judged apart: {W_B}, {W_A}",)),
+        (f"cifar10: adv names runs from different initial weights, judged apart: {W_B}; {W_A}",)),
     "two tags, one file": (
         [of("adv"), of("fast")], {"adv": 1, "fast": 1},
         (f"cifar10: adv and fast have the same initial weights ({A[:8]}), judged apart",)),
@@ -629,6 +629,19 @@ MERGES: dict[str, tuple[list[dict[str, Any]], dict[str, int], tuple[str, ...]]] 
     "an old one without a tag": (
         [of(), old()], {"a.pt": 1, "unnamed": 1}, ("1 of 2 results do not tell",)),
     "random weights": ([RANDOM, {**RANDOM, "seed": 9}], {"no --init": 2}, ()),
+    "one tag, two networks of random weights": (
+        [RANDOM, {**RANDOM, "arch": "resnet50"}],
+        {"no --init (resnet18)": 1, "no --init (resnet50)": 1},
+        ("no --init names runs from different networks, judged apart: resnet18; resnet50",
+         "not contrasted, as they differ: architectures resnet18 and resnet50")),
+    "one tag, two networks of two files": (
+        [of("adv"), {**of("adv", B, "b.pt"), "arch": "resnet50"}],
+        {f"adv (resnet18 with {W_A})": 1, f"adv (resnet50 with {W_B})": 1},
+        ("adv names runs from different networks and initial weights", "not contrasted")),
+    "old ones of two networks": (
+        [old("adv"), {**old("adv"), "arch": "resnet50"}],
+        {"adv (resnet18)": 1, "adv (resnet50)": 1},
+        ("2 of 2 results do not tell", "from different networks", "not contrasted")),
     "random weights under a tag of a file": (
         [of("adv"), of("adv", None, None)], {f"adv ({W_A})": 1, "adv (random weights)": 1},
         ("adv names runs from different initial weights",)),

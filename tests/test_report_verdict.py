@@ -349,10 +349,15 @@ def test_only_like_is_contrasted_with_like(changes, recipe, told):
     )
 
 
-def test_mixed_architectures_and_a_runs_own_warnings_are_told():
+def test_a_ticket_of_another_network_is_not_judged_and_a_runs_own_warnings_are_told():
     other = ticket(1, 90, 80, 40, arch="resnet50", masking_checks=FAILED_CHECK)
-    text = "\n".join(judge(DENSE + other).warnings)
-    assert "resnet18, resnet50" in text
+    verdict = judge(DENSE + other)
+    own, foreign = verdict.groups
+    assert own.rows == ()
+    assert foreign.dense is None
+    assert foreign.rows[0].double_win is None
+    text = "\n".join(verdict.warnings)
+    assert "runs from different networks, judged apart: resnet18; resnet50" in text
     assert "gradients may be masked" in text
 
 

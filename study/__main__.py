@@ -42,10 +42,14 @@ def build_parser() -> argparse.ArgumentParser:
         "process are counted")  # fmt: skip
     add("--out", metavar="DIR", help="the study's folder (the file's own)")
     add("--only", type=_pattern, metavar="REGEX", help="only runs whose name this is found in")
-    add("--dry_run", "--dry-run", action="store_true",
-        help="print the list, the estimated cost and the commands")  # fmt: skip
     add("--time_it", "--time-it", action="store_true",
         help="with --dry_run: time some steps of each kind of run, estimate the whole")  # fmt: skip
+    add("--numbers", metavar="HASH",
+        help="with --run and --folder: refuse if the list has other runs than when --slurm printed "
+        "this hash of it")  # fmt: skip
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--dry_run", "--dry-run", action="store_true",
+        help="print the list, the estimated cost and the commands")  # fmt: skip
     add("--list", action="store_true", help="print every run's command, with its number for --run")
     add("--slurm", action="store_true",
         help="print the sbatch commands for what is left (-J: tasks at a time)")  # fmt: skip
@@ -69,6 +73,8 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
+    if args.time_it and not args.dry_run:
+        raise InputError("--time_it goes with --dry_run")
     try:
         study = read_study(args.config, args.out)
         if args.list:
@@ -122,8 +128,6 @@ def without_dense(study: Study) -> Iterator[str]:
 
 def run_study(study: Study, args: argparse.Namespace) -> int:
     """Run what is left (or with --dry_run say what that is); then write the report."""
-    if args.time_it and not args.dry_run:
-        raise InputError("--time_it goes with --dry_run")
     gpus = visible_gpus()
     chosen = choose(study, args.only)
     states = {run.name: state_of(run) for run in chosen}
@@ -239,17 +243,30 @@ def print_commands(study: Study, only: re.Pattern[str] | None) -> int:
 
 
 def print_sbatch_commands(study: Study, args: argparse.Namespace) -> int:
-    arguments = [str(args.config), *(["--out", args.out] if args.out else [])]
+    """Print them alone, as they may be piped into a shell; all else goes to standard error."""
+    arguments = [str(args.config), "--numbers", study.numbers_hash()]
+    arguments += ["--out", args.out] if args.out else []
     chosen = choose(study, args.only)
-    for line in notes(chosen):
-        print(line, file=sys.stderr)  # the commands alone go to where they are piped
-    print(*sbatch_script(study, chosen, arguments, args.jobs, max_array_size()), sep="\n")
+    script = sbatch_script(study, chosen, arguments, args.jobs, max_array_size())
+    todo = [run for run in chosen if state_of(run) != DONE]
+    if todo:
+        print("checking flags …", file=sys.stderr)
+    forecasts = make_forecasts(study, todo, PYTHON, cores())
+    missing = dict.fromkeys(line for told in forecasts.values() for line in told.missing)
+    for line in (*notes(chosen), *(f"warning: missing, here at least: {what}" for what in missing)):
+        print(line, file=sys.stderr)
+    print(*script, sep="\n")
     return 0
 
 
 def one_run(study: Study, args: argparse.Namespace) -> int:
     """Become run --run, whose signals and exit status are then the main's own; or name --folder."""
     number = args.run or args.folder
+    if args.numbers not in (None, study.numbers_hash()):
+        raise InputError(
+            f"{args.config}: has other runs than when their numbers were given out, so {number} "
+            f"may be another now; give them out again: bash script/study.sh {args.config} --slurm"
+        )
     if number > len(study.runs):
         raise InputError(f"there are {len(study.runs)} runs; {number} is none of them")
     run = study.runs[number - 1]

@@ -5,6 +5,7 @@ Order: pre-trainings with IMP, tickets that need no training (omp, random), tran
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -82,6 +83,10 @@ class Study:
     out: Path
     runs: tuple[Run, ...]
     plan: Plan | None = None
+
+    def numbers_hash(self) -> str:
+        """Short; it changes where a number is that of another run."""
+        return hashlib.sha256("\n".join(run.name for run in self.runs).encode()).hexdigest()[:12]
 
 
 def read_study(path: Path, out: str | None = None) -> Study:
@@ -187,7 +192,7 @@ class Grid:
     def untrained(self, kind: str, imp: Run) -> Run:
         """Tickets by one-shot magnitude or by chance, from the weights that IMP rewinds to."""
         folder = self.out / kind / imp.folder.name
-        arguments = without(imp.arguments, "--init", "--init_key")
+        arguments = without(imp.arguments, "--init", "--init_key", "--continue_from")
         arguments += ("--ticket", kind, "--init", str(imp.folder / names.INIT))
         needs = (Needed(imp.folder, 0),)
         return Run(f"{kind}/{folder.name}", imp.main, arguments, folder, needs)

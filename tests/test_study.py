@@ -31,6 +31,7 @@ from study import forecast, machine
 from study.config import Run, read_study
 from study.forecast import Forecast, study_seconds
 from study.progress import Epochs, Pace
+from study.slurm import USUAL_ARRAY_SIZE, sbatch_script
 from study.state import CUT_OFF, other_flags, other_input, state_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -292,6 +293,15 @@ svhn = "--epochs 4"
         "cifar10/adv/f1/state0/seed1": ["2", "3", "5"],
         "svhn/adv/f1/state0/seed1": ["2", "3", "4"],
     }
+
+
+def test_baselines_do_not_go_on_from_the_ticket_that_imp_goes_on_from(project):
+    project.write(**{'mode = "std"': 'mode = "std"\nflags = "--continue_from 1-ticket"'})
+    project.append('tickets = ["imp", "omp", "random"]')
+    commands = project.run("--list").stdout.splitlines()
+    assert [
+        ("imp/std" in line, "omp" in line) for line in commands if "--continue_from" in line
+    ] == [(True, False)]
 
 
 def test_a_transfer_starts_when_its_ticket_exists_not_when_all_tickets_do(project):
@@ -971,8 +981,9 @@ def test_the_sbatch_commands_do_a_study_stage_by_stage(project, tools, slurm):
     arrays = submitted(project, tools)
     assert [tasks(array) for array in arrays] == [[1, 2], [3, 4], [5, 6, 7, 8, 9, 10]]
     batch_file = f"{project.folder}/script/slurm/study.sbatch"
-    assert arrays[0] == [
-        "--parsable", "--array=1-2", "--export=ALL,OFFSET=0", batch_file, str(project.config)
+    assert arrays[0][:-1] == [
+        "--parsable", "--array=1-2", "--export=ALL,OFFSET=0", batch_file, str(project.config),
+        "--numbers",
     ]  # fmt: skip
     for array, after in zip(arrays[1:], ("101", "101:102"), strict=True):
         assert f"--dependency=afterok:{after}" in array
@@ -980,7 +991,7 @@ def test_the_sbatch_commands_do_a_study_stage_by_stage(project, tools, slurm):
     for array in arrays:
         for number in tasks(array):
             task = {"SLURM_ARRAY_TASK_ID": str(number), "SLURM_ARRAY_JOB_ID": "8"}
-            slurm("study.sbatch", array[-1], **task)
+            slurm("study.sbatch", *array[-3:], **task)
     assert len(project.names("end")) == 10
     assert submitted(project, tools) == []
 
@@ -1005,9 +1016,31 @@ def test_the_sbatch_commands_of_what_is_left_and_within_slurms_limits(project, t
     )
 
 
-def test_the_papers_data_limited_study_needs_a_second_array(project):
-    project.config = ROOT / "script/study/data_limited.toml"
-    lines = project.run("--slurm").stdout.splitlines()
+def test_a_task_whose_number_has_come_to_be_another_runs_refuses(project, tools, slurm):
+    first = submitted(project, tools)[0][-3:]
+    project.append("seeds = [1, 2]\n")
+    task = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "8"}
+    done = slurm("study.sbatch", *first, check=2, **task)
+    assert "has other runs than when their numbers were given out" in done.stderr
+    assert project.names() == []
+    slurm("study.sbatch", *submitted(project, tools)[0][-3:], **task)
+    assert project.names("end") == ["imp/std"]
+
+
+def test_what_a_local_study_would_refuse_is_told_before_it_is_submitted(project):
+    shutil.rmtree(project.folder / "source")
+    done = project.run("--slurm")
+    assert "warning: missing, here at least: DATA " in done.stderr
+    assert "sbatch" in done.stdout
+    project.write(**{"states = [0, 2]": "states = [0, 99]"})
+    refused = project.run("--slurm", check=2)
+    assert refused.stdout == ""
+    assert "ends with the ticket of state 3" in refused.stderr
+
+
+def test_the_papers_data_limited_study_needs_a_second_array():
+    study = read_study(ROOT / "script/study/data_limited.toml", "nowhere/runs")
+    lines = sbatch_script(study, study.runs, ["data_limited.toml"], None, USUAL_ARRAY_SIZE)
     assert [line.split("=")[0] for line in lines if "sbatch" in line] == [
         "searches", "transfers", "transfers_2",
     ]  # fmt: skip
@@ -1160,6 +1193,12 @@ def test_a_wrong_study_is_one_line_and_status_2(change, message, project, capsys
         (["--only", "("], "argument --only: '(' is no regular expression"),
         (["--dry"], "unrecognized arguments: --dry"),
         (["--run", "x"], "argument --run: 'x' is not"),
+        (
+            ["--run", "1", "--dry_run"],
+            "argument --dry_run/--dry-run: not allowed with argument --run",
+        ),
+        (["--list", "--slurm"], "argument --slurm: not allowed with argument --list"),
+        (["--time_it", "--slurm"], "--time_it goes with --dry_run"),
     ],
 )
 def test_a_wrong_flag_is_one_line_and_status_2(arguments, message, project):

@@ -13,8 +13,10 @@ from files.results import MODES, REGIMES
 from files.study_record import Plan
 from report.evidence import LEVEL, ROUNDING, corrected
 from report.judged import MEASURES, GroupVerdict, Measure, TicketRow, Verdict
-from report.power import ENOUGH_TO_START, Missing, missing
+from report.power import ENOUGH_TO_START, Missing, fewest, missing
 from report.words import RISK
+
+COST = {"std": 1, "adv": 5}  # of a run; AT takes about five times as long
 
 
 @dataclass(frozen=True)
@@ -28,27 +30,35 @@ class Wanted:
     cannot: tuple[str, ...] = ()
 
     @property
-    def cost(self) -> tuple[int, int, int]:
-        """To sort by: AT takes several times as long as ST."""
-        return len(self.cannot), self.seeds["adv"], self.seeds["std"]
+    def cost(self) -> tuple[int, int]:
+        """To sort by: runs of ST, or as many as take as long."""
+        return len(self.cannot), sum(COST[mode] * self.runs_of(mode) for mode in MODES)
 
     @property
     def runs(self) -> int:
         """How many runs that is, of the ticket and the dense network, without those there are."""
-        return sum(
-            len(set(self.numbers(mode)) - _seeds([row], [mode]))
-            for mode in MODES
-            for row in (self.group.dense, self.row)
-        )
+        return sum(self.runs_of(mode) for mode in MODES)
+
+    def runs_of(self, mode: str) -> int:
+        sides = _sides(self.group, self.row, mode)
+        return sum(len(set(self.numbers(mode)) - side) for side in sides)
 
     def numbers(self, mode: str) -> list[int]:
-        """Seeds to run next: the group's that one side lacks, planned ones, then new ones."""
-        rows = self.group.dense, self.row
-        both = _seeds(rows[:1], [mode]) & _seeds(rows[1:], [mode])
-        known = [*sorted(_seeds(self.group.all_rows)), *self.group.planned_seeds]
-        fresh = range(max(known) + 1, max(known) + 1 + self.seeds[mode])
-        order = [seed for seed in dict.fromkeys([*known, *fresh]) if seed not in both]
-        return order[: self.seeds[mode]]
+        return _numbers(self.group, self.row, mode, self.seeds[mode])
+
+
+def _sides(group: GroupVerdict, row: TicketRow, mode: str) -> tuple[set[int], set[int]]:
+    """The seeds of the ticket and of the dense network under a regime."""
+    return _seeds([row], [mode]), _seeds([group.dense], [mode])
+
+
+def _numbers(group: GroupVerdict, row: TicketRow, mode: str, count: int) -> list[int]:
+    """Seeds to run next: the group's that one side lacks, planned ones, then new ones."""
+    ticket, dense = _sides(group, row, mode)
+    known = [*sorted(_seeds(group.all_rows)), *group.planned_seeds]
+    fresh = range(max(known) + 1, max(known) + 1 + count)
+    order = [seed for seed in dict.fromkeys([*known, *fresh]) if seed not in ticket & dense]
+    return order[:count]
 
 
 def wanted(verdict: Verdict) -> list[Wanted]:
@@ -64,16 +74,21 @@ def wanted(verdict: Verdict) -> list[Wanted]:
 
 def _wanted(group: GroupVerdict, row: TicketRow) -> Wanted:
     losing = [measure for measure in MEASURES if _losing(group, row, measure)]
-    if losing:  # one of these is enough
-        level = corrected(len(MEASURES))
-        each = [min(((m, _missing(group, row, m, level)) for m in losing), key=_dearness)]
-    else:
-        each = [(measure, _missing(group, row, measure)) for measure in MEASURES]
+    if not losing:
+        return _decided_by(group, row, {m: _missing(group, row, m) for m in MEASURES})
+    level = corrected(len(MEASURES))  # and one of these is enough
+    each = [_decided_by(group, row, {m: _missing(group, row, m, level)}) for m in losing]
+    return min(each, key=lambda lack: lack.cost)
+
+
+def _decided_by(group: GroupVerdict, row: TicketRow, lacking: Mapping[Measure, Missing]) -> Wanted:
+    """What all of these measures need together."""
     seeds = {
-        mode: max((n.seeds or 0 for m, n in each if m.mode == mode), default=0) for mode in MODES
+        mode: max((lack.seeds or 0 for m, lack in lacking.items() if m.mode == mode), default=0)
+        for mode in MODES
     }
-    cannot = tuple(f"{m.title}: {lack}" for m, lack in each if lack.seeds is None)
-    return Wanted(group, row, seeds, any(lack.at_least for _, lack in each), cannot)
+    cannot = tuple(f"{m.title}: {lack}" for m, lack in lacking.items() if lack.seeds is None)
+    return Wanted(group, row, seeds, any(lack.at_least for lack in lacking.values()), cannot)
 
 
 def _losing(group: GroupVerdict, row: TicketRow, measure: Measure) -> bool:
@@ -82,18 +97,19 @@ def _losing(group: GroupVerdict, row: TicketRow, measure: Measure) -> bool:
     return found is not None and margin is not None and found.mean < -margin - ROUNDING
 
 
-def _dearness(one: tuple[Measure, Missing]) -> tuple[bool, bool, int]:
-    measure, lack = one
-    return lack.seeds is None, measure.mode == "adv", lack.seeds or 0
-
-
 def _missing(
     group: GroupVerdict, row: TicketRow, measure: Measure, level: float = LEVEL
 ) -> Missing:
     found, margin = row.differences[measure.name], group.margins[measure.name]
+
+    def seeds_after(further: int) -> list[int]:
+        numbers = _numbers(group, row, measure.mode, further)
+        return [len(side.union(numbers)) for side in _sides(group, row, measure.mode)]
+
     if found is None or margin is None:  # not measured at all
-        return Missing(max(ENOUGH_TO_START, len(_seeds(group.all_rows))), at_least=True)
-    return missing(found, margin, level)
+        wanted = max(ENOUGH_TO_START, len(_seeds(group.all_rows)))
+        return Missing(fewest(wanted, seeds_after), at_least=True)
+    return missing(found, margin, level, seeds_after)
 
 
 # --- in words -------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -40,8 +41,19 @@ class Missing:
         return "no number of seeds: the difference is too near to the margin"
 
 
-def missing(difference: Difference, margin: float, level: float = LEVEL) -> Missing:
-    """What would decide a ticket at today's mean and spread; see docs/verdict.md."""
+def missing(
+    difference: Difference,
+    margin: float,
+    level: float = LEVEL,
+    seeds_after: Callable[[int], Sequence[int]] | None = None,
+) -> Missing:
+    """What would decide a ticket at today's mean and spread; see docs/verdict.md.
+
+    seeds_after: how many seeds each set of runs has after so many further ones, the ticket's before
+    the dense network's; without it each gets them all.
+    """
+    sets = [term.seeds for term in difference.seed_terms] or [difference.seeds]
+    seeds_after = seeds_after or (lambda further: [seeds + further for seeds in sets])
     if difference.kind == "unlike":
         return Missing(None, anew="the recipe or attack is not the dense network's")
     if difference.images is None:
@@ -51,11 +63,11 @@ def missing(difference: Difference, margin: float, level: float = LEVEL) -> Miss
     if difference.images == 1:
         return Missing(None, images=2)
     if difference.seeds < ENOUGH_TO_START and not difference.seed_terms:
-        return Missing(ENOUGH_TO_START - difference.seeds, at_least=True)
+        return Missing(fewest(ENOUGH_TO_START, seeds_after), at_least=True)
     gap = abs(difference.mean + margin)
 
     def decides(further: int) -> bool:
-        half = with_further(difference, further).half_width(level)
+        half = with_seeds(difference, seeds_after(further)).half_width(level)
         return half is not None and half <= gap - ROUNDING
 
     further = bisect.bisect_left(range(MOST + 1), True, key=decides)
@@ -65,16 +77,18 @@ def missing(difference: Difference, margin: float, level: float = LEVEL) -> Miss
     return Missing(None, images=images if images > difference.images else None)
 
 
-def with_further(difference: Difference, further: int) -> Difference:
-    """The same difference with more seeds in each set of runs, at today's spread of one run."""
+def fewest(wanted: int, seeds_after: Callable[[int], Sequence[int]]) -> int:
+    """The fewest further seeds after which no set of runs has less than those `wanted`."""
+    return bisect.bisect_left(range(2 * wanted), wanted, key=lambda k: min(seeds_after(k)))
+
+
+def with_seeds(difference: Difference, counts: Sequence[int]) -> Difference:
+    """The same difference with so many seeds in each set of runs, at today's spread of one run."""
     terms = tuple(
-        term._replace(
-            variance=term.variance * term.seeds / (term.seeds + further),
-            seeds=term.seeds + further,
-        )
-        for term in difference.seed_terms
+        term._replace(variance=term.variance * term.seeds / count, seeds=count)
+        for term, count in zip(difference.seed_terms, counts, strict=False)
     )
-    return dataclasses.replace(difference, seed_terms=terms, seeds=difference.seeds + further)
+    return dataclasses.replace(difference, seed_terms=terms, seeds=min(counts))
 
 
 def _images_needed(difference: Difference, images: int, gap: float, level: float) -> int:

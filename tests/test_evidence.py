@@ -25,7 +25,7 @@ from report.evidence import (
     paired_difference,
     sparsest_with_evidence,
 )
-from report.power import missing, with_further
+from report.power import missing, with_seeds
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -349,7 +349,7 @@ def test_a_loss_takes_the_seeds_that_its_correction_for_three_asks_for(mean):
 
     def after(further):
         return double_win_evidence(
-            {"st_sa": good, "at_sa": good, "at_ra": with_further(today, further)},
+            {"st_sa": good, "at_sa": good, "at_ra": with_seeds(today, [3 + further])},
             dict.fromkeys(("st_sa", "at_sa", "at_ra"), 1.0),
         )
 

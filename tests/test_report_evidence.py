@@ -19,7 +19,8 @@ from report.difference_figure import difference_figure
 from report.drawing import styles
 from report.figures import accuracy_figure
 from report.page_evidence import contrast_table
-from report.plan import plan_text
+from report.plan import plan_text, wanted
+from report.power import with_seeds
 from report.verdict import judge
 from report.words import conclusion, evidence_rule, look, not_compared
 from report.write import judge_runs
@@ -806,6 +807,45 @@ def test_one_measure_that_is_lost_is_enough_to_wait_for(tmp_path):
         write_ticket(tmp_path, 1, st=1790, robust=robust, seeds=(seed,))
     told = plan_text(verdict_of(tmp_path, 0.5))
     assert "imp state 1: further seeds, ticket and dense: 4 of AT (8 runs)" in told
+
+
+@pytest.mark.parametrize(
+    ("st", "robust", "told"),
+    [
+        # ST a tenth of a point beyond the margin, which takes hundreds of runs; RA far beyond it.
+        ((1780, 1778, 1776), (728, 742, 756), "1 of AT (2 runs)"),
+        # 14 runs of ST take less than 4 of AT.
+        ((1751, 1763, 1775), (726, 742, 758), "7 of ST (14 runs)"),
+    ],
+)
+def test_of_two_measures_that_are_lost_the_one_of_less_time_is_waited_for(
+    tmp_path, st, robust, told
+):
+    study(tmp_path, {0: ()})
+    for seed in (1, 2, 3):
+        write_ticket(tmp_path, 1, st=st[seed - 1], robust=robust[seed - 1], seeds=(seed,))
+    lines = plan_text(verdict_of(tmp_path, 1))
+    assert f"imp state 1: further seeds, ticket and dense: {told}" in lines
+
+
+def test_further_seeds_that_only_one_side_gains_are_counted_for_that_side_alone(tmp_path):
+    for seed, correct in ((1, 1795), (2, 1800), (3, 1805)):
+        write_ticket(tmp_path, 0, correct, seeds=(seed,))
+    for seed, correct in ((4, 1790), (5, 1795), (6, 1800)):
+        write_ticket(tmp_path, 1, correct, seeds=(seed,))
+    verdict = verdict_of(tmp_path, 0.75)
+    row = only(verdict).rows[0]
+    (lack,) = wanted(verdict)
+    further = lack.seeds["std"]
+    assert lack.numbers("std")[:6] == [1, 2, 3, 4, 5, 6][:further]
+    gap = row.differences["st_sa"].mean + 0.75
+
+    def half_width(further):
+        new = [1, 2, 3, 4, 5, 6, 7, 8, 9][:further]  # known ones that one side lacks come first
+        counts = [len({4, 5, 6}.union(new)), len({1, 2, 3}.union(new))]
+        return with_seeds(row.differences["st_sa"], counts).half_width()
+
+    assert half_width(further) <= gap < half_width(further - 1)
 
 
 def test_seeds_that_one_side_has_come_before_new_ones_and_fewer_runs_before_more(tmp_path):

@@ -120,8 +120,8 @@ class StudyRecord:
             return None
         if fixed is None:
             return (
-                f"evidence_margin was set to {latest:g} after the first results, so it is not "
-                "fixed beforehand; the rule's tolerance counts"
+                f"evidence_margin was set to {latest:g} when the study had results, so it does not "
+                "count as fixed beforehand; the rule's tolerance counts"
             )
         how = "taken out" if latest is None else f"changed to {latest:g}"
         return f"evidence_margin was {how} after the first results; {fixed:g} counts"

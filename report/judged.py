@@ -160,7 +160,8 @@ class GroupVerdict:
     @property
     def modes(self) -> tuple[str, ...]:
         """The regimes that were to be run: those that its study does not leave out."""
-        plans = self.study.of(self.group) if self.study else ()
+        study, group = self.study, self.group
+        plans = (*study.beforehand(group), *study.latest(group)) if study else ()
         planned = [m for m in MODES if any(plan.runs(self.group.dataset, m) for plan in plans)]
         return tuple(planned or MODES)
 
@@ -218,7 +219,7 @@ class GroupVerdict:
     def chain(self) -> tuple[TicketRow, ...]:
         """The tickets of IMP that were planned, from the densest to the first that has not run."""
         end = min(self.not_run, default=math.inf)
-        rows = (row for row in self.found if row.state not in self.unplanned)
+        rows = (row for row in self.found if row not in self.unplanned)
         return tuple(takewhile(lambda row: row.state is None or row.state < end, rows))
 
     @property
@@ -231,10 +232,11 @@ class GroupVerdict:
         return sparsest_with_evidence([(row, row.double_win_evidence) for row in self.chain])
 
     @property
-    def unplanned(self) -> frozenset[int]:
-        """The states that IMP's tickets have and the study did not plan beforehand."""
-        states = frozenset(row.state for row in self.found if row.state is not None)
-        return states - self.planned if self.planned else frozenset()
+    def unplanned(self) -> tuple[TicketRow, ...]:
+        """IMP's tickets whose states the study did not plan beforehand, or are not known."""
+        if self.seeds is None:
+            return ()
+        return tuple(row for row in self.found if row.state not in self.planned)
 
     @property
     def by_chance(self) -> bool:

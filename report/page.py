@@ -122,7 +122,8 @@ def _sentence(group: GroupVerdict, margins_differ: bool) -> str:
             parts.append(f"<small>{text(f'{measure.title}{own} {need}')}</small>")
     warned = dict.fromkeys(line for row in group.all_rows for line in row.warnings)
     if group.rows and not group.error:
-        margin = f"{evidence_rule(group)}. ".capitalize() if margins_differ else ""
+        rule = evidence_rule(group)
+        margin = f"{rule[:1].upper()}{rule[1:]}. " if margins_differ else ""
         parts.append(f"<small>{text(f'{margin}{look(group)}')}</small>")
     for said in filter(None, (not_enough(group), not_compared(group))):
         parts.append(f"<small>{text(said)}</small>")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from errors import InputError
 from files import names
 from files.results import IMP, MODES, TICKETS, Group
 from files.study_record import Plan, StudyRecord, latest_of
+from report.groups import FOLDER
 from report.judged import GroupVerdict
 
 
@@ -49,22 +51,29 @@ def _states(plans: Iterable[Plan], kind: str) -> frozenset[int]:
 
 
 def never_run(groups: Iterable[GroupVerdict], records: Iterable[StudyRecord]) -> list[str]:
-    """Name the groups that studies plan and of which there is no run, a line each."""
-    there = {
-        (group.group.pretraining, group.group.dataset, f"{group.group.data_number:g}")
-        for group in groups
-    }
-    wanted = {
-        (pretraining, dataset, f"{share:g}"): str(Group(pretraining, dataset, share))
-        for record in records
-        for plan in latest_of(record.plans)
-        for pretraining in plan.pretrainings
-        for dataset in plan.datasets
-        for share in plan.data_numbers
-        if any(plan.runs(dataset, mode) for mode in MODES)
-    }
-    return [f"{group}: planned, and nothing has run" for key, group in wanted.items()
-            if key not in there]  # fmt: skip
+    """Name the groups that studies plan and of which there is no run, a line each.
+
+    Runs count wherever they lie, but for those of class folders: another study's are of other data.
+    """
+    groups = list(groups)
+    lines = []
+    for record in records:
+        there = {
+            _key(group.group.pretraining, group.group.dataset, group.group.data_number)
+            for group in groups
+            if group.group.dataset != FOLDER or _is_of(group, record)
+        }
+        lines += [
+            f"{Group(*key)}: planned in {record.folder}, and nothing has run"
+            for plan in latest_of(record.plans)
+            for key in itertools.product(plan.pretrainings, plan.datasets, plan.data_numbers)
+            if _key(*key) not in there and any(plan.runs(key[1], mode) for mode in MODES)
+        ]
+    return list(dict.fromkeys(lines))
+
+
+def _key(pretraining: str, dataset: str, share: float) -> tuple[str, str, str]:
+    return pretraining, dataset, f"{share:g}"
 
 
 def fixed_margins(

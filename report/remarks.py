@@ -48,12 +48,12 @@ def of_tickets(groups: Iterable[GroupVerdict]) -> list[str]:
 
 
 def unplanned(groups: Iterable[GroupVerdict]) -> list[str]:
-    """Name the states that no study planned before it had results."""
+    """Name the tickets whose states no study planned before it had results."""
     return [
-        f"{group.group}: state {state} was not planned beforehand, so it is no part of the chain "
-        "of double wins with evidence"
+        f"{group.group}: {row.name} was not planned beforehand, so it is no part of the chain of "
+        "double wins with evidence"
         for group in groups
-        for state in sorted(group.unplanned)
+        for row in group.unplanned
     ]
 
 
@@ -66,7 +66,9 @@ def uneven(groups: Iterable[GroupVerdict]) -> list[str]:
         found = dict.fromkeys(
             row.name
             for row, measure in itertools.product(group.rows, MEASURES)
-            if (own := _seeds(row, measure)) and own != _seeds(group.dense, measure)
+            if (own := _seeds(row, measure))
+            and (dense := _seeds(group.dense, measure))
+            and own != dense
         )
         if found:
             names = [*found]

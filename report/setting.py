@@ -15,8 +15,9 @@ ATTACK, TRAINING_ATTACK = "attack", "training_attack"
 WORDS = {
     "network": "network", "input_size": "side of the input in pixels", "classes": "classes",
     "test_images": "test images", "test_split": "fingerprint of the test images",
-    "training_data": "training data", "epochs": "epochs", ATTACK: "RA by",
-    TRAINING_ATTACK: "AT by", "code": "version of the code", "packages": "packages",
+    "training_data": "training data", "st_epochs": "epochs of ST", "at_epochs": "epochs of AT",
+    ATTACK: "RA by", TRAINING_ATTACK: "AT by", "code": "version of the code",
+    "packages": "packages",
 }  # fmt: skip
 
 
@@ -46,7 +47,7 @@ def _told(
         yield "test_images", len(one.bits)
     yield "test_split", run.group.test_split
     yield "training_data", flags.get("data_content")
-    yield "epochs", flags.get("epochs")
+    yield "at_epochs" if run.mode == "adv" else "st_epochs", flags.get("epochs")
     if run.mode == "adv":
         of_outcomes = tested["at_ra"].attack if "at_ra" in tested else None
         yield ATTACK, of_outcomes or run.attack or _pgd(flags, "test")

@@ -309,6 +309,34 @@ def test_a_state_that_was_not_planned_is_no_part_of_the_chain_and_is_told_of(tmp
     assert "state 3 was not planned beforehand" in line
 
 
+@pytest.mark.parametrize("first", [{"states": []}, {"states": [1], "tickets": ("omp",)}])
+def test_a_study_that_planned_no_ticket_of_imp_has_no_chain_of_those_that_came_later(
+    tmp_path, first
+):
+    plan(tmp_path, seeds=[1, 2, 3], **first)
+    study(tmp_path, {0: ()})
+    plan(tmp_path, [1, 2], [1, 2, 3])
+    study(tmp_path, {1: (), 2: ()})
+    verdict = verdict_of(tmp_path)
+    assert [row.double_win_evidence for row in only(verdict).rows] == [True, True]
+    assert only(verdict).sparsest_evidence is None
+    assert [line.partition(": ")[2][:11] for line in verdict.warnings] == [
+        "imp state 1",
+        "imp state 2",
+    ]
+
+
+def test_a_ticket_whose_state_is_not_known_is_no_part_of_a_planned_chain(tmp_path):
+    plan(tmp_path, [1], [1, 2, 3])
+    study(tmp_path, {0: (), 1: ()})
+    write_ticket(tmp_path / "foreign", 2, density=0.3)
+    for file in tmp_path.glob("foreign/**/results.json"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "state": None}))
+    verdict = verdict_of(tmp_path)
+    assert only(verdict).sparsest_evidence.state == 1
+    assert "imp density 0.3 was not planned beforehand" in verdict.warnings[0]
+
+
 def test_baselines_have_no_chain(tmp_path):
     study(tmp_path, {0: (), 1: ()}, ticket="imp")
     write_ticket(tmp_path / "b", 5, ticket="omp")
@@ -422,7 +450,7 @@ def test_the_margin_is_the_one_that_the_studys_file_has_fixed_beforehand(tmp_pat
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
-        (None, 2.5, "evidence_margin was set to 2.5 after the first results, so it is not fixed"),
+        (None, 2.5, "evidence_margin was set to 2.5 when the study had results, so it does not"),
         (1.0, 2.5, "evidence_margin was changed to 2.5 after the first results; 1 counts"),
         (1.0, None, "evidence_margin was taken out after the first results; 1 counts"),
     ],
@@ -439,7 +467,7 @@ def test_a_margin_that_was_changed_after_a_look_does_not_count_and_is_told_of(
     plan(tmp_path, [1], (1, 2, 3), evidence_margin=3.0)  # and once more
     found, (line,) = margins(tmp_path)
     assert found == {"cifar10": before}
-    assert " to 3 after the first results" in line
+    assert " to 3 " in line
     verdict = verdict_of(tmp_path)  # --evidence_margin settles it
     assert verdict.evidence_margin == 0.5
     assert len(verdict.warnings) == (before is not None)  # that it takes the place of the fixed one
@@ -470,6 +498,18 @@ def test_a_group_that_is_planned_later_has_the_margin_of_its_own_first_plan(tmp_
     html = (tmp_path / "report" / "report.html").read_text()
     assert "by a margin, which differs and is told below," in html
     assert "Margin in points: 2 (fixed by the study, not estimated). The number of seeds" in html
+
+
+def test_the_page_names_measures_as_they_are_where_margins_differ(tmp_path):
+    plan(tmp_path / "a", [1], (1, 2, 3), evidence_margin=2.0)
+    study(tmp_path / "a", {0: (), 1: ()})
+    study(tmp_path / "b", {0: (), 1: ()}, dataset="svhn")
+    for seed in (2, 3):
+        shutil.rmtree(tmp_path / "b" / "adv" / f"0-{seed}" / "std")
+    assert main([str(tmp_path)]) == 0
+    html = (tmp_path / "report" / "report.html").read_text()
+    assert "Margin in points: 2 (fixed by the study" in html
+    assert "Margin in points: the rule\u2019s tolerance (SA under ST: one dense seed" in html
 
 
 def test_the_same_plan_under_another_path_is_no_change(tmp_path):
@@ -624,7 +664,7 @@ def test_what_a_study_plans_and_nobody_ran_is_missing(tmp_path):
     study(tmp_path, {0: (), 1: ()})
     here = "adv, cifar10, 100 % of the data:"
     assert verdict_of(tmp_path).missing == (
-        "std, cifar10, 100 % of the data: planned, and nothing has run",
+        f"std, cifar10, 100 % of the data: planned in {tmp_path}, and nothing has run",
         f"{here} imp states 2, 4: planned, and nothing has run",
         f"{here} random states 1, 2, 4: planned, and nothing has run",
         *(f"{here} {row}, {mode}, seed 4" for row in ("dense", "imp state 1")
@@ -640,6 +680,35 @@ def test_a_regime_that_a_study_leaves_out_is_not_missing(tmp_path):
     verdict = verdict_of(tmp_path)
     assert verdict.missing == ()
     assert "some tickets are open (the study leaves AT out)" in conclusion(only(verdict))
+
+
+def test_a_regime_that_is_left_out_before_the_first_result_is_not_missing_either(tmp_path):
+    for regimes in ((("cifar10", "std"), ("cifar10", "adv")), (("cifar10", "std"),)):
+        plan(tmp_path, [1], [1, 2, 3], regimes=regimes)
+    study(tmp_path, {0: (), 1: ()})
+    for folder in tmp_path.glob("adv/*/adv"):
+        shutil.rmtree(folder)
+    assert (verdict_of(tmp_path).missing, only(verdict_of(tmp_path)).look) == ((), "fixed")
+
+
+def test_a_regime_that_is_left_out_after_a_look_stays_awaited(tmp_path):
+    plan(tmp_path, [1], [1, 2, 3])
+    study(tmp_path, {0: (), 1: ()})
+    shutil.rmtree(tmp_path / "adv" / "1-3" / "adv")
+    plan(tmp_path, [1], [1, 2, 3], regimes=(("cifar10", "std"),))
+    assert only(verdict_of(tmp_path)).look == "interim"
+
+
+def test_class_folders_of_which_nothing_has_run_are_missing_though_another_studys_have(tmp_path):
+    for name in ("a", "b"):
+        plan(tmp_path / name, [1], [1, 2, 3], datasets=("folder",))
+    study(tmp_path / "a", {0: (), 1: ()}, dataset="folder")
+    told = f"adv, folder, 100 % of the data: planned in {tmp_path}/b, and nothing has run"
+    assert verdict_of(tmp_path).missing == (told,)
+    plan(tmp_path / "c", [1], [1, 2, 3], datasets=("cifar10",))
+    plan(tmp_path / "d", [1], [1, 2, 3], datasets=("cifar10",))
+    study(tmp_path / "c", {0: (), 1: ()})  # a grid that two folders share
+    assert verdict_of(tmp_path).missing == (told,)
 
 
 @pytest.mark.parametrize(("of_the_plan", "look"), [("std", "fixed"), (None, "interim")])

@@ -36,7 +36,8 @@ def test_the_setting_is_told_in_words_and_in_verdict_json(tmp_path):
     (setting,) = verdict.settings
     assert setting_lines(setting) == [
         "network: resnet18", "side of the input in pixels: 32", "classes: 2", "test images: 500",
-        f"fingerprint of the test images: {SPLIT}", "training data: 9 images", "epochs: 12",
+        f"fingerprint of the test images: {SPLIT}", "training data: 9 images",
+        "epochs of ST: 12", "epochs of AT: 12",
         f"RA by: {PGD}", "AT by: Linf PGD-10, eps 8/255, step size 2/255, random start",
         "version of the code: abc", "packages: torch 2.1",
     ]  # fmt: skip

@@ -40,7 +40,7 @@ ALWAYS = ("png", "svg")  # formats of every figure
 ON_REQUEST = ("pdf",)
 MOST_TICKS = 6  # steps between the labels of sparsity
 APART = 0.3  # of a state, between two tickets of one
-LOOKS = {
+LOOKS_IN_TITLES = {
     "interim": WAITING,
     "sequential": "seeds were added to those planned",
 }
@@ -159,7 +159,7 @@ def headline(groups: Sequence[GroupVerdict], rows: Iterable[TicketRow]) -> str:
     least, most = min(counts, default=0), max(counts, default=0)
     seeds = f"{least}" if least == most else f"{least}–{most}"
     told = [f"{seeds} seed{'' if most == 1 else 's'}"]
-    for look, meaning in LOOKS.items():
+    for look, meaning in LOOKS_IN_TITLES.items():
         names = [group.group.name for group in groups if group.look == look]
         which = "" if len(names) == len(groups) else f" ({plain(', '.join(names), 24)})"
         told += [f"{look}{which}: {meaning}"] if names else []

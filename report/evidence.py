@@ -121,6 +121,11 @@ class Compared(Generic[T]):
     def arms(self) -> tuple[Mapping[int, T], Mapping[int, T]]:
         return self.dense, self.ticket
 
+    @property
+    def paired(self) -> bool:
+        """Whether each run of the one has its partner of the same seed in the other."""
+        return self.dense.keys() == self.ticket.keys()
+
 
 def paired_difference(
     dense: Mapping[int, BoolArray], ticket: Mapping[int, BoolArray]
@@ -165,7 +170,7 @@ def _arms(compared: Compared[BoolArray]) -> list[NDArray[np.float64]]:
     """Independent sets of runs, each (seeds, images) in points, whose means add up to the mean."""
     dense, ticket = (_matrix(runs) for runs in compared.arms)
     _check_images(dense, ticket)
-    return [ticket - dense] if compared.dense.keys() == compared.ticket.keys() else [ticket, -dense]
+    return [ticket - dense] if compared.paired else [ticket, -dense]
 
 
 def _matrix(runs: Mapping[int, BoolArray]) -> NDArray[np.float64]:
@@ -182,8 +187,7 @@ def _check_images(*arms: NDArray[np.float64]) -> None:
 
 
 def _kind(sides: Sequence[Compared[T]]) -> Kind:
-    paired = all(side.dense.keys() == side.ticket.keys() for side in sides)
-    return "paired" if paired else "unpaired"
+    return "paired" if all(side.paired for side in sides) else "unpaired"
 
 
 def _crossed(arms: Sequence[NDArray[np.float64]], kind: Kind) -> Difference:
@@ -236,7 +240,7 @@ def contrast_of_accuracies(a: Compared[float], b: Compared[float]) -> Difference
 
 def _accuracy_arms(compared: Compared[float]) -> list[NDArray[np.float64]]:
     dense, ticket = (np.array([runs[seed] for seed in sorted(runs)]) for runs in compared.arms)
-    return [ticket - dense] if compared.dense.keys() == compared.ticket.keys() else [ticket, -dense]
+    return [ticket - dense] if compared.paired else [ticket, -dense]
 
 
 def _from_seeds(arms: Sequence[NDArray[np.float64]]) -> Difference:

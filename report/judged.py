@@ -58,9 +58,6 @@ class Stat(NamedTuple):
     std: float | None
     n: int
 
-    def __str__(self) -> str:
-        return f"{self.mean:.2f}" + ("" if self.std is None else f" ± {self.std:.2f}")
-
 
 @dataclass(frozen=True)
 class TicketRow:

@@ -157,6 +157,7 @@ def try_study(words: list[str], folder: Path) -> None:
     if "--help" in words:
         assert bash(words, sys.executable, folder)
         return
+    words = [word for word in words if word not in ("--dry_run", "--time_it")]
     listed = bash([*words, "--list"], sys.executable, folder).splitlines()
     assert listed
     for line in listed:

@@ -24,6 +24,7 @@ from files.atomic import sha256_of
 from files.checkpoints import load_checkpoint
 from files.class_names import class_names_in
 from files.fingerprints import weights_sha256
+from files.run_args import args_if_readable
 from files.tickets import Ticket
 from input_pipeline.loader import Loader
 from models import (
@@ -88,20 +89,8 @@ def target_network(
     else:
         warnings.add(f"no --init: starting from random weights (seed {args.seed})")
     if ticket is not None:
-        _compare_weights(args, ticket, warnings)
         apply_ticket(model, ticket, warnings)
     return _placed(model, args, execution), sha256
-
-
-def _compare_weights(args: argparse.Namespace, ticket: Ticket, warnings: Warnings) -> None:
-    """Warn of a ticket that another search found than the one whose initial weights are given."""
-    init = Path(args.init or "")
-    known = ticket.init_sha256 is not None and init.name == names.INIT and not args.reinit
-    if known and sha256_of(init) != ticket.init_sha256:
-        warnings.add(
-            f"--tickets_file {args.tickets_file}: belongs to other initial weights than {init}: it "
-            "was found in another search"
-        )
 
 
 def apply_ticket(model: nn.Module, ticket: Ticket, warnings: Warnings) -> None:
@@ -212,7 +201,31 @@ def _load_for_transfer(
             f"--init {args.init}: is pruned to {density:.2f} %, but its masks are not used and the "
             f"dense network is trained; for its ticket add --tickets_file {args.init}"
         )
-    return trunk_sha256(model, loaded)
+    sha256 = trunk_sha256(model, loaded)
+    if ticket is not None and not loaded.fresh_stem:
+        _compare_weights(args, ticket, sha256, warnings)
+    return sha256
+
+
+def _compare_weights(
+    args: argparse.Namespace, ticket: Ticket, sha256: str, warnings: Warnings
+) -> None:
+    """Warn of a ticket that was found from other initial weights than --init, whose hash is given.
+
+    That is another file than the ticket names, if it is called as those are. Any other holds the
+    same weights if the ticket's search began with them, as its folder says, and did not train them
+    before the first prune.
+    """
+    path = init_file(args)
+    if ticket.init_sha256 in (None, sha256_of(path)):
+        return
+    search = args_if_readable(Path(args.tickets_file).parent)
+    began_with, trained = search.get("init_sha256"), search.get("pretrain_epochs") not in (None, 0)
+    if path.name == names.INIT or trained or began_with not in (None, sha256):
+        warnings.add(
+            f"--tickets_file {args.tickets_file}: belongs to other initial weights than {path}; "
+            f"those of its search are in the {names.INIT} that lay beside it"
+        )
 
 
 def _sha256_without_use(

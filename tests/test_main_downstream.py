@@ -657,10 +657,40 @@ def test_a_ticket_of_another_search_is_told_of(data, imp, tmp_path):
     assert warnings == [
         [],
         [
-            f"--tickets_file {ticket}: belongs to other initial weights than {other}: it was found "
-            "in another search"
+            f"--tickets_file {ticket}: belongs to other initial weights than {other}; those of its "
+            "search are in the init.pth.tar that lay beside it"
         ],
     ]
+
+
+def test_a_ticket_goes_with_the_file_that_its_search_began_with_and_no_other(data, tmp_path):
+    for number in (1, 2):
+        model = build_model("resnet20s", 3, (0.5,) * 3, (0.2,) * 3, "cifar", 4)
+        save_checkpoint(tmp_path / f"{number}.pth.tar", {"state_dict": model.state_dict()})
+    search = ["--mode", "std", "--epochs", "1", "--prune_epoch", "1", "--lr", "0.01"]
+    begun = {
+        "plain": [],
+        "trained": ["--pretrain_epochs", "1"],
+    }
+    for name, more in begun.items():
+        run_imp(data, tmp_path / name, *search, *more, "--init", str(tmp_path / "1.pth.tar"))
+    told = {}
+    for search_of, init in (
+        ("plain", "1.pth.tar"), ("plain", "2.pth.tar"), ("plain", "plain/init.pth.tar"),
+        ("trained", "1.pth.tar"), ("trained", "trained/init.pth.tar"),
+        ("trained", "plain/init.pth.tar"),
+    ):  # fmt: skip
+        ticket = tmp_path / search_of / "1-ticket.safetensors"
+        save_dir = tmp_path / f"{search_of} {init.replace('/', ' ')}"
+        flags = ["--init", str(tmp_path / init), "--tickets_file", str(ticket)]
+        run_transfer(data, save_dir, "--mode", "std", "--epochs", "1", *flags)
+        lines = read_json(save_dir / "results.json")["warnings"]
+        told[search_of, init] = any("belongs to other initial weights" in line for line in lines)
+    assert told == {
+        ("plain", "1.pth.tar"): False, ("plain", "2.pth.tar"): True,
+        ("plain", "plain/init.pth.tar"): False, ("trained", "1.pth.tar"): True,
+        ("trained", "trained/init.pth.tar"): False, ("trained", "plain/init.pth.tar"): True,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["omp", "imp"])

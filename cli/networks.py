@@ -24,6 +24,7 @@ from files.atomic import sha256_of
 from files.checkpoints import load_checkpoint
 from files.class_names import class_names_in
 from files.fingerprints import weights_sha256
+from files.results import IMP
 from files.run_args import args_if_readable
 from files.tickets import Ticket
 from input_pipeline.loader import Loader
@@ -34,6 +35,7 @@ from models import (
     classifier,
     compile_passes,
     fit_masks,
+    is_arch,
     load_pretrained,
     synchronised,
     weights_file,
@@ -83,6 +85,11 @@ def target_network(
     model, sha256 = _fresh_network(args, classes, args.dataset), None
     if args.reinit:
         say(f"re-initialised weights (seed {args.seed}); --init is not used")
+        if ticket is not None and ticket.kind != IMP:
+            warnings.add(
+                f"--tickets_file {args.tickets_file}: of kind {ticket.kind}, and with --reinit it "
+                "counts as reinit, which is the control of IMP's tickets"
+            )
         sha256 = _sha256_without_use(model, args, warnings) if args.init else None
     elif args.init:
         sha256 = _load_for_transfer(model, args, ticket, warnings)
@@ -95,6 +102,7 @@ def target_network(
 
 def apply_ticket(model: nn.Module, ticket: Ticket, warnings: Warnings) -> None:
     masks = fit_masks(model, ticket.masks)
+    _compare_arch(model, ticket, len(masks), warnings)
     for note in (*ticket.notes, *pruning.apply_masks(model, masks)):
         warnings.add(f"ticket: {note}")
     if ticket.state is None:
@@ -103,6 +111,19 @@ def apply_ticket(model: nn.Module, ticket: Ticket, warnings: Warnings) -> None:
             "ticket: the file does not say how often its weights were pruned; by its density it "
             f"counts as state {state} of --rate 0.2"
         )
+
+
+def _compare_arch(model: nn.Module, ticket: Ticket, masks: int, warnings: Warnings) -> None:
+    """Warn of a ticket of another network; refuse one that knows a part of this network only."""
+    own, convolutions = str(getattr(model, "arch", "")), len([*pruning.convolutions(model)])
+    if ticket.arch in (None, own, own.removeprefix("timm:")):
+        return
+    if masks < convolutions and is_arch(ticket.arch):
+        raise InputError(
+            f"the ticket is one of {ticket.arch}: it has masks for {masks} of the {convolutions} "
+            f"convolutions of {own}; give -a {ticket.arch}"
+        )
+    warnings.add(f"ticket: the file says it is of {ticket.arch}; its masks are put on {own}")
 
 
 def _fresh_network(args: argparse.Namespace, classes: int, dataset: str) -> nn.Module:
@@ -203,28 +224,33 @@ def _load_for_transfer(
         )
     sha256 = trunk_sha256(model, loaded)
     if ticket is not None and not loaded.fresh_stem:
-        _compare_weights(args, ticket, sha256, warnings)
+        _compare_weights(args, ticket, model, sha256, warnings)
     return sha256
 
 
 def _compare_weights(
-    args: argparse.Namespace, ticket: Ticket, sha256: str, warnings: Warnings
+    args: argparse.Namespace, ticket: Ticket, model: nn.Module, sha256: str, warnings: Warnings
 ) -> None:
-    """Warn of a ticket that was found from other initial weights than --init, whose hash is given.
+    """Warn of a ticket that was found from other initial weights than --init, loaded into `model`.
 
     That is another file than the ticket names, if it is called as those are. Any other holds the
     same weights if the ticket's search began with them, as its folder says, and did not train them
-    before the first prune.
+    before the first prune. A checkpoint of the released code holds them itself.
+
+    Args:
+        sha256: the hash of --init's weights.
     """
     path = init_file(args)
-    if ticket.init_sha256 in (None, sha256_of(path)):
+    if ticket.init_sha256 == sha256_of(path):
         return
-    search = args_if_readable(Path(args.tickets_file).parent)
+    search = args_if_readable(Path(args.tickets_file).parent) if ticket.init_sha256 else {}
     began_with, trained = search.get("init_sha256"), search.get("pretrain_epochs") not in (None, 0)
-    if path.name == names.INIT or trained or began_with not in (None, sha256):
+    named = ticket.init_sha256 is not None and path.name == names.INIT
+    other = named or trained or began_with not in (None, sha256)
+    if other or not ticket.is_from(model.state_dict()):
         warnings.add(
             f"--tickets_file {args.tickets_file}: belongs to other initial weights than {path}; "
-            f"those of its search are in the {names.INIT} that lay beside it"
+            f"take those that its search began with (of one by this code: {names.INIT} beside it)"
         )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from errors import InputError
 from files import names
 from files.atomic import copy_into, sha256_of
+from files.checkpoints import load_checkpoint
 from files.metrics import read_metrics
 from files.results import IMP
 from files.tickets import Ticket, read_ticket, ticket_header
@@ -23,7 +25,8 @@ NEAR, PART = 0.01, 0.05  # how far a ticket's density may be from its state's, a
 class Salvaged:
     """A ticket to go on from: its file, its state, and the file with its initial weights.
 
-    origin: the hash of that file, as the ticket has it; None in a ticket of the released code.
+    origin: the hash of that file, as the ticket has it; None in a checkpoint of the released code,
+    which holds those weights itself.
     """
 
     path: Path
@@ -62,7 +65,7 @@ def salvage(path: Path, init: Path, rate: float) -> Salvaged:
         InputError: no ticket of IMP, or one that does not say its state; other initial weights
             than the ticket's, or none; a density that is not that of the state.
     """
-    ticket, header = read_ticket(path), ticket_header(path)
+    ticket = read_ticket(path)
     if ticket.kind != IMP or ticket.state is None:
         what = f"a ticket of kind {ticket.kind}" if ticket.kind != IMP else "does not say a state"
         raise InputError(
@@ -73,14 +76,20 @@ def salvage(path: Path, init: Path, rate: float) -> Salvaged:
             f"--continue_from {path}: its run's initial weights are needed, and {init} is not "
             f"there; name {names.INIT} of that run by --init"
         )
-    origin = header.get("init_sha256")
-    if origin is not None and sha256_of(init) != origin:
+    origin = ticket.init_sha256
+    if (origin is not None and sha256_of(init) != origin) or not ticket.is_from(_weights(init)):
         raise InputError(
             f"--continue_from {path}: {init} does not hold the initial weights that it belongs to; "
             f"name {names.INIT} of its run by --init"
         )
     check_density(f"--continue_from {path}", ticket.masks, ticket.state, rate)
     return Salvaged(path, ticket, ticket.state, init, origin)
+
+
+def _weights(init: Path) -> Mapping[str, Any]:
+    """The state dict in a file, bare or among other entries."""
+    held = load_checkpoint(init)
+    return held["state_dict"] if isinstance(held.get("state_dict"), Mapping) else held
 
 
 def check_density(what: str, masks: Mapping[str, Tensor], state: int, rate: float) -> None:

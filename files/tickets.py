@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from files.kinds import is_safetensors
 from files.mask_layouts import ticket_masks
 from files.results import FOUND, IMP
 from files.sealed import HASH, header_of, write_sealed
+from files.weight_names import strip_wrappers, torchvision_name
 
 FORMAT = "double-win-ticket-1"
 KIND = "ticket_kind"  # in other files that hold masks: how they were found, if not by IMP
@@ -32,9 +33,11 @@ class Ticket:
     """A ticket as it was read: later changes of the file do not matter any more.
 
     masks: `{module name + '.weight_mask': bool tensor}`, named as in the bare network. kind: how it
-    was found, one of FOUND. state: how many times the weights were pruned; None where the file
-    does not say. sha256: the hash of the file's bytes. init_sha256: that of the file with the
-    initial weights it belongs to; None where it does not say. notes: a line for each mask left out.
+    was found, one of FOUND. state: how many times the weights were pruned. sha256: the hash of the
+    file's bytes. init_sha256: that of the file with the initial weights it belongs to. arch: the
+    network. State, init_sha256 and arch are None where the file does not say. init: the initial
+    weights of convolutions themselves, which files of the released code hold. notes: a line for
+    each mask left out.
     """
 
     masks: dict[str, Tensor]
@@ -42,7 +45,18 @@ class Ticket:
     state: int | None
     sha256: str
     init_sha256: str | None = None
+    arch: str | None = None
+    init: Mapping[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def is_from(self, weights: Mapping[str, Tensor]) -> bool:
+        """Whether a network's weights are not others than `init`, as far as both have them."""
+        own = plain_convolutions(weights)
+        return all(
+            torch.equal(value, own[name].to(value))
+            for name, value in self.init.items()
+            if name in own and own[name].shape == value.shape
+        )
 
     def state_at(self, density: float) -> int:
         """The file's own state, else the one of IMP at rate 0.2 that is nearest to a density."""
@@ -119,14 +133,34 @@ def read_ticket(path: AnyPath) -> Ticket:
             "it of a later version?"
         )
     state: Any = header.get("state", payload.get("state_prune"))
+    held = payload.get("init")
+    init: Mapping[str, Any] = held if isinstance(held, Mapping) else {}
+    arch = header.get("arch", payload.get("arch"))
     return Ticket(
         masks,
         kind=kind or IMP,
         state=int(state) if str(state).isdecimal() else None,
         sha256=hashlib.sha256(content).hexdigest(),
-        init_sha256=header.get("init_sha256"),
+        init_sha256=header.get("init_sha256") or _text(init.get("sha256")),
+        arch=_text(arch),
+        init=plain_convolutions(init),
         notes=tuple(notes),
     )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def plain_convolutions(weights: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights of the convolutions among a state dict's entries, by bare names."""
+    return {
+        torchvision_name(strip_wrappers(name)).removesuffix("_orig"): value
+        for name, value in weights.items()
+        if isinstance(value, Tensor)
+        and value.dim() == 4
+        and name.endswith((".weight", ".weight_orig"))
+    }
 
 
 def load_ticket(path: AnyPath) -> dict[str, Tensor]:

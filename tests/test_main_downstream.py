@@ -39,10 +39,13 @@ from torchvision import transforms
 
 import attack_utils
 import main_downstream
+import pruning_utils
 from attack_utils import PGDConfig, make_advertorch_pgd
+from cli.networks import apply_ticket
 from engine import log, steps
 from engine.distributed import seed_everything
 from engine.steps import Metrics
+from errors import InputError
 from files.atomic import sha256_of, write_json
 from files.checkpoints import bare_keys, save_checkpoint
 from files.outcomes import read_outcomes
@@ -657,8 +660,8 @@ def test_a_ticket_of_another_search_is_told_of(data, imp, tmp_path):
     assert warnings == [
         [],
         [
-            f"--tickets_file {ticket}: belongs to other initial weights than {other}; those of its "
-            "search are in the init.pth.tar that lay beside it"
+            f"--tickets_file {ticket}: belongs to other initial weights than {other}; take those "
+            "that its search began with (of one by this code: init.pth.tar beside it)"
         ],
     ]
 
@@ -691,6 +694,64 @@ def test_a_ticket_goes_with_the_file_that_its_search_began_with_and_no_other(dat
         ("plain", "plain/init.pth.tar"): False, ("trained", "1.pth.tar"): True,
         ("trained", "trained/init.pth.tar"): False, ("trained", "plain/init.pth.tar"): True,
     }  # fmt: skip
+
+
+def test_checkpoints_that_serve_as_tickets_are_compared_with_their_weights_too(data, imp, tmp_path):
+    other = {name: v + 1 if name == "conv1.weight" else v
+             for name, v in load(imp / "init.pth.tar").items()}  # fmt: skip
+    save_checkpoint(tmp_path / "init.pth.tar", other)
+    own = load(imp / "1-checkpoint.pth.tar")
+    file = {name: value for name, value in own.items() if name not in ("resume", "history")}
+    weights = {n: v for n, v in load(imp / "init.pth.tar").items() if "normalize" not in n}
+    save_checkpoint(tmp_path / "released.pth.tar", {**file, "init": weights})
+    for ticket in (imp / "1-checkpoint.pth.tar", tmp_path / "released.pth.tar"):
+        for init, told in ((imp / "init.pth.tar", 0), (tmp_path / "init.pth.tar", 1)):
+            save_dir = tmp_path / f"{ticket.stem} {told}"
+            flags = ["--init", str(init), "--tickets_file", str(ticket)]
+            run_transfer(data, save_dir, "--mode", "std", "--epochs", "1", *flags)
+            lines = read_json(save_dir / "results.json")["warnings"]
+            assert sum("belongs to other initial weights" in line for line in lines) == told
+            going_on = ["--mode", "std", "--prune_epoch", "1", "--epochs", "2", "--lr", "0.01",
+                        "--continue_from", str(ticket), "--init", str(init)]  # fmt: skip
+            if told:
+                with pytest.raises(InputError, match="does not hold the initial weights"):
+                    run_imp(data, tmp_path / "on", *going_on)
+                assert not (tmp_path / "on").exists()
+            else:
+                run_imp(data, tmp_path / f"on from {ticket.stem}", *going_on)
+
+
+def test_a_ticket_of_a_smaller_network_of_the_family_is_refused(data, tmp_path):
+    for arch in ("resnet18", "preact_resnet18"):
+        model = build_model(arch, 3, (0.5,) * 3, (0.2,) * 3, "cifar")
+        pruning_utils.prune_by_magnitude(model, 0.2)
+        found = {"arch": arch, "state": 1, "density": 0.8, "init_sha256": ""}
+        save_ticket(tmp_path / f"{arch}.safetensors", pruning_utils.masks(model), **found)
+    flags = ["--mode", "std", "--epochs", "1", "--stem", "cifar", "--tickets_file"]
+    argv = ["--dataset", "folder", "--data", str(data), "--save_dir", str(tmp_path / "run"),
+            *HERE, *flags, str(tmp_path / "resnet18.safetensors")]  # fmt: skip
+    with pytest.raises(InputError, match=r"one of resnet18: .* 20 of the 36 .* give -a resnet18"):
+        main_downstream.main([*argv, "-a", "resnet34", "--input_size", "16"])
+    assert not (tmp_path / "run").exists()
+    warnings = log.Warnings()
+    other = build_model("preact_resnet18_raw", 3, (0.5,) * 3, (0.2,) * 3, "cifar")
+    apply_ticket(other, read_ticket(tmp_path / "preact_resnet18.safetensors"), warnings)
+    assert warnings.lines == [
+        "ticket: the file says it is of preact_resnet18; its masks are put on preact_resnet18_raw"
+    ]
+
+
+@pytest.mark.parametrize("kind", ["omp", "imp"])
+def test_a_reinitialised_ticket_that_is_none_of_imp_is_told_of(data, imp, tmp_path, kind):
+    ticket = read_ticket(imp / "1-ticket.safetensors")
+    path, known = tmp_path / "1-ticket.safetensors", {"arch": "resnet20s", "init_sha256": ""}
+    save_ticket(path, ticket.masks, state=1, density=0.8, kind=kind, **known)
+    flags = ["--mode", "std", "--epochs", "1", "--reinit", "--tickets_file", str(path)]
+    run_transfer(data, tmp_path / "run", *flags)
+    results = read_json(tmp_path / "run" / "results.json")
+    assert results["ticket"] == "reinit"
+    told = [line for line in results["warnings"] if "the control of IMP's tickets" in line]
+    assert len(told) == (kind != "imp")
 
 
 @pytest.mark.parametrize("kind", ["omp", "imp"])

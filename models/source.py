@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from errors import InputError
@@ -133,7 +134,10 @@ def _split_ignored(
 def _bare(
     entries: Mapping[str, Tensor], row: Layout
 ) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
-    """Entries and their names in the file by bare name; and those whose place is taken."""
+    """Entries and their names in the file by bare name; and those whose place another has.
+
+    A module that hangs in two places, as the network does in BYOL, is saved twice: that is one.
+    """
     weights: dict[str, Tensor] = {}
     full: dict[str, str] = {}
     unexpected = []
@@ -143,10 +147,14 @@ def _bare(
         bare = named_child(bare_names[name]) if numbered else bare_names[name]
         bare = torchvision_name(bare)
         if bare in weights:
-            unexpected.append(name)
+            unexpected += [] if _equal(weights[bare], value) else [name]
         else:
             weights[bare], full[bare] = value, name
     return weights, full, unexpected
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)
 
 
 def _plain_names(

@@ -243,10 +243,11 @@ def byol():
 
 
 def byol_pytorch():
-    online = prefixed("online_encoder.net.", TRUNK) | mlp("online_encoder.projector.", 0, 3)
-    return (
-        online | prefixed("target_encoder.net.", TRUNK) | mlp("online_predictor.", 0, 3)
-    )  # as BYOL.state_dict() has it
+    """BYOL.state_dict(): the network hangs in it twice."""
+    online = prefixed("net.", TRUNK) | prefixed("online_encoder.net.", TRUNK)
+    online |= mlp("online_encoder.projector.", 0, 3)
+    target = {name: value + 1 for name, value in prefixed("target_encoder.net.", TRUNK).items()}
+    return online | target | mlp("online_predictor.", 0, 3)
 
 
 def solo_learn():
@@ -538,3 +539,10 @@ def test_the_readme_shows_the_documentations_table_of_robust_weights():
 def test_every_layout_is_recognised_by_some_file():
     seen = {read_layout(file(), "x").layout for file in TRUNKS}
     assert seen == {row.name for row in LAYOUTS if row.trunk_only} - {"MoCo v2"}
+
+
+def test_two_networks_of_one_name_in_a_file_are_not_chosen_from(tmp_path):
+    file = byol_pytorch()
+    file["net.conv1.weight"] = file["net.conv1.weight"] + 1
+    with pytest.raises(InputError, match=r"unexpected: online_encoder\.net\.conv1\.weight"):
+        load(file, tmp_path, fc="drop")

@@ -284,9 +284,11 @@ def test_architectures_are_told_apart_by_shape(held, asked, tmp_path):
     assert len(str(caught.value)) < 1000
 
 
-def test_entry_without_the_prefix_of_the_others_is_unexpected(tmp_path):
+def test_entry_without_the_prefix_of_the_others_is_unexpected_unless_it_is_the_same(tmp_path):
     payload = fast_adversarial_file(plain_weights())
-    payload["state_dict"]["conv1.weight"] = payload["state_dict"]["module.conv1.weight"]
+    payload["state_dict"]["conv1.weight"] = payload["state_dict"]["module.conv1.weight"].clone()
+    load_pretrained(network(), write(tmp_path, payload))
+    payload["state_dict"]["conv1.weight"] += 1
     with pytest.raises(InputError, match=r"unexpected: conv1\.weight$"):
         load_pretrained(network(), write(tmp_path, payload))
 

@@ -151,6 +151,8 @@ class Transfer:
         Returns SA and RA of each in percent, and the tests beyond them of the network that this
         regime is judged by.
         """
+        for line in transfer_run.beyond_curves(self.record):
+            self.warnings.add(line)
         test = SplitTest(self.evaluator, self.test, self.request, self.save_dir, self.warnings)
         roles = tuple(KEPT) if self.adversarial else ("sa_best", "last")
         tested: dict[int, str] = {}  # the network of an epoch has a role already
@@ -248,6 +250,7 @@ class Transfer:
             raise InputError(f"--resume {path}: has other masks than the ticket of the flags")
         self.load_weights(weights)
         self.record = transfer_run.read_record(checkpoint)
+        transfer_run.recall_best(self.save_dir, self.record, checkpoint["epoch"])
         if path.parent != self.save_dir:
             transfer_run.check_kept(self.save_dir, path.parent, self.record)
         self.training.restore(checkpoint, self.warnings.add)

@@ -32,6 +32,8 @@ CURVES = {
 # The networks that are tested at the end, by the file that holds each.
 KEPT = {"sa_best": names.SA_BEST, "ra_best": names.RA_BEST, "last": names.CHECKPOINT}
 
+BEST = {names.SA_BEST: "best_sa", names.RA_BEST: "best_ra"}  # by what each was chosen
+
 
 @dataclass
 class TransferRecord:
@@ -109,9 +111,35 @@ def load_kept(save_dir: Path, role: str) -> tuple[int, dict[str, Tensor]]:
     return checkpoint["epoch"], read_weights(checkpoint)
 
 
+def recall_best(save_dir: Path, record: TransferRecord, epoch: int) -> None:
+    """Count best networks that were saved after `epoch` epochs, whose own checkpoint is lost.
+
+    They are written before it. Their epoch is trained again, maybe to another figure (on another
+    number of threads, say), and the best of both is kept.
+    """
+    for name, key in BEST.items():
+        if (save_dir / name).is_file():
+            kept = load_checkpoint(save_dir / name)
+            if kept["epoch"] > epoch and kept[key] is not None:
+                setattr(record, key, kept[key])
+
+
+def beyond_curves(record: TransferRecord) -> list[str]:
+    """Name the best networks whose figure no epoch of the curves has: a line each."""
+    lines = []
+    for (name, key), curve in zip(BEST.items(), ("val_sa", "val_ra"), strict=True):
+        best = getattr(record, key)
+        if best is not None and best not in record.curves[curve]:
+            lines.append(
+                f"{name}: of an epoch that a stop cut off and that was trained again to another "
+                f"figure; the {best:.2f} % by which it was chosen is not among those of the epochs"
+            )
+    return lines
+
+
 def check_kept(save_dir: Path, beside: Path, record: TransferRecord) -> None:
     """Raise InputError unless the best networks so far are in the run's folder or in `beside`."""
-    for name, key in ((names.SA_BEST, "best_sa"), (names.RA_BEST, "best_ra")):
+    for name, key in BEST.items():
         best: float | None = getattr(record, key)
         path = next((p / name for p in (save_dir, beside) if (p / name).is_file()), beside / name)
         if best is not None and load_checkpoint(path).get(key) != best:

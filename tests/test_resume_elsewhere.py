@@ -367,6 +367,30 @@ def test_a_state_0_that_trained_its_own_weights_is_exported_from_its_ticket(data
         main_imp_pretrain.main(argv)
 
 
+@pytest.mark.parametrize("again", ["the same", "another figure"])
+def test_a_best_network_whose_checkpoint_is_lost_counts_as_the_best(
+    data, tmp_path, monkeypatch, again
+):
+    """The run dies between the two files of its best epoch, which goes otherwise once more."""
+    folder, flags = tmp_path / "run", [*SHORT, "--lr", "0.03"]
+    run_transfer(data, tmp_path / "whole", *flags)
+    best = load(tmp_path / "whole" / "model_SA_best.pth.tar")
+    cut_off(run_transfer, data, folder, flags, best["epoch"])
+    assert load(folder / "model_SA_best.pth.tar")["epoch"] == best["epoch"]
+    if again == "another figure":
+        validate = main_downstream.Transfer.validate
+        monkeypatch.setattr(
+            main_downstream.Transfer, "validate", lambda run: {**validate(run), "val_sa": 1.0}
+        )
+    run_transfer(data, folder, *flags, "--resume")
+    end = load(folder / "checkpoint.pth.tar")
+    assert end["best_sa"] == best["best_sa"]
+    kept = load(folder / "model_SA_best.pth.tar")
+    assert (kept["epoch"], kept["best_sa"]) == (best["epoch"], best["best_sa"])
+    told = [line for line in read_json(folder / "results.json")["warnings"] if "cut off" in line]
+    assert len(told) == (again == "another figure")
+
+
 # --- what cannot go on to the bit -----------------------------------------------------------------
 
 

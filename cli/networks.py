@@ -102,8 +102,9 @@ def target_network(
 
 def apply_ticket(model: nn.Module, ticket: Ticket, warnings: Warnings) -> None:
     masks = fit_masks(model, ticket.masks)
+    notes = (*ticket.notes, *pruning.apply_masks(model, masks))
     _compare_arch(model, ticket, len(masks), warnings)
-    for note in (*ticket.notes, *pruning.apply_masks(model, masks)):
+    for note in notes:
         warnings.add(f"ticket: {note}")
     if ticket.state is None:
         state = ticket.state_at(pruning.percent_left(model) / 100)

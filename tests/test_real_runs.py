@@ -42,6 +42,7 @@ from models import build_model
 from models.convert import convert
 from pruning_utils import masks, prune_by_magnitude
 from report.__main__ import main as report
+from report.judged import Stat
 from report.write import write_report
 
 PLAIN = ((0.5,) * 3, (0.25,) * 3)
@@ -425,8 +426,9 @@ def test_trained_weights_as_init_are_told(made, tmp_path):
     released = str(tmp_path / "imp" / "1-released.pth.tar")
     flags = ["--init", released, "--tickets_file", released]
     run_transfer(made / "data", tmp_path / "run", *SHORT, *flags)
-    (line,) = read_json(tmp_path / "run" / "results.json")["warnings"]
-    assert "these are the weights as trained" in line
+    trained, other = read_json(tmp_path / "run" / "results.json")["warnings"]
+    assert "these are the weights as trained" in trained
+    assert "belongs to other initial weights" in other
 
 
 # ------------------------------------------------------------------ the hash of initial weights
@@ -733,8 +735,8 @@ def test_the_margin_is_the_spread_of_one_pretraining_alone(tmp_path):
         write_run(tmp_path / f"{number}", sa=sa, mode="std", state=0, seed=number,
                   **of(None, weights, file))  # fmt: skip
     verdict, _ = write_report(tmp_path)
-    stats = {g.group.name: str(g.dense.stats["st_sa"]) for g in verdict.groups if g.dense}
-    assert stats == {"a.pt": "66.67", "b.pt": "55.55"}
+    stats = {g.group.name: g.dense.stats["st_sa"] for g in verdict.groups if g.dense}
+    assert stats == {"a.pt": Stat(66.67, None, 1), "b.pt": Stat(55.55, None, 1)}
 
 
 def test_runs_of_the_mains_are_told_apart_by_what_their_files_held(made, tmp_path):

@@ -20,11 +20,11 @@ from errors import InputError
 from input_pipeline.decoding import read_image
 from input_pipeline.names import compare_classes, doubtful_order
 from input_pipeline.splits import Split, fingerprint, sampled_fingerprint, short_fingerprint
-from input_pipeline.transforms import DRAWS, Transform, uniforms
+from input_pipeline.transforms import DRAWS, KEPT_BYTES, Transform, uniforms
 from input_pipeline.workers import loaded, useful_workers
 
-# A folder of equal images up to this side and size is decoded once and kept.
-KEPT_SIDE, KEPT_BYTES = 64, 512 * 2**20
+# A folder of equal images up to this side is decoded once and kept, if they are KEPT_BYTES or less.
+KEPT_SIDE = 64
 
 
 class Plan(NamedTuple):

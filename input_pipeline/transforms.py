@@ -22,6 +22,9 @@ _TRIES = 10
 _TOP, _LEFT, _FLIP = 20, 21, 22
 RATIO = (3 / 4, 4 / 3)
 
+# The most that a split's images may take, decoded or framed, to be kept so for all epochs.
+KEPT_BYTES = 512 * 2**20
+
 
 def uniforms(seed: int, epoch: int, first: int, count: int) -> np.ndarray:
     """Return the (count, DRAWS) float64 numbers in [0, 1) of positions first, first + 1, …
@@ -133,8 +136,12 @@ class Transform:
         return native and images.shape[2:] == (self.size, self.size)
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Bring a whole set (N, 3, H, W) into the memory form in which batches of it are fast."""
-        if self.framing == "center" and self.resize == self.size and not self.whole(images):
+        """Bring a whole set (N, 3, H, W) into the memory form in which batches of it are fast.
+
+        It is framed once for all where every epoch frames it alike and the result is small enough.
+        """
+        alike = self.framing == "center" and self.resize == self.size and not self.whole(images)
+        if alike and len(images) * 3 * self.size**2 <= KEPT_BYTES:
             images = self._framed(images, len(images))
         if self.whole(images):
             return images.contiguous()

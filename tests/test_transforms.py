@@ -7,6 +7,7 @@ import torchvision.transforms as T
 import torchvision.transforms.functional as TF
 from PIL import Image
 
+import input_pipeline.transforms as transforms_module
 from errors import InputError
 from input_pipeline.decoding import read_image
 from input_pipeline.transforms import (
@@ -63,6 +64,18 @@ def test_a_batch_of_one_size_gives_the_bits_of_its_images_one_by_one():
     draws = draws_of(6)
     together = transform(transform.prepare(images), draws, 6)
     assert torch.equal(together, transform(list(images), draws, 6))
+
+
+def test_images_that_enlarged_would_fill_the_memory_are_enlarged_batch_by_batch(monkeypatch):
+    images = torch.stack([tensor(picture(20, 20, seed)) for seed in range(6)])
+    transform = Transform(40, "center", resize=40, pad=4, hflip=True)
+    once = transform.prepare(images)
+    assert once.shape == (6, 3, 40, 40)
+    monkeypatch.setattr(transforms_module, "KEPT_BYTES", 6 * 3 * 40 * 40 - 1)
+    kept = transform.prepare(images)
+    assert kept.shape == images.shape
+    draws = draws_of(6)
+    assert torch.equal(transform(kept, draws, 6), transform(once, draws, 6))
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (100, 75), (75, 100), (61, 300)])

@@ -40,9 +40,9 @@ class Difference:
     kind: "paired" (seeds and images), "unpaired" (the sides' seeds differ; images paired), "images
     only" (one seed on a side: how other seeds would do is unknown), "seeds only" (no outcomes per
     image: how other images would do is unknown), "unlike" (the two sides were trained or attacked
-    differently, so the difference is not the ticket's alone), or "none". seeds: the fewest on any
-    side. image_variance: the part of the mean's variance that more seeds would not reduce. most:
-    how far from 0 the mean can be.
+    differently, so the difference is not the ticket's alone), or "none". seeds: the fewest of any
+    set of runs in it. image_variance: the part of the mean's variance that more seeds would not
+    reduce. most: how far from 0 the mean can be.
     """
 
     mean: float

@@ -84,11 +84,13 @@ def fewest(wanted: int, seeds_after: Callable[[int], Sequence[int]]) -> int:
 
 def with_seeds(difference: Difference, counts: Sequence[int]) -> Difference:
     """The same difference with so many seeds in each set of runs, at today's spread of one run."""
+    least = min(counts)
+    each = counts if len(difference.seed_terms) > 1 else [least]  # of pairs, one of each
     terms = tuple(
         term._replace(variance=term.variance * term.seeds / count, seeds=count)
-        for term, count in zip(difference.seed_terms, counts, strict=False)
+        for term, count in zip(difference.seed_terms, each, strict=False)
     )
-    return dataclasses.replace(difference, seed_terms=terms, seeds=min(counts))
+    return dataclasses.replace(difference, seed_terms=terms, seeds=least)
 
 
 def _images_needed(difference: Difference, images: int, gap: float, level: float) -> int:

@@ -75,7 +75,8 @@ def uneven(groups: Iterable[GroupVerdict]) -> list[str]:
             more = f" and {len(names) - SOME} more" if len(names) > SOME else ""
             lines.append(
                 f"{group.group}: {', '.join(names[:SOME])}{more} and the dense network were not "
-                "trained with the same seeds; the rule compares their means all the same"
+                "trained with the same seeds; the rule compares their means all the same, the "
+                "evidence only the seeds that both have where one has all of the other's"
             )
     return lines
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,10 +99,17 @@ def _tested(run: RunResult, outcomes: Outcomes, path: Path) -> dict[str, Tested]
 
 
 class _Side(NamedTuple):
-    """One ticket's runs on one measure: `{seed: percent}`, and the outcomes if all have them."""
+    """One ticket's runs on one measure: `{seed: percent}`, and the outcomes of those with any."""
 
     accuracies: Mapping[int, float]
     tested: Mapping[int, Tested]
+
+    def of(self, seeds: Collection[int]) -> _Side:
+        """The runs of these seeds alone."""
+        return _Side(
+            {seed: value for seed, value in self.accuracies.items() if seed in seeds},
+            {seed: tested for seed, tested in self.tested.items() if seed in seeds},
+        )
 
     @property
     def bits(self) -> dict[int, BoolArray]:
@@ -118,6 +125,20 @@ def _side(row: TicketRow | None, measure: Measure, tested: AllTested) -> _Side:
             if measure.name in tested.get(run.path, {}):
                 outcomes[run.seed] = tested[run.path][measure.name]
     return _Side(accuracies, outcomes)
+
+
+def _partners(
+    dense: TicketRow | None, row: TicketRow, measure: Measure, tested: AllTested
+) -> tuple[_Side, _Side]:
+    """The dense network and a ticket; where one has all seeds of the other, over these alone.
+
+    What a seed does to both, the rest would put into their difference.
+    """
+    sides = _side(dense, measure, tested), _side(row, measure, tested)
+    one, other = (set(side.accuracies) for side in sides)
+    if one <= other or other <= one:
+        return sides[0].of(one & other), sides[1].of(one & other)
+    return sides
 
 
 def _same_images(sides: Sequence[_Side]) -> bool:
@@ -138,7 +159,7 @@ def compare(
     """A ticket's difference to the dense network; from seeds alone if a run lacks outcomes."""
     if dense is None:
         return None
-    sides = _side(dense, measure, tested), _side(ticket, measure, tested)
+    sides = _partners(dense, ticket, measure, tested)
     if _same_images(sides):
         found = paired_difference(*(side.bits for side in sides))
     else:
@@ -252,7 +273,7 @@ def _contrasts_of(beside: Beside, tested: AllTested) -> Iterator[Contrast]:
         if len(_attacks(a.all_rows + b.all_rows, measure, tested)) > 1:
             continue
         pairs = [
-            (_side(group.dense, measure, tested), _side(row, measure, tested))
+            _partners(group.dense, row, measure, tested)
             for group, row in zip((a, b), rows, strict=True)
         ]
         if _same_images([side for pair in pairs for side in pair]):

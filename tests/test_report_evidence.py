@@ -92,11 +92,46 @@ def test_one_seed_is_undecided_whatever_it_shows(tmp_path):
     assert (row.double_win, row.double_win_evidence) == (False, None)
 
 
-def test_unequal_seeds_are_used_all_of_them_and_named(tmp_path):
-    write_ticket(tmp_path, 0, seeds=(1, 2, 3, 4))
-    write_ticket(tmp_path, 1, seeds=(1, 2))
+@pytest.mark.parametrize("fewer", [0, 1], ids=["of the dense network", "of the ticket"])
+@pytest.mark.parametrize("shared", [(2,), (1, 3)], ids=["one seed", "two seeds"])
+def test_seeds_that_one_side_alone_has_do_not_shift_the_difference(tmp_path, fewer, shared):
+    # A seed does to both what it does, up to 2 %; the ticket lacks 10 images, and 1 more per seed.
+    for state in (0, 1):
+        for seed in shared if state == fewer else (1, 2, 3, 4):
+            correct = 1780 - 40 * (4 - seed) - state * (10 + seed)
+            write_ticket(tmp_path, state, correct, seeds=(seed,))
     found = only(verdict_of(tmp_path)).rows[0].differences["st_sa"]
-    assert (found.kind, found.seeds) == ("unpaired", 2)
+    assert found.kind == ("paired" if len(shared) > 1 else "images only")
+    assert found.seeds == len(shared)
+    assert found.mean == pytest.approx(-100 * (10 + sum(shared) / len(shared)) / IMAGES)
+
+
+def test_runs_that_only_one_side_has_need_no_outcomes(tmp_path):
+    write_ticket(tmp_path, 0, seeds=(1, 2, 3))
+    write_ticket(tmp_path, 1, seeds=(1, 2))
+    for file in tmp_path.glob("*/0-3/*/outcomes.safetensors"):
+        file.unlink()
+    found = only(verdict_of(tmp_path)).rows[0].differences["st_sa"]
+    assert (found.kind, found.seeds, found.images) == ("paired", 2, IMAGES)
+
+
+def test_where_each_side_has_seeds_of_its_own_all_of_them_are_used(tmp_path):
+    write_ticket(tmp_path, 0, seeds=(1, 2, 3))
+    write_ticket(tmp_path, 1, seeds=(2, 3, 4, 5))
+    found = only(verdict_of(tmp_path)).rows[0].differences["st_sa"]
+    assert (found.kind, found.seeds) == ("unpaired", 3)
+    assert [term.seeds for term in found.seed_terms] == [4, 3]
+
+
+def test_a_contrast_compares_each_side_over_seeds_that_its_dense_network_has_too(tmp_path):
+    for tag, lacking, ticket_seeds in (("adv", 4, (1,)), ("std", 10, (1, 2, 3))):
+        for seed in (1, 2, 3):
+            write_ticket(tmp_path, 0, 1700 + 20 * seed, seeds=(seed,), pretraining=tag)
+        for seed in ticket_seeds:
+            write_ticket(tmp_path, 1, 1700 + 20 * seed - lacking, seeds=(seed,), pretraining=tag)
+    found = next(c for c in verdict_of(tmp_path).contrasts if c.measure == "st_sa").difference
+    assert found.kind == "images only"
+    assert found.mean == pytest.approx(100 * 6 / IMAGES)
 
 
 def test_results_without_outcomes_have_intervals_from_seeds_alone_or_none():

@@ -50,6 +50,10 @@ class Schedule:
     milestones: tuple[int, ...] = ()
     warmup: int = 0
 
+    def __post_init__(self) -> None:
+        if self.kind not in ("constant", "multistep", "cosine"):
+            raise ValueError(f"no schedule of learning rates: {self.kind!r}")
+
     def __str__(self) -> str:
         words = {"constant": "constant", "cosine": f"by a cosine to 0 over {self.epochs} epochs"}
         if self.milestones:

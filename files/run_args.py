@@ -9,11 +9,16 @@ from typing import Any
 from errors import InputError
 from files import names
 
+# Of a flag that is added: the value that runs from before it are compared by, and tested with.
+ADDED: dict[str, Any] = {}
+
 GLOBAL_BATCH, PROCESSES, NODES = "global_batch", "processes", "world_size"
 
 
 def read_args(folder: Path) -> dict[str, Any]:
     """What `args.json` says of a folder's run, first of all its flags; nothing without the file.
+
+    A flag that the run's version did not have yet has the value of `ADDED`.
 
     Raises InputError for a file that is damaged or cannot be read.
     """
@@ -28,7 +33,7 @@ def read_args(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: damaged, not JSON; move it away to go on without it") from error
     if not isinstance(before, dict):
         raise InputError(f"{path}: damaged, no flags in it; move it away to go on without it")
-    return before
+    return {**ADDED, **before}
 
 
 def args_if_readable(folder: Path) -> dict[str, Any]:

@@ -131,6 +131,14 @@ class Loader:
         self.workers, self.processes, self.threads = workers, processes, threads
         if train and self.num_images < 2:
             raise InputError(f"{self.num_images} training image: at least 2 are needed")
+        # Losses and attacks take no other; a reader may give bytes, or -1 for an image without one.
+        split = split._replace(labels=split.labels.astype(np.int64, copy=False))
+        lowest, highest = (split.labels.min(), split.labels.max()) if self.num_images else (0, 0)
+        if lowest < 0 or highest >= self.num_classes:
+            raise ValueError(
+                f"labels from {lowest} to {highest}: of {self.num_classes} classes they are 0 to "
+                f"{self.num_classes - 1}"
+            )
         self._source = split if not train or isinstance(split.images, np.ndarray) else None
         if isinstance(split.images, Tensor):
             split = split._replace(images=transform.prepare(split.images))

@@ -58,10 +58,16 @@ def _any(names: Collection[str], *prefixes: str) -> bool:
 
 
 def _trunk(name: str, *markers: str, prefixes: tuple[str, ...] = (), source: str = "") -> Layout:
-    """A row of a self-supervised method, recognised by entries that only it has."""
-    return Layout(
-        name, lambda payload, names: _any(names, *markers), prefixes, HEADS, True, source or name
-    )
+    """A row of a self-supervised method, recognised by entries that only it has.
+
+    They are left out, as `HEADS` are, but for a prefix of the network.
+    """
+    beside = tuple(marker for marker in markers if marker not in prefixes)
+
+    def recognise(payload: Mapping[str, Any], names: Collection[str]) -> bool:
+        return _any(names, *markers)
+
+    return Layout(name, recognise, prefixes, (*HEADS, *beside), True, source or name)
 
 
 # The first row that recognises a file wins.

@@ -54,6 +54,24 @@ def build_model(
     if num_classes < 1 or width < 1:
         raise InputError(f"num_classes and width must be at least 1, not {num_classes} and {width}")
     check_constants(mean, std)
+    model = _build(arch, num_classes, mean, std, stem, width)
+    head = dict(model.named_modules()).get(classifier(model))
+    if not isinstance(head, nn.Linear) or head.out_features != num_classes:
+        raise ValueError(
+            f"{arch}: {classifier(model)} is no linear layer of {num_classes} outputs; its class "
+            "names its classifier by `classifier_name`"
+        )
+    return model
+
+
+def _build(
+    arch: str,
+    num_classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    stem: str,
+    width: int,
+) -> nn.Module:
     if arch.startswith(TIMM):
         return build_timm(arch, num_classes, mean, std)
     if arch == "resnet20s":

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from files.results import MODES, REGIMES, RunResult
+from files import names
+from files.results import MODES, REGIMES, UNNAMED, RunResult
 from files.run_args import args_if_readable
 from report.judged import GroupVerdict, TicketRow
 
@@ -65,6 +66,41 @@ def mixed_recipes(groups: Iterable[GroupVerdict], recipes: Recipes) -> list[str]
         if apart := rows_apart(group.all_rows, mode, recipes):
             lines.append(f"{group.group}: {REGIMES[mode]} by different recipes: {'; '.join(apart)}")
     return lines
+
+
+def doubtful_records(groups: Iterable[GroupVerdict], recipes: Recipes) -> list[str]:
+    """Name runs whose `args.json` is missing beside others' of a group, or is of another run."""
+    lines = []
+    for group in groups:
+        runs = [run for row in group.all_rows for run in row.runs if run.path in recipes]
+        unknown = [run for run in runs if not recipes[run.path]]
+        if 0 < len(unknown) < len(runs):
+            lines.append(
+                f"{group.group}: {len(unknown)} of {len(runs)} runs have no usable {names.ARGS} "
+                f"({unknown[0].path.parent}); that they were trained like the others is not known"
+            )
+        for run in runs:
+            told = [
+                f"{flag} {recipes[run.path][flag]}, there {value}"
+                for flag, value in _flags_in_results(run).items()
+                if recipes[run.path].get(flag, value) != value
+            ]
+            if told:
+                where = run.path.with_name(names.ARGS)
+                lines.append(f"{where} is not of the run in {run.path.name}: {'; '.join(told)}")
+    return lines
+
+
+def _flags_in_results(run: RunResult) -> dict[str, Any]:
+    """What `results.json` says of the flags."""
+    return {
+        **({} if run.group.pretraining == UNNAMED else {"tag": run.group.pretraining}),
+        "mode": run.mode,
+        "dataset": run.group.dataset,
+        "data_number": run.group.data_number,
+        "arch": run.arch,
+        "seed": run.seed,
+    }
 
 
 def rows_apart(rows: Iterable[TicketRow], mode: str, recipes: Recipes) -> list[str]:

@@ -20,7 +20,7 @@ from report.planned import (
     overridden_margins,
     with_plan,
 )
-from report.recipes import Recipes, mixed_recipes, runs_apart
+from report.recipes import Recipes, doubtful_records, mixed_recipes, runs_apart
 from report.remarks import of_runs, of_tickets, scattered, uneven, unplanned
 from report.runs import natural_order
 from report.setting import settings
@@ -69,7 +69,7 @@ def judge(
     warnings += notes
     warnings += of_tickets(planned) + unplanned(planned) + uneven(planned) + scattered(planned)
     judged = [weigh(group, tested, recipes, own) for group, own in zip(planned, fixed, strict=True)]
-    warnings += mixed_recipes(judged, recipes)
+    warnings += doubtful_records(judged, recipes) + mixed_recipes(judged, recipes)
     beside, apart = comparable(judged, recipes)
     warnings += apart + without_outcomes(judged, beside, tested)
     return Verdict(

@@ -1,6 +1,7 @@
 """PGD: advertorch 0.2.3 is the reference, to the bit; an independent ten lines are a second one."""
 
 import copy
+import dataclasses
 import math
 import sys
 
@@ -474,3 +475,12 @@ def test_autoattack_without_its_package_is_an_error_with_the_command(monkeypatch
     monkeypatch.setitem(sys.modules, "pyautoattack", None)
     with pytest.raises(InputError, match="pip install pyautoattack"):
         import_autoattack()
+
+
+def test_attacks_that_differ_have_different_words():
+    """Results, outcomes and the report tell attacks apart by these words alone."""
+    attack = PGDConfig(8 / 255, 10, 2 / 255)
+    others = {"eps": 4 / 255, "steps": 20, "step_size": 1 / 255, "random_start": False}
+    for field in dataclasses.fields(PGDConfig):
+        other = dataclasses.replace(attack, **{field.name: others[field.name]})
+        assert str(other) != str(attack), field.name

@@ -694,6 +694,29 @@ def test_small_images_of_several_sizes_are_read_one_by_one(tmp_path):
     assert not in_memory(train)
 
 
+def test_labels_of_any_kind_become_those_that_losses_and_attacks_take():
+    pixels, transform = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), Transform(8, resize=8)
+    labels = np.array([0, 1, 2, 1], dtype=np.uint8)  # as torchvision reads STL-10
+    loader = Loader(loader_module.Split(pixels, labels), transform, list("abc"), batch_size=4)
+    ((_, given),) = loader.epoch(0)
+    assert (given.dtype, given.tolist()) == (torch.int64, [0, 1, 2, 1])
+
+
+@pytest.mark.parametrize("odd", [-1, 3])  # -1 as STL-10 has for images without one
+def test_labels_without_a_class_are_no_labels(odd):
+    pixels, transform = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), Transform(8, resize=8)
+    split = loader_module.Split(pixels, np.array([0, odd]))
+    with pytest.raises(ValueError, match=r"labels from .* of 3 classes they are 0 to 2"):
+        Loader(split, transform, list("abc"), batch_size=2)
+
+
+def test_every_data_set_is_of_class_folders_or_says_how_it_is_found():
+    """Else `--dry_run` and a study would take a set that is downloaded for one that is missing."""
+    stored = {one.stored_as or name for name, one in dataset.DATASETS.items()}
+    assert stored - {"folder", "imagenet", "digits"} == sources.FIRST_FILE.keys()
+    assert sources.INDEX_SPLITS.keys() == sources._READERS.keys()
+
+
 # ------------------------------------------------------------------ some of a split's images
 
 

@@ -1,6 +1,7 @@
 """The flags of both mains: spellings, groups, defaults; building a parser changes nothing."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,8 @@ from cli.flags import build_imp_parser, build_transfer_parser
 from cli.recipes import apply_recipe
 from cli.recorded import OWN, TAKEN, WITHOUT_EFFECT, take_recorded
 from errors import InputError
+from files.run_args import ADDED
+from report.recipes import NOT_COMPARED
 
 ARCHS = ("resnet18", "resnet50")
 DATASETS = ("cifar10", "svhn", "folder")
@@ -99,6 +102,20 @@ def test_every_flag_is_in_one_class_of_what_evaluate_does_with_it_when_left_out(
 def test_flags_that_evaluate_takes_from_the_record_are_none_when_left_out(build):
     args = vars(read(build()))
     assert {name for name in TAKEN if args.get(name) is not None} == set()
+
+
+RECORDS = Path(__file__).parent.parent / "results" / "miniature" / "runs"
+
+
+def test_flags_that_runs_in_the_repository_have_not_recorded_have_a_value_for_them():
+    recorded = {
+        key
+        for record in ("imp/adv", "transfer/adv/folder/std/f0.1/state0/seed1")
+        for key in json.loads((RECORDS / record / "args.json").read_text())
+    }
+    flags = {action.dest for build in BOTH for action in build()._actions} - {"help"}
+    lacking = flags - recorded - ADDED.keys() - NOT_COMPARED
+    assert not lacking, "put into ADDED of files/run_args.py, by what training did before the flag"
 
 
 SPELLINGS = [

@@ -22,7 +22,9 @@ import pruning_utils
 from errors import InputError, run_main
 from files.checkpoints import load_checkpoint, save_checkpoint, transfer_keys
 from files.tickets import read_ticket
+from files.weight_names import torchvision_name
 from models import (
+    ARCHS,
     STEMS,
     bake_masks,
     convert,
@@ -30,8 +32,10 @@ from models import (
     export,
     fold_for_evaluation,
     load_pretrained,
+    zoo,
 )
 from models.resnet import VARIANTS
+from models.zoo import classifier, stem_and_width
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -79,7 +83,10 @@ def refusal(monkeypatch, capsys):
 # --- build_model ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arch", VARIANTS)
+OF_TORCHVISION = [arch for arch in VARIANTS if arch in torchvision.models.list_models()]
+
+
+@pytest.mark.parametrize("arch", OF_TORCHVISION)
 def test_networks_have_the_entries_of_torchvision(arch):
     with torch.device("meta"):
         ours = build_model(arch, 5, MEAN, STD).state_dict()
@@ -87,6 +94,31 @@ def test_networks_have_the_entries_of_torchvision(arch):
     assert [n for n in ours if not n.startswith("normalize.")] == list(theirs)
     assert all(ours[name].shape == value.shape for name, value in theirs.items())
     assert set(ours) - set(theirs) == {"normalize.mean", "normalize.std"}
+
+
+@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_file_of_any_network_tells_its_stem_and_classes(arch, stem):
+    """--evaluate and exports build the network of a file anew: by its first convolution."""
+    with torch.device("meta"):
+        model = build_model(arch, 7, MEAN, STD, stem, width=8)
+    weights = {torchvision_name(name): value for name, value in model.state_dict().items()}
+    assert stem_and_width(weights)[0] == stem
+    assert weights[torchvision_name(f"{classifier(model)}.") + "weight"].shape[0] == 7
+
+
+def test_a_network_whose_classifier_is_called_otherwise_must_name_it(monkeypatch):
+    """Else its pre-trained classifier would be taken for a part of the trunk."""
+    network = nn.Module()
+    network.arch, network.classifier = "mine", nn.Linear(4, 7)
+    monkeypatch.setattr(zoo, "_build", lambda *_: network)
+    monkeypatch.setattr(zoo, "ARCHS", ("mine",))
+    with pytest.raises(ValueError, match="mine: fc is no linear layer of 7 outputs"):
+        build_model("mine", 7, MEAN, STD)
+    network.classifier_name = "classifier"
+    assert build_model("mine", 7, MEAN, STD) is network
+    with pytest.raises(ValueError, match="classifier is no linear layer of 8 outputs"):
+        build_model("mine", 8, MEAN, STD)
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])

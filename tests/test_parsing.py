@@ -21,7 +21,7 @@ from cli import build, parsing, settle
 from cli.flags import build_imp_parser, build_transfer_parser
 from cli.nodes import settle_nodes
 from cli.parsing import Parser, Switch
-from cli.recipes import apply_recipe, recipe
+from cli.recipes import RECIPES, apply_recipe, recipe
 from cli.settle import settle_pretrained
 from engine import distributed
 from engine.schedules import Schedule
@@ -451,6 +451,21 @@ def test_a_recipe_is_a_copy():
     assert recipe("imp", "adv")["lr"] == 5e-4
 
 
+@pytest.mark.parametrize(("task", "mode", "dataset"), RECIPES)
+def test_recipes_hold_values_that_their_flags_admit(task, mode, dataset):
+    imp, transfer = build_imp_parser(ARCHS), build_transfer_parser(ARCHS, TRANSFER_DATASETS)
+    parser, words = {"imp": (imp, ["DATA"]), "transfer": (transfer, [])}[task]
+    assert mode in ("adv", "std", "*")
+    assert dataset in (*TRANSFER_DATASETS, "*")
+    values = RECIPES[task, mode, dataset]
+    assert values.keys() <= vars(parser.parse_args(words)).keys()
+    for name, value in values.items():
+        if isinstance(value, tuple):
+            assert not value or parsing.milestones(",".join(map(str, value))) == value
+        else:
+            assert parser.admits(name, value), (name, value)
+
+
 # --- spelling and types ---------------------------------------------------------------------------
 
 
@@ -470,13 +485,13 @@ def test_dash_and_underscore_are_the_same_in_every_flag():
 def _some(action):
     if action.choices:
         return next(iter(action.choices))
-    for value in ("1", "16", "1/2", ".1,.2,.3", "test", "text"):
+    for value in ("1", "16", "0.5", "1/2", ".1,.2,.3", "test", "text"):
         try:
             (action.type or str)(value)
             return value
         except (argparse.ArgumentTypeError, ValueError):
             continue
-    raise AssertionError(action)
+    raise AssertionError(f"{action.option_strings}: let `_some` try a value of its type")
 
 
 def test_a_value_keeps_its_dashes():

@@ -5,6 +5,7 @@ import json
 import pytest
 from helpers.report_cases import write_run
 
+from files.run_args import ADDED
 from report.write import judge_runs
 
 RECIPE = {
@@ -19,7 +20,7 @@ RECIPE = {
 def made(folder, mode="adv", state=1, seed=1, pretraining="adv", **changes):
     own = {"mode": mode, "state": state, "seed": seed, "pretraining": pretraining}
     write_run(folder / f"{mode}{state}-{seed}", **own)
-    text = json.dumps({**RECIPE, **changes})
+    text = json.dumps({**RECIPE, "seed": seed, **changes})
     (folder / f"{mode}{state}-{seed}" / "args.json").write_text(text)
 
 
@@ -76,6 +77,15 @@ def test_a_flag_that_an_older_version_did_not_record_counts_as_alike(tmp_path):
     assert told(tmp_path)[0].endswith("different recipes: a_flag_of_a_later_version 3 and 4")
 
 
+def test_a_flag_that_was_added_is_compared_with_runs_from_before_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(ADDED, "label_smoothing", 0.0)
+    for value in (0.0, 0.4):
+        made(tmp_path / str(value), state=0)
+        made(tmp_path / str(value), state=1, label_smoothing=value)
+    assert told(tmp_path / "0.0") == []
+    assert told(tmp_path / "0.4")[0].endswith("different recipes: label_smoothing 0 and 0.4")
+
+
 def test_pretrainings_that_share_a_figure_but_no_state_are_told_of_if_attacks_differ(
     tmp_path,
 ):
@@ -103,3 +113,41 @@ def test_a_run_whose_flags_cannot_be_read_counts_as_alike(tmp_path):
         file = tmp_path / f"adv{state}-1" / "args.json"
         file.unlink() if text is None else file.write_text(text)
     assert told(tmp_path) == []
+
+
+# --- records that are not those of the runs -------------------------------------------------------
+
+
+def said(folder, words):
+    return [line for line in judge_runs(folder).verdict.warnings if words in line]
+
+
+def test_a_lost_record_beside_others_is_told_of(tmp_path):
+    for state, seed in ((0, 1), (1, 1), (1, 2)):
+        made(tmp_path, state=state, seed=seed)
+    assert said(tmp_path, "args.json") == []
+    (tmp_path / "adv1-2" / "args.json").unlink()
+    (line,) = said(tmp_path, "args.json")
+    assert "1 of 3 runs have no usable args.json" in line
+    assert str(tmp_path / "adv1-2") in line
+    for record in tmp_path.glob("*/args.json"):
+        record.unlink()
+    assert said(tmp_path, "args.json") == []  # other people's, who have none
+
+
+@pytest.mark.parametrize(
+    ("theirs", "words"),
+    [
+        ({"tag": "std"}, "tag std, there adv"),
+        ({"mode": "std", "seed": 7}, "mode std, there adv; seed 7, there 1"),
+        ({"arch": "resnet50"}, "arch resnet50, there resnet18"),
+        ({"dataset": "svhn", "data_number": 0.1}, "dataset svhn, there cifar10; data_number 0.1"),
+    ],
+)
+def test_a_record_of_another_run_is_told_of(tmp_path, theirs, words):
+    made(tmp_path, state=0)
+    made(tmp_path, state=1)
+    record = tmp_path / "adv1-1" / "args.json"
+    record.write_text(json.dumps({**RECIPE, **theirs}))
+    (line,) = said(tmp_path, "is not of the run")
+    assert line.startswith(f"{record} is not of the run in results.json: {words}")

@@ -30,6 +30,7 @@ from engine.run_folder import RunFolder
 from engine.steps import Execution
 from engine.training import Training
 from errors import InputError
+from files.run_args import ADDED
 
 NETWORK = ["-a", "resnet20s", "--width", "4", "--input_size", "16", "-b", "12", "-j", "0"]
 NETWORK += ["--device", "cpu"]
@@ -121,6 +122,18 @@ def test_weights_that_were_fetched_are_those_of_their_name(tmp_path, names):
 
     assert differences(then) == []
     assert differences(now) == [("init", then, now)]
+
+
+def test_a_flag_that_was_added_is_compared_with_runs_from_before_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(ADDED, "label_smoothing", 0.0)
+    (tmp_path / "args.json").write_text(json.dumps({"init": None}))
+
+    def differences(value):
+        flags = {"init": None, "label_smoothing": value}
+        return list(RunFolder(tmp_path, flags, [], [], "auto", Path, "x", {}).differences())
+
+    assert differences(0.0) == []
+    assert differences(0.4) == [("label_smoothing", 0.0, 0.4)]
 
 
 def test_a_finished_run_is_not_that_of_other_flags(data, search, tmp_path, capsys):

@@ -543,3 +543,8 @@ def test_warm_up_is_linear_by_step_and_the_schedule_goes_on_where_it_is(kind):
     assert ours == pytest.approx([0.1 * (i + 1) / 15 for i in range(15)], rel=1e-12)
     for epoch in range(3, 20):
         assert warm.at(epoch, 2, 5) == plain.at(epoch, 2, 5)
+
+
+def test_a_schedule_that_there_is_not_is_no_constant_rate():
+    with pytest.raises(ValueError, match="no schedule of learning rates: 'cosin'"):
+        Schedule("cosin", 0.1, 20)

@@ -1,6 +1,8 @@
 """Outcomes per image: what is written comes back, equal content is equal bytes, damage is seen."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -153,6 +155,20 @@ def test_a_sealed_header_that_does_not_fit_is_refused(tmp_path, change):
 def test_outcomes_that_do_not_fit_together_are_not_made(bits):
     with pytest.raises(ValueError):
         outcomes(8, bits=bits)
+
+
+def test_the_manual_reads_the_files_of_the_repository(tmp_path, monkeypatch, capsys):
+    runs = ROOT / "results" / "miniature" / "runs"
+    run = runs / "transfer/adv/folder/adv/f0.1/state5/seed1"
+    for file in (run / "outcomes.safetensors", runs / "imp/adv/5-ticket.safetensors"):
+        shutil.copy(file, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "results.md").read_text()
+    exec("".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), {})
+    accuracies, density = capsys.readouterr().out.splitlines()
+    results = json.loads((run / "results.json").read_text())
+    assert f"'ra_best.pgd': {results['ra_best']['ra']}" in accuracies
+    assert float(density) == pytest.approx(results["density"], abs=1e-12)
 
 
 def test_reading_needs_no_torch(tmp_path):

@@ -1,6 +1,7 @@
 """files/results.py: what a transfer writes into results.json is what the report reads."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from helpers.report_cases import FAILED_CHECK, result
 
+from engine.log import provenance
 from files.results import (
     MODES,
     NETWORKS,
@@ -82,6 +84,14 @@ def test_every_key_that_the_reader_requires_is_one_that_is_written():
     for key in REQUIRED:
         with pytest.raises(ValueError, match=f"it lacks {key}$"):
             parse_result({k: v for k, v in build().items() if k != key}, Path("results.json"))
+
+
+def test_the_manual_lists_the_keys_that_are_written_in_their_order():
+    text = (ROOT / "docs" / "results.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    sometimes = ["restarts", "autoattack", "masking_checks"]
+    assert [key for key in listed if key not in sometimes] == [*build(provenance=provenance())]
+    assert [key for key in listed if key in sometimes] == sometimes
 
 
 @pytest.mark.parametrize("network", NETWORKS)

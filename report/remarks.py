@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 
-from files.results import RANDOM, RunResult
+from files.results import NETWORKS, RANDOM, RunResult
 from report.groups import SHOWN
 from report.judged import MEASURES, GroupVerdict, Measure, TicketRow
 
 FAR = 5.0  # points between two seeds; a few tenths are usual, chance level is tens below
 SOME = 4  # tickets that a line names
+BY_CHANCE = 1.0  # points by which RA may be above SA where a network knows next to nothing
 
 
 def of_runs(runs: Iterable[RunResult]) -> list[str]:
@@ -22,6 +23,17 @@ def of_runs(runs: Iterable[RunResult]) -> list[str]:
     return [
         f"{first.path}{f' and {len(others)} more' if others else ''}: {line}"
         for line, (first, *others) in having.items()
+    ]
+
+
+def above_clean(runs: Iterable[RunResult]) -> list[str]:
+    """Name runs whose RA is above their SA, a line each: figures exchanged, or no attack at all."""
+    return [
+        f"{run.path}: {name} has RA {ra:.2f} % above SA {sa:.2f} %, and an attack does not raise "
+        "accuracy"
+        for run in runs
+        for name, (sa, ra) in ((name, getattr(run, name)) for name in NETWORKS)
+        if sa is not None and ra is not None and ra > sa + BY_CHANCE
     ]
 
 

@@ -21,7 +21,7 @@ from report.planned import (
     with_plan,
 )
 from report.recipes import Recipes, doubtful_records, mixed_recipes, runs_apart
-from report.remarks import of_runs, of_tickets, scattered, uneven, unplanned
+from report.remarks import above_clean, of_runs, of_tickets, scattered, uneven, unplanned
 from report.runs import natural_order
 from report.setting import settings
 from report.weighing import AllTested, comparable, contrasts, weigh, without_outcomes
@@ -120,7 +120,7 @@ def _one_per_seed(
             continue
         same.append(run)
     kept = [run for same in seen.values() for run in same]
-    return kept, warnings + of_runs(kept)
+    return kept, warnings + of_runs(kept) + above_clean(kept)
 
 
 def _repeats(run: RunResult, first: RunResult, recipes: Recipes) -> str:

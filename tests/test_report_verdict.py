@@ -40,6 +40,13 @@ def test_a_seed_that_failed_is_pointed_out_since_it_widens_what_the_rule_tolerat
     assert not any("points apart" in line for line in judge(fine).warnings)
 
 
+@pytest.mark.parametrize(("ra", "told"), [(45.5, 1), (28.2, 1), (28.0, 0), (20.0, 0)])
+def test_ra_above_sa_is_told_of(ra, told):
+    lines = judge(ticket(0, 90.0, 80.0, 40.0) + ticket(1, 90.0, 27.1, ra)).warnings
+    found = [line for line in lines if f"ra_best has RA {ra:.2f} % above SA 27.10 %" in line]
+    assert len(found) == told
+
+
 def test_tickets_of_other_seeds_than_the_dense_network_are_named():
     dense = [r for seed in (1, 2) for r in ticket(0, 90.0, 80.0, 40.0, seed=seed)]
     tickets = [r for state in range(1, 6) for r in ticket(state, 90.0, 80.0, 40.0, seed=1)]

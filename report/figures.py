@@ -230,8 +230,10 @@ def _bars(groups: Sequence[GroupVerdict]) -> list[Line2D]:
     """Explain the two kinds of bars, where there are any."""
     rows = [row for group in groups for row in group.all_rows]
     handles = []
-    if any(stat and stat.std for row in rows for stat in row.stats.values()):
-        label = "± std over seeds"
+    stats = [row.stats[measure.name] for row in rows for measure in MEASURES]
+    if any(stat and stat.std for stat in stats):
+        single = any(stat and stat.std is None for stat in stats)
+        label = f"± std over seeds{' (none: one seed)' if single else ''}"
         handles.append(
             Line2D([], [], color=INK, linestyle="", marker="|", mew=1.2, ms=11, label=label)
         )

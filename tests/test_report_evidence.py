@@ -1037,6 +1037,11 @@ def test_the_accuracy_figure_sets_the_bars_of_two_pretrainings_apart_and_explain
     assert len(set(places)) == 4  # dense network and ticket of each, whose two kinds of bars agree
     told = [text.get_text() for text in figure.legends[0].get_texts()]
     assert told[-2:] == ["± std over seeds", "95 % over test images, each network alone"]
+    write_ticket(tmp_path, 2, seeds=(1,), pretraining="adv", init_sha256="1" * 64)
+    groups = verdict_of(tmp_path).groups
+    figure = accuracy_figure(groups, styles(group.group.name for group in groups))
+    told = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert told[-2] == "± std over seeds (none: one seed)"
 
 
 @pytest.mark.skipif(find_browser() is None, reason="no browser here")

@@ -48,7 +48,9 @@ class Layout:
     name: str
     recognise: Callable[[Mapping[str, Any], Collection[str]], bool]
     prefixes: tuple[str, ...] = ()  # of the network, further to those of wrappers
-    ignored: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()  # by the beginning of the name
+    ignored_inside: tuple[str, ...] = ()  # wherever it stands in the name
+    respelled: tuple[tuple[str, str], ...] = ()  # parts of names, and what they are here
     trunk_only: bool = False  # a self-supervised trunk; what lies on it is no classifier
     source: str = ""  # where files of this layout come from, for docs/checkpoints.md
 
@@ -67,7 +69,30 @@ def _trunk(name: str, *markers: str, prefixes: tuple[str, ...] = (), source: str
     def recognise(payload: Mapping[str, Any], names: Collection[str]) -> bool:
         return _any(names, *markers)
 
-    return Layout(name, recognise, prefixes, (*HEADS, *beside), True, source or name)
+    return Layout(
+        name, recognise, prefixes, (*HEADS, *beside), trunk_only=True, source=source or name
+    )
+
+
+def _contrastive(name: str, branch: int, source: str, other: tuple[str, ...] = ()) -> Layout:
+    """A row of adversarial contrastive learning, whose networks list their BatchNorms.
+
+    branch: the number of the BatchNorm that is taken; `other`: of those that are left out.
+    """
+    norms = f".bn_list.{branch}."
+    return Layout(
+        name,
+        lambda payload, names: _any(names, f"bn1{norms}"),
+        ignored=("fc.fc", "fc.bn"),  # the projection head
+        ignored_inside=other,
+        respelled=(
+            (norms, "."),
+            (".downsample.conv.", ".downsample.0."),
+            (".downsample.bn.", ".downsample.1."),
+        ),
+        trunk_only=True,
+        source=source,
+    )
 
 
 # The first row that recognises a file wins.
@@ -77,8 +102,8 @@ LAYOUTS: tuple[Layout, ...] = (
         lambda payload, names: _any(names, "encoder_q."),
         ("encoder_q.",),
         ("encoder_q.fc.", "encoder_k.", "queue"),
-        True,
-        "facebookresearch/moco (v1, v2)",
+        trunk_only=True,
+        source="facebookresearch/moco (v1, v2)",
     ),
     _trunk(
         "MoCo v3", "base_encoder.", prefixes=("base_encoder.",), source="facebookresearch/moco-v3"
@@ -111,6 +136,16 @@ LAYOUTS: tuple[Layout, ...] = (
         ignored=HEADS,
         trunk_only=True,
         source="HobbitLong/SupContrast",
+    ),
+    _contrastive(
+        "ACL, two BatchNorms",
+        1,
+        "VITA-Group/Adversarial-Contrastive-Learning with --ACL_DS, and what is made of it "
+        "(DynACL, AIR)",
+        other=(".bn_list.0.",),
+    ),
+    _contrastive(
+        "ACL, one BatchNorm", 0, "VITA-Group/Adversarial-Contrastive-Learning without --ACL_DS"
     ),
     _trunk("SimCLR", "fc.0.", "projector.", source="sthalles/SimCLR, Spijkervet/SimCLR"),
     Layout(

@@ -123,12 +123,13 @@ def _split_ignored(
         candidates = (stripped[name], strip_wrappers(name, row.prefixes))
         group = next((p for p in (*row.ignored, "sub_block1.") for c in candidates
                       if c.startswith(p)), None)  # fmt: skip
-        if group is None:
+        inside = next((part for part in row.ignored_inside if part in name), None)
+        if group is None and inside is None:
             kept[name] = value
-        else:
-            outer = name[: name.index(group)]
-            groups[outer + group] = groups.get(outer + group, 0) + 1
-    return kept, [f"left out: {count} entries {group}*" for group, count in groups.items()]
+            continue
+        told = f"{name[: name.index(group)]}{group}*" if group else f"*{inside}*"
+        groups[told] = groups.get(told, 0) + 1
+    return kept, [f"left out: {count} entries {told}" for told, count in groups.items()]
 
 
 def _bare(
@@ -141,7 +142,7 @@ def _bare(
     weights: dict[str, Tensor] = {}
     full: dict[str, str] = {}
     unexpected = []
-    bare_names = {name: strip_wrappers(name, row.prefixes) for name in entries}
+    bare_names = {name: _respelled(strip_wrappers(name, row.prefixes), row) for name in entries}
     numbered = {"0.weight", "1.weight"} <= set(bare_names.values())
     for name, value in entries.items():
         bare = named_child(bare_names[name]) if numbered else bare_names[name]
@@ -151,6 +152,12 @@ def _bare(
         else:
             weights[bare], full[bare] = value, name
     return weights, full, unexpected
+
+
+def _respelled(name: str, row: Layout) -> str:
+    for theirs, ours in row.respelled:
+        name = name.replace(theirs, ours)
+    return name
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

@@ -293,7 +293,33 @@ def supcon():
     return {"model": state, "optimizer": {}, "epoch": 9}
 
 
+def acl(branches=2):
+    """Which lists a BatchNorm of clean images and one of attacked ones, or one of all."""
+    state = {"normalize.mean": torch.full((3,), 0.4), "normalize.std": torch.full((3,), 0.2)}
+    for name, value in TRUNK.items():
+        name = name.replace("downsample.0.", "downsample.conv.")
+        name = name.replace("downsample.1.", "downsample.bn.")
+        before, norm, entry = re.fullmatch(r"(.*?)(bn\d?\.)?(\w+)", name).groups("")
+        if not norm:
+            state[name] = value
+            continue
+        for branch in range(branches):
+            own = value if branch == branches - 1 else value + 1
+            state[f"{before}{norm}bn_list.{branch}.{entry}"] = own
+    for part in (1, 2, 3):
+        state |= mlp("fc.", f"fc{part}")
+        for branch in range(branches):
+            state |= bn(f"fc.bn{part}.bn_list.{branch}.")
+    return {"epoch": 1000, "state_dict": state, "optim": {}, "acc": 0.9, "tacc": 0.8}
+
+
+def acl_of_one_branch():
+    return acl(branches=1)
+
+
 TRUNKS = {
+    acl: "ACL, two BatchNorms",
+    acl_of_one_branch: "ACL, one BatchNorm",
     simclr: "SimCLR",
     simclr_spijkervet: "SimCLR",
     byol: "BYOL",

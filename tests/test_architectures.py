@@ -365,14 +365,14 @@ def test_what_seems_to_fold_but_changes_the_logits_is_not_folded():
 class ByHand(nn.Module):
     """A user's network: its names say nothing of what follows what, and its stem is no `conv1`."""
 
-    def __init__(self):
+    def __init__(self, classes=3):
         super().__init__()
         self.arch, self.stem = "by_hand", None
         self.normalize = models.normalize.Normalize(MEAN, STD)
         self.start = nn.Conv2d(3, 4, 3, padding=1)
         self.conv1, self.bn1 = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
         self.body = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))
-        self.fc = nn.Linear(4, 3)
+        self.fc = nn.Linear(4, classes)
 
     def forward(self, images):
         x = self.bn1(F.relu(self.conv1(self.start(self.normalize(images)))))
@@ -390,7 +390,7 @@ def test_a_users_network_is_folded_by_what_it_computes_not_by_its_names():
 
 def test_a_users_network_without_conv1_is_read_back(tmp_path, monkeypatch):
     monkeypatch.setattr(zoo, "ARCHS", (*zoo.ARCHS, "by_hand"))
-    monkeypatch.setattr(zoo, "ResNet", lambda *_: ByHand())
+    monkeypatch.setattr(zoo, "ResNet", lambda arch, classes, *_: ByHand(classes))
     held = enliven(ByHand())
     save_checkpoint(tmp_path / "w.pt", {"state_dict": held.state_dict(), "arch": "by_hand"})
     zoo.classifier_of_arch.cache_clear()

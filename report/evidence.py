@@ -41,8 +41,9 @@ class Difference:
     only" (one seed on a side: how other seeds would do is unknown), "seeds only" (no outcomes per
     image: how other images would do is unknown), "unlike" (the two sides were trained or attacked
     differently, so the difference is not the ticket's alone), or "none". seeds: the fewest of any
-    set of runs in it. image_variance: the part of the mean's variance that more seeds would not
-    reduce. most: how far from 0 the mean can be.
+    set of runs in it. image_variance, residual_variance: the parts of the mean's variance over
+    images that more seeds would not reduce, and that they would. most: how far from 0 the mean can
+    be.
     """
 
     mean: float
@@ -51,6 +52,7 @@ class Difference:
     kind: Kind
     image_variance: float = 0.0
     seed_terms: tuple[SeedTerm, ...] = ()
+    residual_variance: float = 0.0
     most: float = 100.0
 
     @property
@@ -82,11 +84,13 @@ class Difference:
         weighted = seeds * _quantile(tail, _welch(self.seed_terms))
         if self.images is None:
             return math.sqrt(seeds) * _quantile(tail, _welch(self.seed_terms))
-        weighted += self.image_variance * _quantile(tail, self.images - 1)
+        of_images = _quantile(tail, self.images - 1)
+        weighted += self.image_variance * of_images
         variance = self.image_variance + seeds
         half = weighted / math.sqrt(variance) if variance > 0 else 0.0
-        # Never narrower than if no image at all had differed.
-        return max(half, 100 * (1 - tail ** (1 / self.images)))
+        # Never narrower than for these very runs, nor than if no image at all had differed.
+        alone = of_images * math.sqrt(self.image_variance + self.residual_variance)
+        return max(half, alone, 100 * (1 - tail ** (1 / self.images)))
 
 
 def _quantile(tail: float, df: float) -> float:
@@ -205,7 +209,8 @@ def _crossed(arms: Sequence[NDArray[np.float64]], kind: Kind) -> Difference:
         SeedTerm(float(np.var(arm.mean(axis=1), ddof=1)) / len(arm), len(arm)) for arm in arms
     )  # B, by arm
     residual = sum(_residual_mean_square(arm) / arm.size for arm in arms)  # E
-    return Difference(mean, seeds, count, kind, max(0.0, by_images - residual), by_seeds)
+    lasting = max(0.0, by_images - residual)
+    return Difference(mean, seeds, count, kind, lasting, by_seeds, by_images - lasting)
 
 
 def _residual_mean_square(arm: NDArray[np.float64]) -> float:

@@ -25,9 +25,8 @@ def explained(verdict: Verdict) -> str:
         f"shows it worse {margin} at the most; it is worse where all of the interval lies below; "
         "else it is undecided, as it always is with one seed or without outcomes per image. The "
         "sparsest with evidence ends an unbroken chain of double wins from the densest ticket on. "
-        "An interval is itself estimated: with few seeds it may by chance come out narrower than "
-        "other test images alone would make it. How this is computed, how often it is right and "
-        "what it allows to be said: <code>docs/verdict.md</code>.</p>"
+        "How this is computed, how often it is right and what it allows to be said: "
+        "<code>docs/verdict.md</code>.</p>"
     )
 
 

@@ -90,7 +90,10 @@ def with_seeds(difference: Difference, counts: Sequence[int]) -> Difference:
         term._replace(variance=term.variance * term.seeds / count, seeds=count)
         for term, count in zip(difference.seed_terms, each, strict=False)
     )
-    return dataclasses.replace(difference, seed_terms=terms, seeds=least)
+    residual = difference.residual_variance * difference.seeds / least
+    return dataclasses.replace(
+        difference, seed_terms=terms, seeds=least, residual_variance=residual
+    )
 
 
 def _images_needed(difference: Difference, images: int, gap: float, level: float) -> int:

@@ -171,7 +171,7 @@ def theory(cells: Cells) -> None:
             for b in (0.0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200):
                 found = (1 + b) * rng.chisquare(seeds - 1, cells.draws) / (seeds - 1)
                 halves = {
-                    "interval": [_half_width(a, [x], images, [seeds]) for x in found],
+                    "interval": [_half_width(a, [x], images, [seeds], 1) for x in found],
                     "Satterthwaite's": [
                         satterthwaite_half_width(a + 1, x, 1, images, seeds) for x in found
                     ],
@@ -186,10 +186,15 @@ def theory(cells: Cells) -> None:
 
 
 def _half_width(
-    image_variance: float, by_seeds: Sequence[float], images: int, seeds: Sequence[int]
+    image_variance: float,
+    by_seeds: Sequence[float],
+    images: int,
+    seeds: Sequence[int],
+    residual: float = 0,
 ) -> float:
     terms = tuple(map(SeedTerm, by_seeds, seeds))
-    return Difference(0, min(seeds), images, "paired", image_variance, terms).half_width() or 0
+    found = Difference(0, min(seeds), images, "paired", image_variance, terms, residual)
+    return found.half_width() or 0
 
 
 def theory_of_two(cells: Cells) -> None:

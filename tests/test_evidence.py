@@ -61,6 +61,27 @@ def test_images_and_seeds_share_in_the_interval():
     assert found.high == 100.0  # no difference can be more
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_no_interval_is_narrower_than_other_images_alone_would_make_it(seeds):
+    bound = []
+    for sample in range(200):
+        drawn = np.random.default_rng([seeds, sample]).random((2, seeds, 60)) < 0.6
+        dense, ticket = (dict(enumerate(side)) for side in drawn)
+        gains = np.stack([100.0 * ticket[k] - 100.0 * dense[k] for k in dense]).mean(0)
+        alone = t(59) * gains.std(ddof=1) / math.sqrt(60)
+        half = paired_difference(dense, ticket).half_width()
+        assert half >= alone - 1e-9
+        bound.append(half <= alone + 1e-9)
+    assert 0.1 < np.mean(bound) < 0.5  # the bound is met now and then, and not always
+
+
+def test_further_seeds_take_their_share_off_what_other_images_alone_would_make():
+    # Seeds agree by chance: all of the interval is the images'. Of A = 2 a half is residual.
+    today = Difference(0.0, 3, 2000, "paired", 1.0, (SeedTerm(0.0, 3),), 1.0)
+    assert today.half_width() == pytest.approx(t(1999) * math.sqrt(2))
+    assert with_seeds(today, [6]).half_width() == pytest.approx(t(1999) * math.sqrt(1.5))
+
+
 def test_a_stricter_level_takes_its_own_quantiles():
     found = paired_difference(DENSE, TICKET)
     level = 1 - 0.05 / 3

@@ -135,7 +135,7 @@ class Loader:
         split = split._replace(labels=split.labels.astype(np.int64, copy=False))
         lowest, highest = (split.labels.min(), split.labels.max()) if self.num_images else (0, 0)
         if lowest < 0 or highest >= self.num_classes:
-            raise ValueError(
+            raise InputError(
                 f"labels from {lowest} to {highest}: of {self.num_classes} classes they are 0 to "
                 f"{self.num_classes - 1}"
             )

@@ -706,7 +706,7 @@ def test_labels_of_any_kind_become_those_that_losses_and_attacks_take():
 def test_labels_without_a_class_are_no_labels(odd):
     pixels, transform = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), Transform(8, resize=8)
     split = loader_module.Split(pixels, np.array([0, odd]))
-    with pytest.raises(ValueError, match=r"labels from .* of 3 classes they are 0 to 2"):
+    with pytest.raises(InputError, match=r"labels from .* of 3 classes they are 0 to 2"):
         Loader(split, transform, list("abc"), batch_size=2)
 
 

@@ -51,28 +51,42 @@ AllTested = Mapping[Path, Mapping[str, Tested]]  # by the path of results.json a
 # --- reading --------------------------------------------------------------------------------------
 
 
-def read_tested(results: Iterable[RunResult]) -> tuple[dict[Path, dict[str, Tested]], list[str]]:
+class OfAnotherTest(Exception):
+    """Outcomes that contradict the results beside them; the text says how."""
+
+
+def read_tested(
+    results: Iterable[RunResult],
+) -> tuple[list[RunResult], dict[Path, dict[str, Tested]], list[str]]:
     """Read the outcomes that lie beside results, as far as they are judged.
 
-    A file that is damaged or of another test is a line, and its run counts as one without.
+    A file that is damaged is a line, and its run counts as one without. Where the two contradict
+    each other, which of them is the run's is not known: a line, and the run is left out. Returns
+    the other runs, their outcomes and the lines.
     """
-    found, problems = {}, []
+    kept, found, problems = [], {}, []
     for run in results:
         path = run.path.with_name(names.OUTCOMES)
-        if not path.exists():
-            continue
         try:
-            found[run.path] = _tested(run, read_outcomes(path), path)
+            if path.exists():
+                found[run.path] = _tested(run, read_outcomes(path))
         except InputError as error:
             problems.append(f"{error}; the run counts as one without outcomes")
-    return found, problems
+        except OfAnotherTest as error:
+            problems.append(
+                f"{run.path} is left out: {path.name} beside it {error}; one of the two is of "
+                "another test: restore it, or delete the folder and run it again"
+            )
+            continue
+        kept.append(run)
+    return kept, found, problems
 
 
-def _tested(run: RunResult, outcomes: Outcomes, path: Path) -> dict[str, Tested]:
+def _tested(run: RunResult, outcomes: Outcomes) -> dict[str, Tested]:
     if outcomes.seed != run.seed:
-        raise InputError(f"{path}: of seed {outcomes.seed}, {names.RESULTS} of seed {run.seed}")
+        raise OfAnotherTest(f"is of seed {outcomes.seed}, not {run.seed}")
     if run.group.test_split not in (None, outcomes.split):
-        raise InputError(f"{path}: of another test split than {names.RESULTS}")
+        raise OfAnotherTest("is of another test split")
     found = {}
     for measure in MEASURES:
         value = measure.value(run)
@@ -83,13 +97,11 @@ def _tested(run: RunResult, outcomes: Outcomes, path: Path) -> dict[str, Tested]
             if own is None:
                 continue
             if abs(own - value) > ROUNDING:
-                raise InputError(
-                    f"{path}: {measure.title} of {own:.4f} %, {names.RESULTS} has {value:.4f} %"
-                )
+                raise OfAnotherTest(f"has {measure.title} of {own:.4f} %, not {value:.4f} %")
             bits = outcomes.bits[measure.network, kind]
             attack = outcomes.attacks.get(kind, "") if measure.attacked else ""
             if attack and run.attack not in (None, attack):
-                raise InputError(f"{path}: RA by {attack}, {names.RESULTS} has it by {run.attack}")
+                raise OfAnotherTest(f"has RA by {attack}, not by {run.attack}")
             found[measure.name] = Tested(outcomes.split, attack, bits)
             break
     return found

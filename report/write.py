@@ -74,8 +74,10 @@ def judge_runs(
     Without an `evidence_margin` it is the one that a group's study has fixed, if it has. Raises
     InputError when there is no usable run, or when a group's studies have fixed different margins.
     """
-    results, problems = read_runs(runs_dir)
-    tested, unusable = read_tested(results)
+    found, problems = read_runs(runs_dir)
+    results, tested, unusable = read_tested(found)
+    if not results:
+        raise InputError(f"{runs_dir}: no usable run: {unusable[0]}")
     records, damaged = read_study_records(runs_dir)
     recipes = read_recipes(results)
     verdict = judge(results, margin, tested, evidence_margin, records, recipes)

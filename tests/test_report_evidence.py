@@ -145,20 +145,14 @@ def test_results_without_outcomes_have_intervals_from_seeds_alone_or_none():
     assert row.double_win_evidence is None
 
 
-@pytest.mark.parametrize("harm", ["damage", "remove", "another seed", "other accuracies"])
+@pytest.mark.parametrize("harm", ["damage", "remove"])
 def test_a_run_without_usable_outcomes_is_named_and_its_ticket_is_undecided(tmp_path, harm):
     study(tmp_path, {0: (), 1: (), 2: ()})
     file = tmp_path / "adv" / "1-2" / "std" / "outcomes.safetensors"
     if harm == "damage":
         file.write_bytes(file.read_bytes()[:-1])
-    elif harm == "remove":
-        file.unlink()
-    elif harm == "another seed":
-        shutil.copy(tmp_path / "adv" / "1-1" / "std" / file.name, file)
     else:
-        write_tested(tmp_path / "else", right(IMAGES, 1799), seed=2, mode="std", state=1)
-        shutil.copy(tmp_path / "else" / file.name, file)
-        shutil.rmtree(tmp_path / "else")
+        file.unlink()
     verdict = verdict_of(tmp_path)
     first, second = only(verdict).rows
     assert [first.differences[name].kind for name in first.evidence] == ["none", "paired", "paired"]
@@ -167,6 +161,43 @@ def test_a_run_without_usable_outcomes_is_named_and_its_ticket_is_undecided(tmp_
     told = "\n".join(verdict.warnings)
     assert "SA under ST: 1 of 9 runs have no usable outcomes" in told
     assert (str(file) in told) == (harm != "remove")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"seed": 1}, "is of seed 1, not 2"),
+        ({"correct": 1799}, "has SA under ST of 89.9500 %, not 90.0000 %"),
+        ({"split": "b" * 64}, "is of another test split"),
+    ],
+)
+def test_a_run_whose_outcomes_contradict_its_results_is_left_out(changes, told, tmp_path):
+    write_ticket(tmp_path / "runs", 0)
+    write_ticket(tmp_path / "runs", 1, seeds=(1, 3))
+    write_ticket(tmp_path / "runs", 1, 1850, seeds=(2,))
+    other = {"seed": 2, "mode": "std", "state": 1} | changes
+    write_tested(tmp_path / "else", right(IMAGES, other.pop("correct", 1850)), **other)
+    file = tmp_path / "runs" / "adv" / "1-2" / "std" / "outcomes.safetensors"
+    if "correct" in changes:
+        write_tested(file.parent, right(IMAGES, 1800), seed=2, mode="std", state=1)
+    shutil.copy(tmp_path / "else" / file.name, file)
+    verdict = verdict_of(tmp_path / "runs")
+    (row,) = only(verdict).rows
+    assert row.stats["st_sa"] == (90.0, 0.0, 2)
+    assert sorted(run.seed for run in row.runs if run.mode == "std") == [1, 3]
+    line = next(line for line in verdict.warnings if "left out" in line)
+    assert line.startswith(f"{file.with_name('results.json')} is left out: {file.name} beside it ")
+    assert told in line
+    assert "adv, cifar10, 100 % of the data: imp state 1, ST, seed 2" in only(verdict).missing
+
+
+def test_where_every_run_contradicts_its_outcomes_there_is_no_report(tmp_path):
+    write_tested(tmp_path / "a", right(IMAGES, 1800), mode="std", state=0)
+    write_tested(tmp_path / "b", right(IMAGES, 1799), mode="std", state=0)
+    shutil.copy(tmp_path / "b" / "outcomes.safetensors", tmp_path / "a")
+    shutil.rmtree(tmp_path / "b")
+    with pytest.raises(InputError, match=r"no usable run: .*a/results\.json is left out"):
+        verdict_of(tmp_path)
 
 
 def test_different_test_splits_are_never_paired(tmp_path):
@@ -267,15 +298,18 @@ def test_without_outcomes_it_is_the_results_that_tell_the_attack(tmp_path):
     )
 
 
-def test_results_and_outcomes_that_name_different_attacks_are_told(tmp_path):
+def test_a_run_whose_outcomes_name_another_attack_is_left_out(tmp_path):
     study(tmp_path, {0: (), 1: ()})
     path = tmp_path / "adv" / "1-1" / "adv" / "results.json"
     as_outcomes = {**json.loads(path.read_text()), "attack": "Linf PGD-20, eps 8/255"}
     path.write_text(json.dumps(as_outcomes))
-    assert not any("has it by" in line for line in verdict_of(tmp_path).warnings)
+    assert not any("has RA by" in line for line in verdict_of(tmp_path).warnings)
     path.write_text(json.dumps({**as_outcomes, "attack": "Linf PGD-1, eps 8/255"}))
-    told = "outcomes.safetensors: RA by Linf PGD-20, eps 8/255, results.json has it by Linf PGD-1"
-    assert any(told in line for line in verdict_of(tmp_path).warnings)
+    verdict = verdict_of(tmp_path)
+    told = "outcomes.safetensors beside it has RA by Linf PGD-20, eps 8/255, not by Linf PGD-1"
+    assert any(told in line for line in verdict.warnings)
+    (row,) = only(verdict).rows
+    assert path not in {run.path for run in row.runs}
 
 
 # --- the chain, and the sentence ------------------------------------------------------------------

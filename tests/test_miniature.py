@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from collections.abc import Iterator
@@ -47,6 +48,13 @@ def test_the_verdict_and_the_tables_are_those_of_the_runs_beside_them(tmp_path, 
         assert (tmp_path / name).read_text().splitlines() == table
     table = (MINIATURE / "report" / "results.csv").read_text().splitlines()
     assert len(table) == 1 + len(PATHS) > 1
+
+
+def test_the_readmes_tables_are_those_of_the_report(monkeypatch):
+    monkeypatch.syspath_prepend(str(MINIATURE))
+    tables = importlib.import_module("tables")
+    text = (MINIATURE / "README.md").read_text()
+    assert tables.filled(text) == text
 
 
 @pytest.mark.parametrize("path", PATHS, ids=NAMES)

@@ -5,6 +5,7 @@
 Of each finished transfer: its results, the outcomes of its test, its curves; further the plan, the
 baselines' tickets, and the two dense networks that check.sh tests again. Of the report the verdict,
 the tables and the figures; `bash script/report.sh results/miniature/runs --out DIR` makes its page.
+The README's tables are filled in from it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT))
+
+from tables import write_tables  # noqa: E402
 
 from files import names  # noqa: E402
 from report.console import print_verdict  # noqa: E402
@@ -58,6 +61,7 @@ def write_report_again() -> int:
     kept = [path for path in files if path.suffix in (".json", ".csv", ".tex", ".png")]
     for path in set(files) - set(kept):
         path.unlink()
+    write_tables()
     print_verdict(verdict, kept)
     return len(verdict.errors) > 0
 

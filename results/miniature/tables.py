@@ -1,0 +1,80 @@
+"""The tables of README.md, filled in from the report beside it: no figure of theirs is typed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+README = HERE / "README.md"
+SIDES = {"std": "standard", "adv": "adversarial"}
+KINDS = ("dense", "imp")
+MEASURES = {"st_sa": ("std", "sa_best_sa"), "at_sa": ("adv", "ra_best_sa"),
+            "at_ra": ("adv", "ra_best_ra")}  # a run's mode, and its column  # fmt: skip
+OPEN = {True: "double win", False: "none", None: "undecided"}
+
+
+def write_tables() -> None:
+    """Fill the tables of the README in."""
+    README.write_text(filled(README.read_text()))
+
+
+def filled(text: str) -> str:
+    """The README's text with the tables of the report, each below a comment with its name."""
+    for name, rows in {"seed 1": _of_seed_1(), "all seeds": _of_all_seeds()}.items():
+        mark = f"<!-- {name} -->\n"
+        if mark not in text:
+            raise SystemExit(f"error: {README}: no line {mark.strip()}, below which its table goes")
+        table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+        text = re.sub(rf"{mark}(\|.*\n)*", (mark + table).replace("\\", r"\\"), text)
+    return text
+
+
+def _of_seed_1() -> Iterator[tuple[str, ...]]:
+    """What the runs of seed 1 found: a row for each network, in percent."""
+    yield "", "SA under ST", "SA under AT", "RA under AT"
+    yield ("---",) * 4
+    with (HERE / "report" / "results.csv").open(newline="") as stream:
+        runs = [run for run in csv.DictReader(stream) if run["seed"] == "1"]
+    for side in SIDES:
+        own = [run for run in runs if run["pretraining"] == side and run["ticket"] in KINDS]
+        for state in sorted({int(run["state"]) for run in own}):
+            of_mode = {run["mode"]: run for run in own if int(run["state"]) == state}
+            accuracies = (f"{float(of_mode[m][column]):.2f}" for m, column in MEASURES.values())
+            yield _named(side, state, float(of_mode["std"]["density"])), *accuracies
+
+
+def _of_all_seeds() -> Iterator[tuple[str, ...]]:
+    """Tickets minus dense networks, and their contrasts, of three seeds: points with intervals."""
+    verdict = json.loads((HERE / "report" / "verdict.json").read_text())
+    yield "", "SA under ST", "SA under AT", "RA under AT", "by the rule", "evidence"
+    yield ("---",) * 6
+    for side in reversed(SIDES):
+        for row in verdict["rows"]:
+            found = row["difference"]
+            if (row["pretraining"], row["ticket"]) == (side, "imp") and _has_all(found.values()):
+                verdicts = OPEN[row["double_win"]], OPEN[row["double_win_evidence"]]
+                intervals = (_interval(found[measure]) for measure in MEASURES)
+                yield _named(side, row["state"], row["density"]), *intervals, *verdicts
+    for state in sorted({contrast["state"] for contrast in verdict["contrasts"]}):
+        of = {c["measure"]: c for c in verdict["contrasts"] if c["state"] == state}
+        if _has_all(of.values()):
+            yield f"contrast of state {state}", *(_interval(of[m]) for m in MEASURES), "", ""
+
+
+def _has_all(found: Any) -> bool:
+    return all(difference is not None and difference["seeds"] == 3 for difference in found)
+
+
+def _named(side: str, state: int, density: float) -> str:
+    sparsity = f"{100 * (1 - density):.1f} %"
+    return f"{SIDES[side]}, {f'state {state} ({sparsity})' if state else 'dense'}"
+
+
+def _interval(found: dict[str, Any]) -> str:
+    mean, low, high = (f"{found[key]:.2f}".replace("-", "−") for key in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"

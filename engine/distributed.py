@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -48,9 +49,13 @@ def seed_everything(seed: int) -> None:
 
 
 def own_random_starts(runtime: Runtime) -> None:
-    """Give every process of several its own random numbers from here on: its attacks' starts."""
+    """Give every process of several its own random numbers from here on: its attacks' starts.
+
+    They are of no other process of a run with another seed either.
+    """
     if runtime.world_size > 1:
-        torch.manual_seed(torch.initial_seed() + runtime.rank)
+        (own,) = np.random.SeedSequence([torch.initial_seed(), runtime.rank]).generate_state(1)
+        torch.manual_seed(int(own))
 
 
 def configure_torch(threads: int | None, tf32: bool) -> None:

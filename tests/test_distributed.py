@@ -385,15 +385,16 @@ def test_spawned_processes_with_loaders_stop_by_a_signal_to_all_and_go_on_to_the
 
 
 def test_each_of_several_processes_draws_random_starts_of_its_own_and_one_those_of_the_seed():
-    def drawn(rank: int, world_size: int) -> float:
-        torch.manual_seed(7)
+    def drawn(rank: int, world_size: int, seed: int = 7) -> float:
+        torch.manual_seed(seed)
         own_random_starts(Runtime(torch.device("cpu"), rank, world_size))
         return float(torch.rand(()))
 
     torch.manual_seed(7)
     of_the_seed = float(torch.rand(()))
     assert drawn(0, 1) == of_the_seed
-    assert len({drawn(rank, 3) for rank in range(3)}) == 3
+    processes = [(rank, seed) for rank in range(8) for seed in range(1, 11)]
+    assert len({drawn(rank, 8, seed) for rank, seed in processes}) == len(processes)
 
 
 def test_an_absent_node_is_waited_for_with_a_line_and_not_for_ever(monkeypatch, capfd):

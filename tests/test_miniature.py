@@ -13,8 +13,10 @@ import pytest
 from conftest import ROOT
 
 from files.atomic import sha256_of
+from files.fingerprints import weights_sha256
 from files.outcomes import CLEAN, PGD, read_outcomes
 from files.results import RunResult, read_results
+from models import load_network
 from report.write import write_report
 
 MINIATURE = ROOT / "results" / "miniature"
@@ -72,6 +74,20 @@ def test_the_accuracies_are_those_of_the_outcomes_and_of_a_ticket_that_is_here(p
     assert run.ticket_sha256 == (
         sha256_of(source / f"{run.state}-ticket.safetensors") if run.state else None
     )
+
+
+@pytest.mark.parametrize("side", ["adv", "std"])
+def test_the_source_accuracies_are_those_of_the_outcomes_and_of_the_weights_that_are_here(side):
+    found = json.loads((MINIATURE / "source" / side / "eval.json").read_text())
+    outcomes = read_outcomes(MINIATURE / "source" / side / "eval.outcomes.safetensors")
+    accuracies = [outcomes.accuracy("init", measure) for measure in (CLEAN, PGD)]
+    assert [found["sa"], found["ra"]] == accuracies
+    epochs = (MINIATURE / "runs" / "imp" / side / "metrics.jsonl").read_text().splitlines()
+    dense = [epoch for epoch in map(json.loads, epochs) if epoch["state"] == 0]
+    assert found["sa"] == dense[-1]["val_sa"]
+    network = load_network(str(MINIATURE / "runs" / "imp" / side / "init.pth.tar"))
+    assert found["weights_sha256"] == weights_sha256(network.state_dict())
+    assert "| {:.1f} / {:.1f} |".format(*accuracies) in (MINIATURE / "README.md").read_text()
 
 
 def test_all_networks_were_tested_on_the_same_images_and_transferred_alike():

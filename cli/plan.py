@@ -213,7 +213,7 @@ def _plan_evaluation(args: argparse.Namespace) -> RunPlan:
 
 def _check_batch(batch_size: int, images: int, classes: int) -> None:
     """Raise InputError where there surely are too few images, whatever a class was rounded by."""
-    if batch_size > images + classes:
+    if batch_size < 2 or batch_size > images + classes:
         check_batch(batch_size, images)
 
 

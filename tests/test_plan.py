@@ -385,13 +385,16 @@ def test_a_batch_is_of_all_nodes_and_a_rest_of_one_image_is_no_step(data, capsys
     assert "  2 steps per epoch of 34 images" in plan_imp(capsys, data, "-b", "34")
 
 
-def test_more_images_a_step_than_there_are_end_a_plan_too(data, capsys):
+@pytest.mark.parametrize(
+    ("batch", "told"), [("48", "more than the 36 training"), ("1", "must be at least 2")]
+)
+def test_a_batch_that_ends_a_run_ends_its_plan_too(data, capsys, batch, told):
     for main, words in (
         (main_imp_pretrain.main, [str(data), *TINY, *HERE]),
         (main_downstream.main, transfer_flags(data)),
     ):
-        argv = [*words, "-b", "48", "--dry_run"]
-        assert "--batch_size 48: more than the 36 training" in one_error_line(argv, main, capsys)
+        argv = [*words, "-b", batch, "--dry_run"]
+        assert f"--batch_size {batch}: {told}" in one_error_line(argv, main, capsys)
 
 
 def test_data_that_a_run_would_download_are_not_missing(capsys, tmp_path, monkeypatch):

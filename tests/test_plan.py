@@ -316,16 +316,16 @@ def test_a_split_that_is_not_there_is_made_of_another(data, tmp_path, capsys):
 @pytest.mark.parametrize("how", ["number", "file"])
 def test_only_the_images_of_the_chosen_classes_are_counted(data, how, tmp_path, capsys):
     (tmp_path / "names.txt").write_text("# two\ngreen\nred\n")
-    words = ["--classes", "2" if how == "number" else str(tmp_path / "names.txt"), "-b", "1"]
-    assert "  24 steps per epoch of 1 images\n" in plan_imp(capsys, data, *words)
+    words = ["--classes", "2" if how == "number" else str(tmp_path / "names.txt"), "-b", "2"]
+    assert "  12 steps per epoch of 2 images\n" in plan_imp(capsys, data, *words)
     text = plan_transfer(capsys, data, *words, "--epochs", "3")
-    assert "  3 epochs of 24 steps of 1\n" in text
+    assert "  3 epochs of 12 steps of 2\n" in text
     assert " on 8 validation images, a final test on 8\n" in text
-    for dataset, steps in (("cifar10", 9000), ("cifar100", 900), ("digits", 260)):
+    for dataset, steps in (("cifar10", 4500), ("cifar100", 450), ("digits", 130)):
         more = ["--epochs", "3", "--dataset", dataset]
-        assert f"3 epochs of {steps} steps of 1\n" in plan_transfer(capsys, data, *words, *more)
+        assert f"3 epochs of {steps} steps of 2\n" in plan_transfer(capsys, data, *words, *more)
     text = plan_imp(capsys, tmp_path / "none", *words)
-    assert f"  {1_281_167 * 2 // 1000} steps per epoch" in text
+    assert f"  {1_281_167 * 2 // 1000 // 2} steps per epoch" in text
 
 
 def test_images_in_folders_of_a_class_and_in_an_annotated_val_are_counted(data, tmp_path, capsys):
@@ -336,8 +336,8 @@ def test_images_in_folders_of_a_class_and_in_an_annotated_val_are_counted(data, 
         (tmp_path / "train" / name / "images").symlink_to(data / "train" / name)
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / "images").symlink_to(data / "val")
-    text = plan_transfer(capsys, tmp_path, "-b", "1", "--epochs", "3", "--classes", "2")
-    assert "  3 epochs of 24 steps of 1\n" in text
+    text = plan_transfer(capsys, tmp_path, "-b", "2", "--epochs", "3", "--classes", "2")
+    assert "  3 epochs of 12 steps of 2\n" in text
     assert " on 8 validation images, a final test on 8\n" in text
 
 

@@ -20,6 +20,7 @@ from engine.steps import training_step
 from engine.training import check_batch
 from files import names
 from files.results import IMP
+from input_pipeline.loader import check_batch_size
 from models import build_model, estimate_activations, estimate_flops, is_fetched
 
 TIMED_STEPS, TIMED_IMAGES = 4, 64  # of --time_it
@@ -213,7 +214,8 @@ def _plan_evaluation(args: argparse.Namespace) -> RunPlan:
 
 def _check_batch(batch_size: int, images: int, classes: int) -> None:
     """Raise InputError where there surely are too few images, whatever a class was rounded by."""
-    if batch_size < 2 or batch_size > images + classes:
+    check_batch_size(batch_size, train=True)
+    if batch_size > images + classes:
         check_batch(batch_size, images)
 
 

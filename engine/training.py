@@ -29,12 +29,10 @@ LOOKED_AT_EVERY = 100  # steps: a look at the loss waits for the GPU
 
 
 def check_batch(batch_size: int, images: int) -> None:
-    """Raise InputError for a batch of one image, or of more than there are training images.
+    """Raise InputError for a batch of more than there are training images.
 
-    Deviation: the released code makes one smaller step an epoch of the latter.
+    Deviation: the released code makes one smaller step an epoch of it.
     """
-    if batch_size < 2:
-        raise InputError(f"--batch_size {batch_size}: must be at least 2, for BatchNorm")
     if batch_size > images:
         raise InputError(
             f"--batch_size {batch_size}: more than the {images} training images; -b {images} or "

@@ -93,6 +93,12 @@ class _Batches(Dataset):
         return images, np.array(used, dtype=np.int64), skipped
 
 
+def check_batch_size(batch_size: int, train: bool) -> None:
+    """Raise InputError for fewer than one image a batch, or two to train on (BatchNorm)."""
+    if batch_size < (2 if train else 1):
+        raise InputError(f"batch size {batch_size}: must be at least {2 if train else 1}")
+
+
 class Loader:
     """Batches of one split, in an order and with an augmentation fixed by (seed, epoch).
 
@@ -122,8 +128,7 @@ class Loader:
         notes: Sequence[str] = (),
         tell: Callable[[str], None] = warnings.warn,
     ):
-        if batch_size < (2 if train else 1):
-            raise InputError(f"batch size {batch_size}: must be at least {2 if train else 1}")
+        check_batch_size(batch_size, train)
         self.classes, self.num_classes = tuple(classes), len(classes)
         self.notes, self.tell = tuple(notes), tell
         self.num_images = len(split.labels)

@@ -386,7 +386,8 @@ def test_a_batch_is_of_all_nodes_and_a_rest_of_one_image_is_no_step(data, capsys
 
 
 @pytest.mark.parametrize(
-    ("batch", "told"), [("48", "more than the 36 training"), ("1", "must be at least 2")]
+    ("batch", "told"),
+    [("48", "--batch_size 48: more than the 36 training"), ("1", "batch size 1: must be at least")],
 )
 def test_a_batch_that_ends_a_run_ends_its_plan_too(data, capsys, batch, told):
     for main, words in (
@@ -394,7 +395,7 @@ def test_a_batch_that_ends_a_run_ends_its_plan_too(data, capsys, batch, told):
         (main_downstream.main, transfer_flags(data)),
     ):
         argv = [*words, "-b", batch, "--dry_run"]
-        assert f"--batch_size {batch}: {told}" in one_error_line(argv, main, capsys)
+        assert told in one_error_line(argv, main, capsys)
 
 
 def test_data_that_a_run_would_download_are_not_missing(capsys, tmp_path, monkeypatch):

@@ -15,7 +15,8 @@ SIDES = {"std": "standard", "adv": "adversarial"}
 KINDS = ("dense", "imp")
 MEASURES = {"st_sa": ("std", "sa_best_sa"), "at_sa": ("adv", "ra_best_sa"),
             "at_ra": ("adv", "ra_best_ra")}  # a run's mode, and its column  # fmt: skip
-OPEN = {True: "double win", False: "none", None: "undecided"}
+BY_THE_RULE = {True: "double win", False: "none", None: "open"}
+BY_EVIDENCE = {True: "double win", False: "none", None: "undecided"}
 
 
 def write_tables() -> None:
@@ -56,18 +57,19 @@ def _of_all_seeds() -> Iterator[tuple[str, ...]]:
     for side in reversed(SIDES):
         for row in verdict["rows"]:
             found = row["difference"]
-            if (row["pretraining"], row["ticket"]) == (side, "imp") and _has_all(found.values()):
-                verdicts = OPEN[row["double_win"]], OPEN[row["double_win_evidence"]]
+            if (row["pretraining"], row["ticket"]) == (side, "imp") and _has_all_seeds(found):
+                rule, evidence = row["double_win"], row["double_win_evidence"]
+                verdicts = BY_THE_RULE[rule], BY_EVIDENCE[evidence]
                 intervals = (_interval(found[measure]) for measure in MEASURES)
                 yield _named(side, row["state"], row["density"]), *intervals, *verdicts
     for state in sorted({contrast["state"] for contrast in verdict["contrasts"]}):
         of = {c["measure"]: c for c in verdict["contrasts"] if c["state"] == state}
-        if _has_all(of.values()):
+        if _has_all_seeds(of):
             yield f"contrast of state {state}", *(_interval(of[m]) for m in MEASURES), "", ""
 
 
-def _has_all(found: Any) -> bool:
-    return all(difference is not None and difference["seeds"] == 3 for difference in found)
+def _has_all_seeds(found: dict[str, Any]) -> bool:
+    return all(found.get(measure) and found[measure]["seeds"] == 3 for measure in MEASURES)
 
 
 def _named(side: str, state: int, density: float) -> str:

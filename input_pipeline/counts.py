@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from input_pipeline.disk import LeftOut, entries, images_below, is_folder, is_system
 from input_pipeline.folders import SPLIT_NAMES, is_unlabelled, split_folders
-from input_pipeline.names import choose_classes, class_name, count_listed
+from input_pipeline.names import choose_classes, class_name, count_chosen
 
 
 class Counts(NamedTuple):
@@ -42,7 +42,7 @@ def count_images(dataset: str, root: str, wanted: str | None) -> Counts | None:
 
 
 def _share(counts: Counts, classes: int, wanted: str | None) -> Counts:
-    chosen = min(count_listed(wanted) or classes, classes)
+    chosen = count_chosen(wanted, classes)
     train, val, test = (count * chosen // classes for count in counts[:3])
     return Counts(train, val, test, classes=chosen)
 

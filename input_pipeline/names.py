@@ -56,9 +56,7 @@ def choose_classes(
     if wanted is None:
         return tuple(names), ()
     if wanted.isdecimal():
-        if not 1 <= int(wanted) <= len(names):
-            raise InputError(f"classes {wanted}: must be 1 to {len(names)}, the classes there are")
-        return tuple(names[: int(wanted)]), ()
+        return tuple(names[: _number_of(wanted, len(names))]), ()
     listed = _listed(wanted, set(names))
     if not listed:
         raise InputError(f"{shown(wanted)}: names no class; write one class folder a line")
@@ -68,6 +66,7 @@ def choose_classes(
             f"{shown(wanted)}: no such class in the data set: {few(unknown)}{_hint(unknown, names)}"
         )
     keep = tuple(name for name in names if name in set(listed))
+    _needs_two(wanted, len(keep))
     once, notes = list(dict.fromkeys(listed)), []
     if len(once) < len(listed):
         twice = sorted({name for name in once if listed.count(name) > 1})
@@ -80,11 +79,30 @@ def choose_classes(
     return keep, tuple(notes)
 
 
-def count_listed(wanted: str | None) -> int | None:
-    """Return how many classes `wanted` names, as far as that is known without the data set."""
-    if wanted is None or wanted.isdecimal():
-        return None if wanted is None else int(wanted)
-    return len(set(_listed(wanted, set()))) if os.path.isfile(wanted) else None
+def count_chosen(wanted: str | None, there: int) -> int:
+    """Return how many of `there` classes `wanted` names, as far as that shows without the data."""
+    if wanted is None:
+        return there
+    if wanted.isdecimal():
+        return _number_of(wanted, there)
+    if not os.path.isfile(wanted):
+        return there
+    listed = len(set(_listed(wanted, set())))
+    _needs_two(wanted, listed)
+    return min(listed, there)
+
+
+def _number_of(wanted: str, there: int) -> int:
+    number = int(wanted)
+    if number > there:
+        raise InputError(f"classes {wanted}: must be 2 to {there}, the classes there are")
+    _needs_two(wanted, number)
+    return number
+
+
+def _needs_two(wanted: str, number: int) -> None:
+    if number < 2:
+        raise InputError(f"classes {shown(wanted)}: names {number}, a classifier needs at least 2")
 
 
 def _listed(wanted: str, names: set[str]) -> list[str]:

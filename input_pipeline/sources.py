@@ -19,7 +19,7 @@ from input_pipeline.decoding import pixel_notes
 from input_pipeline.disk import unreadable
 from input_pipeline.folders import SPLIT_NAMES, folder_splits
 from input_pipeline.listings import visda_splits
-from input_pipeline.names import choose_classes, few, shown
+from input_pipeline.names import choose_classes, few
 from input_pipeline.splits import Split, Splits, cut_per_class, only, split_per_class
 
 CIFAR10_CLASSES = (  # in label order
@@ -65,11 +65,6 @@ def load_splits(dataset: str, root: str, data_number: float, classes: str | None
         splits = visda_splits(Path(root), data_number, classes)
     else:
         splits = folder_splits(Path(root), data_number, classes, imagenet=dataset == "imagenet")
-    if len(splits.classes) < 2:
-        raise InputError(
-            f"classes {shown(classes or '')}: leaves one class only, {splits.classes[0]}; "
-            "a classifier needs two"
-        )
     return splits._replace(notes=(*splits.notes, *_absent(splits), *_pixels(splits)))
 
 

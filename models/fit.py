@@ -99,7 +99,7 @@ def _network_hint(source: Source, model: nn.Module) -> str:
     if own not in guess.alike:
         names = " or ".join(guess.alike)
         return f" (it looks like {names}: -a {guess.arch})"
-    if guess.arch == "resnet20s" and guess.width != getattr(model, "width", guess.width):
+    if guess.width != getattr(model, "width", guess.width):
         return f" (it looks like --width {guess.width})"
     if guess.stem is not None and guess.stem != stem_of(model):
         return f" (it looks like --stem {guess.stem})"

@@ -151,7 +151,7 @@ def guess_arch(weights: Mapping[str, Tensor]) -> Guess | None:
     parts = [n for n in found if n.startswith(("layer", "block"))]
     best, best_share = "", 0.0
     for arch in ARCHS:
-        expected = _shapes_of(arch, width if arch == "resnet20s" else 16)
+        expected = _shapes_of(arch, width)
         same = sum(found.get(name) == shape for name, shape in expected.items())
         inner = sum(name in expected for name in found)
         inner += sum(n not in expected and not n.endswith("num_batches_tracked") for n in parts)

@@ -151,9 +151,8 @@ def find_arch(masks: Masks, named: str | None = None) -> tuple[str, str | None, 
         return (named, None, 16) if _fits(masks, named, None, 16) else None
     first_tried = (named,) if named in ARCHS else ()
     for arch in (*first_tried, *ARCHS):
-        width = narrow if arch == "resnet20s" else 16
-        if _fits(masks, arch, stem, width):
-            return arch, stem, width
+        if _fits(masks, arch, stem, narrow):
+            return arch, stem, narrow
     return None
 
 

@@ -382,8 +382,9 @@ def test_classes_of_an_array_set_keep_images_and_labels_together():
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ("0", "must be 1 to 3"),
-        ("4", "must be 1 to 3"),
+        ("0", "names 0, a classifier needs at least 2"),
+        ("1", "names 1, a classifier needs at least 2"),
+        ("4", "must be 2 to 3"),
         ("nowhere.txt", "neither a number nor a readable file"),
         ("unknown.txt", "no such class in the data set: zebra"),
         ("empty.txt", "names no class"),

@@ -633,7 +633,7 @@ BAD_FOR_BOTH = [
     (["--mean", ".5,.5,.5", "--std", "0,0,0"], "--std must be above 0, not 0"),
     (["--workers", "100000"], "--workers 100000: at most 4 per core"),
     (["--threads", "100000"], "--threads 100000: "),
-    (["--classes", "99"], "classes 99: must be 1 to 3"),
+    (["--classes", "99"], "classes 99: must be 2 to 3"),
     (["--classes", "PLACE/classes.txt"], "no such class in the data set: purple"),
     (["--classes", "PLACE/none.txt"], "neither a number nor a readable file"),
     (["--init", "PLACE/none.pth.tar"], "none.pth.tar: no such file"),

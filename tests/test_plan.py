@@ -398,6 +398,15 @@ def test_a_batch_that_ends_a_run_ends_its_plan_too(data, capsys, batch, told):
         assert told in one_error_line(argv, main, capsys)
 
 
+def test_classes_that_end_a_run_end_its_plan_too(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("one.txt").write_text("cat\n")
+    for classes, told in (("1", "classes 1: names 1"), ("one.txt", "classes one.txt: names 1"),
+                          ("11", "classes 11: must be 2 to 10")):  # fmt: skip
+        argv = ["--dataset", "cifar10", "--classes", classes, "--dry_run"]
+        assert told in one_error_line(argv, main_downstream.main, capsys)
+
+
 def test_data_that_a_run_would_download_are_not_missing(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = plan(main_downstream.main, ["--dataset", "cifar10", "--epochs", "10000000000"], capsys)

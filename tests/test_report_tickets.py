@@ -121,7 +121,7 @@ def test_overlap_leaves_out_layers_that_do_not_fit():
 
 @pytest.mark.parametrize(
     ("arch", "stem", "width"),
-    [("resnet18", "imagenet", 16), ("resnet50", "cifar", 16), ("resnet20s", "cifar", 8)],
+    [("resnet18", "imagenet", 64), ("resnet50", "cifar", 64), ("resnet20s", "cifar", 8)],
 )
 def test_the_network_is_told_from_its_masks(arch, stem, width):
     assert find_arch(masks_of(arch, stem, width)) == (arch, stem, width)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # a disk, its quota, an RLIMIT_FSIZE
 BROKEN = {errno.EROFS, errno.EIO}
+UNREACHABLE = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP}  # a path that was given
 # How PyTorch words the end of another process: a loader's worker, a rank under gloo or NCCL.
 DEAD_WORKER = "DataLoader worker"
 DEAD_RANK = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL")
@@ -52,13 +53,18 @@ def is_of_another_process(error: RuntimeError) -> bool:
 
 @contextlib.contextmanager
 def failures_named() -> Iterator[None]:
-    """Turn a full or broken disk, a dead loader worker and a dead rank into RunFailed."""
+    """Turn a full or broken disk, a dead loader worker and a dead rank into RunFailed.
+
+    A path that this user cannot follow is wrong input, wherever it is first looked at.
+    """
     try:
         yield
     except OSError as error:
         where = error.filename or "a file of the run"
         if error.errno in FULL:
             why = f"cannot be written ({error.strerror}); free some space"
+        elif error.errno in UNREACHABLE and error.filename:
+            raise InputError(f"{where}: {error.strerror}") from error
         elif error.errno in BROKEN:
             why = f"cannot be read or written ({error.strerror}); is the disk whole, and writable?"
         else:

@@ -41,6 +41,7 @@ from evaluation.split_test import SplitTest, check_source_classes
 from files import names, transfer_run
 from files.checkpoints import to_cpu
 from files.class_names import class_names_in
+from files.fingerprints import weights_sha256
 from files.results import IMP, REINIT, Accuracy, build_results, name_of_init, write_results
 from files.tickets import read_ticket
 from files.transfer_run import CURVES, KEPT, TransferRecord
@@ -155,17 +156,18 @@ class Transfer:
             self.warnings.add(line)
         test = SplitTest(self.evaluator, self.test, self.request, self.save_dir, self.warnings)
         roles = tuple(KEPT) if self.adversarial else ("sa_best", "last")
-        tested: dict[int, str] = {}  # the network of an epoch has a role already
+        tested: dict[str, str] = {}  # one network may have several roles
         for role in roles:
-            epoch, weights = transfer_run.load_kept(self.save_dir, role)
-            if epoch in tested:
-                test.same_network(role, tested[epoch])
+            weights = transfer_run.load_kept(self.save_dir, role)
+            network = weights_sha256(weights)
+            if network in tested:
+                test.same_network(role, tested[network])
             else:
                 self.load_weights(weights)
                 test.sa_and_ra(self.model, role)
-                tested[epoch] = role
+                tested[network] = role
         judged_by = "ra_best" if self.adversarial else "sa_best"
-        self.load_weights(transfer_run.load_kept(self.save_dir, judged_by)[1])
+        self.load_weights(transfer_run.load_kept(self.save_dir, judged_by))
         further = test.further(self.model, judged_by)
         test.save(names.OUTCOMES)
         return {role: test.accuracy(role) for role in roles}, further

@@ -224,13 +224,17 @@ def _load_for_transfer(
             f"dense network is trained; for its ticket add --tickets_file {args.init}"
         )
     sha256 = trunk_sha256(model, loaded)
-    if ticket is not None and not loaded.fresh_stem:
-        _compare_weights(args, ticket, model, sha256, warnings)
+    if ticket is not None:
+        _compare_weights(args, ticket, model, None if loaded.fresh_stem else sha256, warnings)
     return sha256
 
 
 def _compare_weights(
-    args: argparse.Namespace, ticket: Ticket, model: nn.Module, sha256: str, warnings: Warnings
+    args: argparse.Namespace,
+    ticket: Ticket,
+    model: nn.Module,
+    sha256: str | None,
+    warnings: Warnings,
 ) -> None:
     """Warn of a ticket that was found from other initial weights than --init, loaded into `model`.
 
@@ -239,7 +243,7 @@ def _compare_weights(
     before the first prune. A checkpoint of the released code holds them itself.
 
     Args:
-        sha256: the hash of --init's weights.
+        sha256: the hash of --init's weights; None where they were not loaded whole.
     """
     path = init_file(args)
     if ticket.init_sha256 == sha256_of(path):
@@ -247,7 +251,8 @@ def _compare_weights(
     search = args_if_readable(Path(args.tickets_file).parent) if ticket.init_sha256 else {}
     began_with, trained = search.get("init_sha256"), search.get("pretrain_epochs") not in (None, 0)
     named = ticket.init_sha256 is not None and path.name == names.INIT
-    other = named or trained or began_with not in (None, sha256)
+    is_known = "init_sha256" in search and sha256 is not None
+    other = named or trained or is_known and began_with != sha256
     if other or not ticket.is_from(model.state_dict()):
         warnings.add(
             f"--tickets_file {args.tickets_file}: belongs to other initial weights than {path}; "

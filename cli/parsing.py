@@ -62,6 +62,18 @@ def unless_minus_one(convert: Callable[[str], Any]) -> Callable[[str], Any]:
     return lambda text: None if text == "-1" else convert(text)
 
 
+def folder_name(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("'' names no folder; . is the current one")
+    return text
+
+
+def printable(text: str) -> str:
+    if text and not (text.strip() and text.isprintable()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a printable name")
+    return text
+
+
 def evaluation_set(text: str) -> tuple[str, str]:
     """`test`, `cifar10_c`, `cifar10_c:DIR` or `adv:FILE` -> (kind, path)."""
     kind, _, path = text.partition(":")

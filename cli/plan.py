@@ -46,7 +46,7 @@ def plan_imp(args: argparse.Namespace) -> RunPlan:
     counted = count_images(build.data_spec(args))
     images, validated = (counted.train, counted.val) if counted else (0, 0)
     if counted:
-        _check_batch(_global_batch(args), images, counted.classes)
+        _check_batch(args, images, counted.classes)
     steps = args.train_step if args.mode == "adv" else 0
     done = states.first_epoch(state_given(args))  # by the run of --continue_from
     epochs = states.total_epochs - done
@@ -141,7 +141,7 @@ def plan_transfer(args: argparse.Namespace) -> RunPlan:
     train, val, test, shared, classes = counted or Counts(0, 0, 0)
     train = max(int(train * args.data_number), 1)
     if counted:
-        _check_batch(_global_batch(args), train, classes)
+        _check_batch(args, train, classes)
     evaluations = args.epochs - min(args.eval_from, args.epochs - 1)
     validated = val if adversarial or shared else val + test
     attack = 1 + attack_passes(args.test_step)
@@ -212,11 +212,12 @@ def _plan_evaluation(args: argparse.Namespace) -> RunPlan:
 # --- parts ----------------------------------------------------------------------------------------
 
 
-def _check_batch(batch_size: int, images: int, classes: int) -> None:
+def _check_batch(args: argparse.Namespace, images: int, classes: int) -> None:
     """Raise InputError where there surely are too few images, whatever a class was rounded by."""
+    batch_size = _global_batch(args)
     check_batch_size(batch_size, train=True)
     if batch_size > images + classes:
-        check_batch(batch_size, images)
+        check_batch(batch_size, images, _nodes(args))
 
 
 def _nodes(args: argparse.Namespace) -> int:

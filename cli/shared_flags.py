@@ -10,6 +10,7 @@ from cli.parsing import (
     Switch,
     below_one,
     channel_triple,
+    folder_name,
     image_size,
     milestones,
     natural,
@@ -17,6 +18,7 @@ from cli.parsing import (
     pixel_fraction,
     positive,
     positive_int,
+    printable,
     seed_value,
     two_or_more,
     unless_minus_one,
@@ -177,8 +179,10 @@ def add_runtime_flags(parser: Parser) -> None:
 
 def add_output_flags(parser: Parser, save_dir: str):
     add = parser.add_argument_group("output").add_argument
-    add("--save_dir", default=save_dir, metavar="DIR", help=f"where the run writes ({save_dir})")
-    add("--tag", help="name of the pre-training in results and figures: std, adv, fast, …")
+    where = f"where the run writes ({save_dir})"
+    add("--save_dir", type=folder_name, default=save_dir, metavar="DIR", help=where)
+    name = "name of the pre-training in results and figures: std, adv, fast, …"
+    add("--tag", type=printable, help=name)
     add(
         "-p",
         "--print_freq",

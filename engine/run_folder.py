@@ -17,6 +17,7 @@ from files import names
 from files.atomic import write_json
 from files.features import discard, lacks_told, lock_by_process
 from files.metrics import read_metrics
+from files.results import IMP
 from files.run_args import read_args
 
 WARNINGS = "warnings"
@@ -25,6 +26,9 @@ OF_A_RUN = (
     *(names.RESULTS, names.INIT, f"*{names.CHECKPOINT}", f"*{names.TICKET_SUFFIX}"),
     *(names.METRICS, names.OUTCOMES, names.SA_BEST, names.RA_BEST, names.imp_best("*")),
 )
+WRITTEN_BESIDE = (
+    names.ARGS, names.ACCURACY_PLOT, names.CURVES_PLOT, names.AUTOATTACK_PROGRESS
+)  # fmt: skip
 CONTENT = "_content"  # ends the name under which the fingerprint of an input is recorded
 IMAGES = "images"  # of the data, whose content is not only that of the training split
 
@@ -57,9 +61,9 @@ class RunFolder:
 
         Raises InputError where the flags name other input files than the finished run had.
         """
-        if self.resume is None or not (self.path / self.last_file).is_file():
-            return False
         before = read_args(self.path)
+        if self.resume is None or not before or not (self.path / self.last_file).is_file():
+            return False
         self._reading([name for name in self.inputs if not self._is_gone(name, before)]).check()
         told = ""
         if before.get("data", self.flags.get("data")) != self.flags.get("data"):
@@ -137,26 +141,32 @@ class RunFolder:
         """Raise InputError if `--resume` finds no checkpoint of a run that had one.
 
         It would begin anew and overwrite what is left. The figures of one epoch are written before
-        its checkpoint, so those of two tell.
+        its checkpoint, and so are the tickets that a search has without having trained a state: 0
+        and 1. More tell.
         """
         going_on = self.resume == "auto" and self.flags.get("continue_from") is None
-        metrics = self.path / names.METRICS
-        if not going_on or self.newest(self.path) or not metrics.is_file():
+        if not going_on or self.newest(self.path) or (self.path / self.last_file).is_file():
             return
-        epochs = len(read_metrics(metrics))
-        if epochs > 1 and not (self.path / self.last_file).is_file():
-            tickets = [*self.path.glob(f"*{names.TICKET_SUFFIX}")]
-            offer = "; --continue_from a ticket goes on without it" if tickets else ""
-            raise InputError(
-                f"--resume: {self.path} holds the figures of {epochs} epochs, but no checkpoint"
-                f"{offer}; to begin anew choose another --save_dir"
-            )
+        metrics = self.path / names.METRICS
+        epochs = len(read_metrics(metrics)) if metrics.is_file() else 0
+        tickets = len([*self.path.glob(f"*{names.TICKET_SUFFIX}")])
+        if epochs > 1:
+            found = f"the figures of {epochs} epochs"
+        elif tickets > 2 and self.flags.get("ticket") == IMP:
+            found = f"{tickets} tickets of a search"
+        else:
+            return
+        offer = "; --continue_from a ticket goes on without it" if tickets else ""
+        raise InputError(
+            f"--resume: {self.path} holds {found}, but no checkpoint{offer}; to begin anew choose "
+            "another --save_dir"
+        )
 
     def _check_remains(self) -> None:
         """Raise InputError if a folder without `args.json` holds what a run would overwrite."""
         ticket = self.flags.get("continue_from")
         salvaged = ticket is not None and Path(ticket).resolve().parent == self.path.resolve()
-        if self.resume is not None or salvaged:
+        if salvaged or self.resume is not None and self.newest(self.path):
             return
         for pattern in OF_A_RUN:
             for found in self.path.glob(pattern):
@@ -202,8 +212,8 @@ class RunFolder:
             recorded = {**self.recorded(), **self.facts, **provenance()}
             write_json(self.path / names.ARGS, recorded)
         self._forget_the_stop()
-        for torn in self.path.glob(".*.tmp"):  # of a run that was killed while it wrote
-            if not torn.name.startswith(f".{names.OF_EVALUATION}"):
+        for pattern in (*OF_A_RUN, *WRITTEN_BESIDE):
+            for torn in self.path.glob(f".{pattern}.*.tmp"):  # of a run that was killed in writing
                 discard(torn)
 
     def _forget_the_stop(self) -> None:

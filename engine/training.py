@@ -28,15 +28,16 @@ from input_pipeline.workers import STOP_SIGNALS
 LOOKED_AT_EVERY = 100  # steps: a look at the loss waits for the GPU
 
 
-def check_batch(batch_size: int, images: int) -> None:
-    """Raise InputError for a batch of more than there are training images.
+def check_batch(batch_size: int, images: int, nodes: int) -> None:
+    """Raise InputError for a batch, over all nodes, of more than there are training images.
 
     Deviation: the released code makes one smaller step an epoch of it.
     """
     if batch_size > images:
+        each = f" on each of {nodes} nodes" if nodes > 1 else ""
         raise InputError(
-            f"--batch_size {batch_size}: more than the {images} training images; -b {images} or "
-            "less would do"
+            f"--batch_size {batch_size // nodes}{each}: more than the {images} training images; "
+            f"-b {images // nodes} or less would do"
         )
 
 
@@ -99,11 +100,12 @@ class Training:
         self.model, self.optimizer, self.loader = model, optimizer, loader
         self.execution, self.runtime, self.perturb = execution, runtime, perturb
         self.save, self.save_every, self.print_freq = save, save_every, print_freq
-        check_batch(loader.batch_size, loader.num_images)
+        nodes, processes = runtime.nodes, runtime.processes_here
+        check_batch(loader.batch_size, loader.num_images, nodes)
         if loader.batch_size < 2 * runtime.world_size:
             raise InputError(
-                f"--batch_size {loader.batch_size}: BatchNorm needs two images for each of the "
-                f"{runtime.world_size} processes, so -b {2 * runtime.world_size} or more"
+                f"--batch_size {loader.batch_size // nodes}: BatchNorm needs two images for each "
+                f"of the {processes} processes, so -b {2 * processes} or more"
             )
         self.steps = loader.num_batches(runtime.world_size)
         self.scaler = execution.scaler()

@@ -199,4 +199,4 @@ def _images_and_labels(path: str, content: Mapping[str, Any]) -> tuple[Tensor, T
             f"{path}: data {tuple(data.shape)} and label {tuple(labels.shape)}, "
             "not (N, 3, H, W) and (N,)"
         )
-    return data, labels
+    return data.detach(), labels.detach()

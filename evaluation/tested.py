@@ -24,7 +24,7 @@ from files.class_names import class_names_in
 from files.fingerprints import weights_sha256
 from files.names import EVALUATION, EVALUATION_OUTCOMES, former
 from input_pipeline.loader import Loader
-from models import load_network, stem_of
+from models import check_input_size, load_network, stem_of
 from models.stem import usual_stem
 
 
@@ -80,6 +80,7 @@ def read_network(
     )
     say(pruning.remain_line(model))
     stem, size = stem_of(model), spec.input_size
+    check_input_size(model, size)
     if stem is not None and stem != usual_stem(size):
         warnings.add(f"the {stem} stem on images of {size} pixels: check --input_size")
     class_names = class_names_in(load_checkpoint(file.path))

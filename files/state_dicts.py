@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,17 +172,42 @@ def _entry(payload: Mapping[str, Any], key: str) -> Mapping | None:
 
 def _usual(payload: Mapping[str, Any]) -> tuple[str | None, Mapping | None]:
     found = dict(entries_with_weights(payload))
-    for key in WEIGHT_KEYS:
-        if key in found:
-            return key, found[key]
+    if there := [key for key in WEIGHT_KEYS if key in found]:
+        return _first(there, found)
     if holds_weights(payload):
         return None, payload
     networks = [key for key in found if _may_be_network(key)]
     usual = [key for key in networks if key.rpartition(".")[2] in WEIGHT_KEYS]
     # As {"checkpoint": {"state_dict": …, "ema": …}}; but {"best": {…}, "last": {…}} is a choice.
     if len({key.rpartition(".")[0] for key in usual}) == 1:
-        networks = sorted(usual, key=lambda key: WEIGHT_KEYS.index(key.rpartition(".")[2]))[:1]
+        usual.sort(key=lambda key: WEIGHT_KEYS.index(key.rpartition(".")[2]))
+        return _first(usual, found)
     return (networks[0], found[networks[0]]) if len(networks) == 1 else (None, None)
+
+
+def _first(keys: Sequence[str], found: Mapping[str, Mapping]) -> tuple[str | None, Mapping | None]:
+    """The first of these entries; none where several are networks that differ: a choice."""
+    networks = [found[key] for key in keys if _is_network(key, found[key])]
+    differ = any(not _equal(networks[0], other) for other in networks[1:])
+    if differ and not all(map(_is_of_dino, networks)):
+        return None, None
+    return keys[0], found[keys[0]]
+
+
+def _equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two state dicts hold the same numbers under the same names."""
+    own, theirs = (
+        {name: v.to_dense() if v.layout != torch.strided else v for name, v in d.items()
+         if isinstance(v, Tensor)} for d in (one, other)
+    )  # fmt: skip
+    return own.keys() == theirs.keys() and all(
+        torch.equal(value, theirs[name].to(value)) for name, value in own.items()
+    )
+
+
+def _is_of_dino(network: Mapping[str, Any]) -> bool:
+    """Whether a network has the head that DINO trains by: its result is the teacher."""
+    return any("head.mlp." in str(name) for name in network)
 
 
 def _lack(payload: Mapping[str, Any], key: str | None, flag: str) -> str:

@@ -105,10 +105,9 @@ def read_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     return bare_keys(checkpoint["state_dict"])
 
 
-def load_kept(save_dir: Path, role: str) -> tuple[int, dict[str, Tensor]]:
-    """The network of a role of KEPT: the number of its epochs and its weights in bare names."""
-    checkpoint = load_checkpoint(save_dir / KEPT[role])
-    return checkpoint["epoch"], read_weights(checkpoint)
+def load_kept(save_dir: Path, role: str) -> dict[str, Tensor]:
+    """The weights of the network of a role of KEPT, in bare names."""
+    return read_weights(load_checkpoint(save_dir / KEPT[role]))
 
 
 def recall_best(save_dir: Path, record: TransferRecord, epoch: int) -> None:

@@ -20,6 +20,7 @@ from files.state_dicts import (
     take_state_dict,
     unsaved_constants,
 )
+from files.tickets import ticket_header
 from models.source import Source, read_layout
 from pruning_utils import MASK_SUFFIX, percent_left_in
 
@@ -90,6 +91,11 @@ def convert(
         raise InputError(f"{target}: IN and OUT are the same file; name another OUT")
     if target.endswith(".safetensors"):
         raise InputError(f"{target}: OUT is a PyTorch file; name it like robust.pth.tar")
+    if Path(source).is_file() and ticket_header(source):
+        raise InputError(
+            f"{source}: is a ticket, which --tickets_file takes as it is; for the released code "
+            "main_imp_pretrain.py --export_released K writes one"
+        )
     payload = _load_trusted(source) if trust_pickle else load_checkpoint(source)
     taken = take_state_dict(payload, source, key, "--key")
     if masks_from_zeros:

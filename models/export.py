@@ -19,6 +19,7 @@ from errors import InputError, OneLineParser, run_main
 from files.atomic import replacing
 from files.checkpoints import content_hash
 from files.sealed import HASH
+from models.flops import check_input_size
 from models.normalize import check_constants
 from models.pretrained import has_constants, load_network
 from models.stem import usual_size
@@ -198,6 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     told: dict[str, Any] = {"tell": print, "note": lambda line: print(f"{source}: {line}")}
     model = load_network(source, args.arch, mean, std, key=args.key, flag="--key", **told)
     size = args.input_size or usual_size(stem_of(model))
+    check_input_size(model, size)
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     writers[target.suffix](model, target, images)
     print(f"{target}: {model.arch}, same logits as {source}")

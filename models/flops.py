@@ -30,8 +30,8 @@ def estimate_flops(
 
         def hook(_module: nn.Module, _inputs: tuple, output: Tensor) -> None:
             nonlocal total
-            # Every weight is used once at every position of a convolution's output map.
-            total += 2 * weights * output[0, 0].numel()
+            # Every weight is used once at every position of the output: of a map, or of tokens.
+            total += 2 * weights * (output[0].numel() // layer.weight.shape[0])
 
         return hook
 

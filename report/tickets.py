@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from errors import InputError
 from files import names
@@ -178,7 +178,7 @@ def cost(masks: Masks, input_size: int | None = None, named: str | None = None) 
     `input_size` is 32 for the CIFAR stem and 224 for the other if left out. `named` is the
     architecture that a ticket's header names.
     """
-    from models import build_model, classifier, estimate_flops, fit_masks
+    from models import build_model, estimate_flops, fit_masks
     from models.stem import usual_size
 
     found = find_arch(masks, named)
@@ -187,9 +187,10 @@ def cost(masks: Masks, input_size: int | None = None, named: str | None = None) 
     arch, stem, width = found
     size = input_size or usual_size(stem)
     model = build_model(arch, 1, (0.0,) * 3, (1.0,) * 3, stem=stem, width=width)
-    no_fc = {classifier(model) + MASK_SUFFIX: torch.zeros(1, dtype=torch.bool)}
-    dense = estimate_flops(model, size, no_fc)
-    sparse = estimate_flops(model, size, {**fit_masks(model, dict(masks)), **no_fc})
+    none = torch.zeros(1, dtype=torch.bool)
+    linear = {n + MASK_SUFFIX: none for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    dense = estimate_flops(model, size, linear)
+    sparse = estimate_flops(model, size, {**fit_masks(model, dict(masks)), **linear})
     return Cost(arch, size, dense, sparse)
 
 

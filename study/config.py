@@ -44,7 +44,7 @@ OF_EVERY_RUN = frozenset(
     ("--mode", "--tag", "--save_dir", "--resume")
     + ("--evaluate", "-e", "--dry_run", "--export_released")  # with these a run is none
 )
-OF_A_SEARCH = OF_EVERY_RUN | {"--ticket"}
+OF_A_SEARCH = OF_EVERY_RUN | {"--ticket", "--pretrained"}
 OF_THE_GRID = OF_EVERY_RUN | {
     *("--dataset", "--init", "--tickets_file", "--ticket_file", "--reinit"),
     *("--data_number", "--seed"),
@@ -107,6 +107,8 @@ def read_study(path: Path, out: str | None = None) -> Study:
     whole.end()
     own = study.text("out", REQUIRED if out is None else out)
     folder = Path(own if out is None else out)
+    if not (own if out is None else out):
+        raise InputError(f"{path}: [study] out (or --out) is empty; . is the current folder")
     if folder.is_file():
         raise InputError(f"{folder}: is a file; [study] out (or --out) must be a folder")
     study.texts.update(out=str(folder))

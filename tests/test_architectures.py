@@ -547,6 +547,23 @@ def test_images_that_a_network_cannot_take_end_a_run_in_one_line(planned, data, 
     assert not (tmp_path / "x").exists()
 
 
+@needs_timm
+def test_images_that_a_file_s_network_cannot_take_end_its_test_and_export_in_one_line(
+    tmp_path, capsys
+):
+    model = build_model("timm:vgg11_bn", 10, (0.5,) * 3, (0.2,) * 3)
+    path = tmp_path / "vgg.pth.tar"
+    save_checkpoint(path, {"arch": "timm:vgg11_bn", "state_dict": model.state_dict()})
+    size = ["--input_size", "8"]
+    test = ["--evaluate", "--resume", str(path), "--dataset", "digits", "--save_dir", str(tmp_path)]
+    for main, argv in (
+        (main_downstream.main, [*test, *size]),
+        (export.main, [str(path), str(tmp_path / "out.safetensors"), *size]),
+    ):
+        line = one_error_line(argv, main, capsys)
+        assert "takes no images of 8x8 pixels" in line
+
+
 def test_remove_prune_leaves_a_plain_network(small):
     model = build_model("preact_resnet18", 5, MEAN, STD)
     names = list(model.state_dict())

@@ -520,6 +520,16 @@ def test_saved_images_are_within_eps_of_the_test_images(data, checkpoint, tmp_pa
     assert distance == pytest.approx(4 / 255, abs=1e-6)
 
 
+def test_images_that_an_attack_left_in_its_graph_are_an_adversarial_set(checkpoint, tmp_path):
+    images, labels = torch.rand(3, 3, 16, 16), torch.tensor([0, 1, 2])
+    found = []
+    for data in (images, images.clone().requires_grad_()):
+        file = tmp_path / f"{data.requires_grad}.pth.tar"
+        torch.save({"data": data, "label": labels}, file)
+        found.append(evaluate(checkpoint, tmp_path / "x", "--eval_set", f"adv:{file}")["ra"])
+    assert found[0] == found[1]
+
+
 def test_what_is_not_an_adversarial_set_is_refused_in_one_line(checkpoint, tmp_path, capsys):
     flags = ["--evaluate", "--resume", checkpoint, "--eval_set", f"adv:{checkpoint}"]
     assert "make one with --save_adv" in refused(capsys, *flags, "--input_size", 16)

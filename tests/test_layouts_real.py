@@ -209,6 +209,16 @@ def test_weights_in_several_places_are_asked_for(tmp_path):
         load({"a": WEIGHTS, "b": {"c": OTHER}}, tmp_path)
 
 
+def test_which_of_two_networks_is_meant_is_asked_unless_they_are_the_same(tmp_path):
+    for file in ({"teacher": WEIGHTS, "student": OTHER}, {"net": WEIGHTS, "model": OTHER},
+                 {"checkpoint": {"net": WEIGHTS, "model": OTHER}, "epoch": 1}):  # fmt: skip
+        with pytest.raises(InputError, match="several places; choose by --init_key, of "):
+            load(file, tmp_path)
+    same = {name: value.clone() for name, value in WEIGHTS.items()}
+    model, _ = load({"state_dict": WEIGHTS, "model": same}, tmp_path)
+    assert_holds(model, WEIGHTS)
+
+
 def test_a_key_that_is_not_there_names_those_that_are(tmp_path):
     with pytest.raises(InputError, match=r"under 'ema'; there is model, best\.net"):
         load({"model": WEIGHTS, "best": {"net": OTHER}}, tmp_path, key="ema")

@@ -677,8 +677,10 @@ def test_a_ticket_goes_with_the_file_that_its_search_began_with_and_no_other(dat
     }
     for name, more in begun.items():
         run_imp(data, tmp_path / name, *search, *more, "--init", str(tmp_path / "1.pth.tar"))
+    run_imp(data, tmp_path / "random", *search)
     told = {}
     for search_of, init in (
+        ("random", "1.pth.tar"), ("random", "random/init.pth.tar"),
         ("plain", "1.pth.tar"), ("plain", "2.pth.tar"), ("plain", "plain/init.pth.tar"),
         ("trained", "1.pth.tar"), ("trained", "trained/init.pth.tar"),
         ("trained", "plain/init.pth.tar"),
@@ -690,10 +692,25 @@ def test_a_ticket_goes_with_the_file_that_its_search_began_with_and_no_other(dat
         lines = read_json(save_dir / "results.json")["warnings"]
         told[search_of, init] = any("belongs to other initial weights" in line for line in lines)
     assert told == {
+        ("random", "1.pth.tar"): True, ("random", "random/init.pth.tar"): False,
         ("plain", "1.pth.tar"): False, ("plain", "2.pth.tar"): True,
         ("plain", "plain/init.pth.tar"): False, ("trained", "1.pth.tar"): True,
         ("trained", "trained/init.pth.tar"): False, ("trained", "plain/init.pth.tar"): True,
     }  # fmt: skip
+
+
+def test_a_ticket_of_another_search_is_told_of_where_the_first_convolution_is_fresh(
+    data, imp, tmp_path
+):
+    other = tmp_path / "init.pth.tar"
+    torch.save(load(imp / "init.pth.tar") | {"of": "another search"}, other)
+    for init, told in ((imp / "init.pth.tar", 0), (other, 1)):
+        flags = ["--init", str(init), "--tickets_file", str(imp / "1-ticket.safetensors")]
+        save_dir = tmp_path / str(told)
+        run_transfer(data, save_dir, "--mode", "std", "--epochs", "1", "--stem", "imagenet", *flags)
+        lines = read_json(save_dir / "results.json")["warnings"]
+        assert sum("stem" in line for line in lines) > 0
+        assert sum("belongs to other initial weights" in line for line in lines) == told
 
 
 def test_checkpoints_that_serve_as_tickets_are_compared_with_their_weights_too(data, imp, tmp_path):

@@ -646,6 +646,24 @@ def test_resume_does_not_begin_anew_over_a_run_whose_checkpoints_are_lost(
     assert contents(folder) == before
 
 
+def test_resume_does_not_begin_anew_over_tickets_that_were_copied_without_checkpoints(
+    data, run, tmp_path, capsys
+):
+    kept = ["init.pth.tar", *(f"{state}-ticket.safetensors" for state in range(3))]
+    for more, told in (
+        ([], "init.pth.tar of a run whose args.json is missing"),
+        (["args.json"], "holds 3 tickets of a search, but no checkpoint"),
+    ):
+        folder = tmp_path / f"run{len(more)}"
+        folder.mkdir()
+        for name in (*kept, *more):
+            shutil.copy(run.folder / name, folder)
+        before = contents(folder)
+        argv = flags_of(data, folder, *SCHEDULE, "--resume")
+        assert told in one_error_line(argv, main_imp_pretrain.main, capsys)
+        assert contents(folder) == before
+
+
 def test_resume_in_an_empty_folder_is_a_new_run(data, standard, tmp_path):
     run_imp(data, tmp_path / "run", *standard_flags(standard.given), "--resume")
     assert_same_run(tmp_path / "run", standard.folder)

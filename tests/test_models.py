@@ -21,7 +21,7 @@ import models
 import pruning_utils
 from errors import InputError, run_main
 from files.checkpoints import load_checkpoint, save_checkpoint, transfer_keys
-from files.tickets import read_ticket
+from files.tickets import read_ticket, save_ticket
 from files.weight_names import torchvision_name
 from models import (
     ARCHS,
@@ -288,6 +288,18 @@ def test_flops_of_a_network_counted_by_hand():
     assert estimate_flops(model, (9, 7), masks) == 2 * (9 * 9 * 7 + grouped + 4 * 5)
 
 
+def test_flops_of_a_linear_layer_are_counted_at_every_token():
+    class OnTokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patches, self.mix = nn.Conv2d(3, 8, 4, stride=4), nn.Linear(8, 6)
+
+        def forward(self, x):
+            return self.mix(self.patches(x).flatten(2).transpose(1, 2))
+
+    assert estimate_flops(OnTokens(), (16, 8)) == 2 * (4 * 2) * (3 * 4 * 4 * 8 + 8 * 6)
+
+
 def test_flops_of_resnet50_at_224():
     # torchvision's published count: 4.09 G multiply-adds.
     flops = estimate_flops(build_model("resnet50", 1000, MEAN, STD), 224)
@@ -384,6 +396,17 @@ def test_convert_makes_a_ticket_of_the_zeros_of_a_network_that_was_saved_pruned(
         with pytest.raises(InputError, match=said):
             convert.convert(str(unfit), str(tmp_path / "no.pt"), masks_from_zeros=True)
     assert not (tmp_path / "no.pt").exists()
+
+
+def test_a_ticket_needs_no_conversion(tmp_path):
+    model = build_model("resnet20s", 5, MEAN, STD, **SMALL)
+    pruning_utils.prune_by_magnitude(model, 0.3)
+    path = tmp_path / "1-ticket.safetensors"
+    save_ticket(path, pruning_utils.masks(model), arch="resnet20s", state=1, density=0.7,
+                init_sha256="0" * 64)  # fmt: skip
+    with pytest.raises(InputError, match="is a ticket, which --tickets_file takes as it is"):
+        convert.convert(str(path), str(tmp_path / "out.pth"))
+    assert not (tmp_path / "out.pth").exists()
 
 
 def test_convert_says_what_it_leaves_behind(tmp_path, capsys):

@@ -852,6 +852,19 @@ def test_a_full_disk_and_a_broken_one_get_the_advice_that_helps(name, told):
     assert str(caught.value).startswith(f"/data/train_32x32.mat: {told}")
 
 
+@pytest.mark.parametrize("name", ["EACCES", "EPERM", "ENAMETOOLONG", "ELOOP"])
+def test_a_path_that_this_user_cannot_follow_is_wrong_input(name, capsys):
+    def look():
+        number = getattr(errno, name)
+        raise OSError(number, os.strerror(number), "/scratch/other/weights.pth")
+
+    with pytest.raises(SystemExit) as stop:
+        errors.run_main(look)
+    assert stop.value.code == 2
+    reason = os.strerror(getattr(errno, name))
+    assert capsys.readouterr().err == f"error: /scratch/other/weights.pth: {reason}\n"
+
+
 def test_threads_and_tf32_are_as_asked_for():
     distributed.configure_torch(threads=2, tf32=True)
     assert torch.get_num_threads() == 2

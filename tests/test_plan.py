@@ -407,6 +407,14 @@ def test_classes_that_end_a_run_end_its_plan_too(capsys, tmp_path, monkeypatch):
         assert told in one_error_line(argv, main_downstream.main, capsys)
 
 
+def test_too_large_a_batch_of_several_nodes_is_told_of_for_each(data, capsys):
+    nodes = ["--multiprocessing_distributed", "--world_size", "2"]
+    argv = [*transfer_flags(data, *nodes), "-b", "24", "--dry_run"]
+    line = one_error_line(argv, main_downstream.main, capsys)
+    told = "--batch_size 24 on each of 2 nodes: more than the 36 training images; -b 18 or less"
+    assert told in line
+
+
 def test_data_that_a_run_would_download_are_not_missing(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = plan(main_downstream.main, ["--dataset", "cifar10", "--epochs", "10000000000"], capsys)

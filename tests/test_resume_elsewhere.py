@@ -30,6 +30,7 @@ from engine.run_folder import RunFolder
 from engine.steps import Execution
 from engine.training import Training
 from errors import InputError
+from files.checkpoints import save_checkpoint
 from files.run_args import ADDED
 
 NETWORK = ["-a", "resnet20s", "--width", "4", "--input_size", "16", "-b", "12", "-j", "0"]
@@ -173,12 +174,17 @@ def test_a_finished_run_does_not_ask_for_files_that_were_removed_since(
     assert f"(with --data {data}; the one of the flags" in capsys.readouterr().out
 
 
-def test_files_of_a_run_whose_flags_are_lost_are_not_overwritten(data, search, tmp_path, capsys):
-    for name in ("results.json", "checkpoint.pth.tar", "init.pth.tar", "1-ticket.safetensors"):
+@pytest.mark.parametrize("resume", [[], ["--resume"]], ids=["anew", "resume"])
+def test_files_of_a_run_whose_flags_are_lost_are_not_overwritten(
+    resume, data, search, tmp_path, capsys
+):
+    going_on = {"checkpoint.pth.tar"} if resume else set()  # that tells what it needs
+    for name in {"results.json", "checkpoint.pth.tar", "init.pth.tar",
+                 "1-ticket.safetensors"} - going_on:  # fmt: skip
         run = tmp_path / name
         run.mkdir()
         (run / name).write_text("of days of work")
-        line = transfer_line(data, run, SHORT, capsys)
+        line = transfer_line(data, run, [*SHORT, *resume], capsys)
         assert f"holds {name} of a run whose args.json is missing; choose another" in line
         assert [path.read_text() for path in run.iterdir()] == ["of days of work"]
 
@@ -404,6 +410,26 @@ def test_a_best_network_whose_checkpoint_is_lost_counts_as_the_best(
     assert len(told) == (again == "another figure")
 
 
+def test_two_networks_of_one_epoch_are_both_tested(data, tmp_path):
+    """A stop between the files of an epoch that goes otherwise the second time leaves such two."""
+    folder, flags = tmp_path / "run", [*SHORT, "--lr", "0.03"]
+    run_transfer(data, folder, *flags)
+    before = read_json(folder / "results.json")
+    other = load(folder / "model_SA_best.pth.tar")
+    other["epoch"] = load(folder / "checkpoint.pth.tar")["epoch"]
+    other["state_dict"] = {
+        name: torch.zeros_like(value) if name.endswith("fc.weight") else value
+        for name, value in other["state_dict"].items()
+    }  # whatever the image, the class of the largest bias
+    save_checkpoint(folder / "model_SA_best.pth.tar", other)
+    (folder / "results.json").unlink()
+    run_transfer(data, folder, *flags, "--resume")
+    after = read_json(folder / "results.json")
+    assert after["last"] == before["last"]
+    assert after["sa_best"] != before["sa_best"]
+    assert after["sa_best"]["sa"] == pytest.approx(100 / 3)
+
+
 # --- what cannot go on to the bit -----------------------------------------------------------------
 
 
@@ -483,7 +509,10 @@ def test_torn_files_of_a_killed_run_are_removed_but_not_those_of_an_evaluation_a
     cut_off(run_transfer, data, tmp_path / "run", sparse(search), 2)
     ours = [".eval.json.a.tmp", ".eval.outcomes.safetensors.b.tmp"]
     ours += [".eval.autoattack_progress.json.c.tmp"]
-    for name in (".checkpoint.pth.tar.d.tmp", *ours):
+    ours += [".mine.e.tmp", ".mine.tmp"]  # of somebody else
+    torn = [f".{name}.d.tmp" for name in ("checkpoint.pth.tar", "args.json", "net_train.png",
+            "model_RA_best.pth.tar", "results.json", "checkpoint.pth.tar.previous")]  # fmt: skip
+    for name in (*torn, *ours):
         (tmp_path / "run" / name).touch()
     run_transfer(data, tmp_path / "run", *sparse(search), "--resume")
     assert sorted(path.name for path in (tmp_path / "run").glob(".*.tmp")) == sorted(ours)

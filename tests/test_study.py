@@ -1214,6 +1214,16 @@ def test_a_missing_study_is_one_line_and_status_2(project):
     )
 
 
+def test_a_study_names_its_folder(project):
+    told = "[study] out (or --out) is empty; . is the current folder\n"
+    assert project.run("--dry_run", "--out", "", check=2).stderr.endswith(told)
+
+
+def test_a_searchs_weights_are_named_by_the_key_for_them(project):
+    project.write(**{'init = "adv.pt"': 'init = "adv.pt"\nflags = "--pretrained"'})
+    assert "flags set --pretrained" in project.run("--list", check=2).stderr
+
+
 def test_a_studys_folder_that_is_a_file_is_one_line_and_status_2(project):
     project.out.write_text("")
     told = f"error: {project.out}: is a file; [study] out (or --out) must be a folder\n"

@@ -171,11 +171,14 @@ FLAGS = [
     ("--augment", "cutout", "choose from"),
     ("--keep", "some", "choose from"),
     *(("--width", value, "a whole number from 1 to 1024") for value in ("0", "-1", "100000")),
-    ("--classes", "4", "1 to 3"),
-    ("--classes", "0", "1 to 3"),
+    ("--classes", "4", "2 to 3"),
+    ("--classes", "1", "at least 2"),
+    ("--classes", "0", "at least 2"),
     ("--classes", "²", "neither a number nor a readable file"),
     ("--classes", "gone.txt", "neither a number nor a readable file"),
     ("--amp", "int8", "choose from"),
+    ("--save_dir", "", "names no folder"),
+    *(("--tag", value, "not a printable name") for value in (" ", "adv\a4")),
 ]  # fmt: skip
 TRANSFER_FLAGS = [
     *((flag, value, "of at least 1") for flag in TRANSFER_COUNTS for value in ("0", "nan")),
@@ -206,7 +209,7 @@ def test_a_wrong_flag(task, flag, value, told, good, tmp_path, capsys):
     line = refused(main, make(place, flag, value), place, capsys)
     assert any(words in line for words in told.split("|")), line
     assert flag in line or flag.strip("-") in line
-    assert value in line or ("'nan'" in line and "nan" in value)
+    assert value in line or repr(value) in line or ("'nan'" in line and "nan" in value)
 
 
 # --- data -----------------------------------------------------------------------------------------
@@ -581,14 +584,14 @@ def free_url() -> str:
 def numeric_flags() -> Iterator[tuple[str, str]]:
     """Every flag with a type that makes numbers."""
     from cli.flags import build_imp_parser, build_transfer_parser
-    from cli.parsing import evaluation_set
+    from cli.parsing import evaluation_set, folder_name, printable
     from dataset import DATASETS
     from models import ARCHS
 
     parsers = build_imp_parser(ARCHS), build_transfer_parser(ARCHS, DATASETS)
     for task, parser in zip(("imp", "transfer"), parsers, strict=True):
         for action in parser._actions:
-            if action.type is not None and action.type is not evaluation_set:
+            if action.type not in (None, evaluation_set, folder_name, printable):
                 yield task, action.option_strings[-1]
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 from errors import InputError
 from input_pipeline.counts import Counts
 from input_pipeline.counts import count_images as count_stored
-from input_pipeline.decoding import check_not_empty
+from input_pipeline.decoding import check_there
 from input_pipeline.loader import Loader
 from input_pipeline.sources import INDEX_SPLITS, is_there, load_splits
 from input_pipeline.splits import Split
@@ -147,8 +147,8 @@ def build_loaders(
 
     batch_size counts the images of a global training batch. Each loader's `notes` are those of the
     whole set, to be printed once; `tell` is given a line for each broken file of skip_bad. Raises
-    InputError for missing files, wrong layouts, values out of range and, without skip_bad, empty
-    files among the images that are evaluated, which would come up after the training.
+    InputError for wrong layouts, values out of range and, without skip_bad, missing and empty files
+    among the images that are evaluated, which would come up after the training.
     """
     stored_as = _stored_as(spec.dataset)
     if spec.input_size < 1:
@@ -158,7 +158,7 @@ def build_loaders(
     splits = load_splits(stored_as, spec.root, spec.data_number, spec.classes)
     if not spec.skip_bad:
         for split in {id(part): part for part in (splits.val, splits.test) if part}.values():
-            check_not_empty(split.images)
+            check_there(split.images)
 
     def loader(split: Split, train: bool) -> Loader:
         return Loader(

@@ -27,7 +27,10 @@ _NOT_IMAGES = (
     (b"<!doctype html", "an HTML page"),
     (b"<html", "an HTML page"),
 )
-_PIL_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+_PIL_ERRORS = (
+    *(OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError),
+    RuntimeError,  # of AVIF
+)
 
 
 def read_image(path: str) -> Tensor:
@@ -44,7 +47,7 @@ def read_image(path: str) -> Tensor:
             image = decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), ImageReadMode.UNCHANGED)
             if image.shape[0] in (1, 3):  # four channels are CMYK, which PIL turns into RGB
                 return image.expand(3, -1, -1)
-    except (OSError, RuntimeError):  # PIL decides whether the file is broken
+    except (OSError, RuntimeError, ValueError):  # PIL decides whether the file is broken
         pass
     try:
         with Image.open(path) as picture:
@@ -99,13 +102,20 @@ def _broken(path: str, error: Exception) -> InputError:
         reason = next((what for begin, what in _NOT_IMAGES if start.startswith(begin)), reason)
     except OSError:
         pass
-    return InputError(f"{shown(path)}: not a whole image file ({reason}); replace or remove it")
+    return InputError(
+        f"{shown(path)}: not a whole image file ({reason}); replace or remove it (a run that has "
+        "begun keeps its images: leave it there, and go on with --resume --skip_bad)"
+    )
 
 
-def check_not_empty(images: object) -> None:
-    """Raise InputError for a file without a byte among images that are files, names (N,)."""
+def check_there(images: object) -> None:
+    """Raise InputError for a missing or empty file among images that are files, names (N,)."""
     for path in map(os.fsdecode, images if isinstance(images, np.ndarray) else ()):
-        if os.path.isfile(path) and not os.path.getsize(path):
+        try:
+            size = os.path.getsize(path)
+        except (OSError, ValueError) as error:
+            raise _broken(path, error) from error
+        if not size:
             raise _broken(path, ValueError("empty"))
 
 

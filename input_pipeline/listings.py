@@ -1,6 +1,7 @@
 """Splits whose images and labels stand in a text file: VisDA-2017, and tiny-imagenet's val."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def _read_visda(listing: Path) -> tuple[Split, tuple[str, ...]]:
         if not line.strip():
             continue
         path, label = (line.rsplit(maxsplit=1) + [""])[:2]
-        if not label.isdecimal() or int(label) >= len(VISDA_CLASSES):
+        if not re.fullmatch("[0-9]{1,2}", label) or int(label) >= len(VISDA_CLASSES):
             raise InputError(f"{shown(listing)}:{number}: not `path label` with a label of 0 to 11")
         name = path.strip().removeprefix("./").encode("utf-8", "surrogateescape")
         if labels.setdefault(name, int(label)) != int(label):

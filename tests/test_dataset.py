@@ -23,6 +23,7 @@ from input_pipeline import loader as loader_module
 from input_pipeline import sources
 from input_pipeline import workers as workers_module
 from input_pipeline.counts import count_images
+from input_pipeline.decoding import read_image
 from input_pipeline.listings import VISDA_CLASSES
 from input_pipeline.sources import load_splits
 from input_pipeline.transforms import Transform, uniforms
@@ -477,6 +478,26 @@ def test_a_vanished_image_is_named(tmp_path):
     (tmp_path / "val" / "b" / "001.png").unlink()
     with pytest.raises(InputError, match=r"val/b/001.png: no such image file"):
         batches(val, 0)
+
+
+def test_a_missing_image_of_a_test_is_told_of_before_the_training(tmp_path):
+    write_folder(tmp_path, {p: {"a": 3, "b": 3} for p in ("train", "val", "test")}, size=(9, 9))
+    (tmp_path / "test" / "b" / "009.png").symlink_to("gone.png")
+    with pytest.raises(InputError, match=r"test/b/009.png: no such image file"):
+        loaders(spec_of(tmp_path))
+    assert loaders(spec_of(tmp_path, skip_bad=True))[2] is not None
+
+
+def test_what_a_decoder_fails_by_is_no_traceback(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("Failed to decode image")
+
+    (tmp_path / "a.avif").write_bytes(b"x")
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(InputError, match=r"a.avif: not a whole image file \(Failed to"):
+        read_image(str(tmp_path / "a.avif"))
+    with pytest.raises(InputError, match="no such image file"):
+        read_image(str(tmp_path / "a\0b.avif"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -647,6 +647,7 @@ def test_a_set_that_brightness_separates_stays_separable(tmp_path, suffix, kind)
         ("./train/x.png 2", "left out 1 line of images listed before", ""),
         ("train/x.png 3", "", "image_list.txt:2: train/x.png with a second label"),
         ("bus/y z.png 2\r", "", ""),
+        (f"train/y.png {'1' * 5000}", "", "image_list.txt:2: not `path label`"),
     ],
 )
 def test_a_list_of_images_counts_each_once(tmp_path, line, note, message):

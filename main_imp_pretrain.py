@@ -251,7 +251,7 @@ class TicketSearch:
 
     def belongings(self) -> list[str]:
         tickets = [names.ticket(state) for state in range(self.record.state + 1)]
-        return [names.INIT, names.METRICS, *tickets]
+        return [names.INIT, names.METRICS, *tickets, names.imp_best(self.record.state)]
 
     def resume(self, path: Path) -> None:
         """Take up a checkpoint; the run goes on as if it had been left alone."""

@@ -25,7 +25,8 @@ from errors import (
     memory_advice,
 )
 from files import names
-from files.atomic import copy_into
+from files.atomic import copy_into, sha256_of
+from files.metrics import read_metrics
 from files.run_args import GLOBAL_BATCH, NODES, PROCESSES
 
 
@@ -72,6 +73,7 @@ def supervise(make: Callable[[StopSignals], Run], folder: RunFolder, images: int
                 )
             with memory_advice(images), _taking_up(checkpoint):
                 run.resume(checkpoint)  # before the folder is claimed: it may be refused
+            _check_same_run(run, checkpoint.parent, folder.path)
         folder = replace(folder, contents=run.contents(), facts=_facts(run))
         with holding(folder), _ending(folder, run.training), memory_advice(images):
             run.warnings.recall(folder.warnings())
@@ -80,6 +82,29 @@ def supervise(make: Callable[[StopSignals], Run], folder: RunFolder, images: int
                 on_main(lambda: _bring(run.belongings(), checkpoint.parent, folder.path))
             run.run()
             folder.record(run.warnings.lines)  # some are of what was met on the way
+
+
+def _check_same_run(run: Run, source: Path, folder: Path) -> None:
+    """Raise InputError where a run's folder holds what another than its checkpoint's run wrote.
+
+    Equal flags do not make equal runs: the number of processes is free. What it wrote later, when
+    it was begun by the same command before, is its own.
+    """
+    for name in run.belongings():
+        theirs, own = source / name, folder / name
+        if not (theirs.is_file() and own.is_file()) or theirs.samefile(own):
+            continue
+        if name == names.METRICS:
+            done = [read_metrics(path)[: run.training.epoch] for path in (theirs, own)]
+            differ = done[0] != done[1]
+        else:
+            lasting = name == names.INIT or name.endswith(names.TICKET_SUFFIX)
+            differ = lasting and sha256_of(theirs) != sha256_of(own)
+        if differ:
+            raise InputError(
+                f"--save_dir {folder}: holds {name} of another run than --resume's, whose is "
+                f"{theirs}; choose another folder"
+            )
 
 
 def _bring(files: Collection[str], source: Path, folder: Path) -> None:

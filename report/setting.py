@@ -28,7 +28,7 @@ def settings(runs: Iterable[RunResult], recipes: Recipes, tested: AllTested) -> 
         told = places.setdefault(run.group.place, {name: {} for name in WORDS})
         of_tests = tested.get(run.path, {})
         for name, value in _told(run, recipes.get(run.path, {}), of_tests):
-            if value is not None and value != "":
+            if isinstance(value, str | int | float) and value != "":  # of a foreign file, any kind
                 told[name][value] = None
     return tuple(
         Setting(place, {name: tuple(values) for name, values in told.items()})

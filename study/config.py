@@ -106,9 +106,10 @@ def read_study(path: Path, out: str | None = None) -> Study:
     pretrainings = [Table(path, "pretraining", table) for table in whole.tables("pretraining")]
     whole.end()
     own = study.text("out", REQUIRED if out is None else out)
-    folder = Path(own if out is None else out)
-    if not (own if out is None else out):
+    place = own if out is None else out
+    if not place:
         raise InputError(f"{path}: [study] out (or --out) is empty; . is the current folder")
+    folder = Path(place)
     if folder.is_file():
         raise InputError(f"{folder}: is a file; [study] out (or --out) must be a folder")
     study.texts.update(out=str(folder))

@@ -93,3 +93,10 @@ def test_what_is_not_recorded_is_not_told(tmp_path):
     ]  # fmt: skip
     assert attack_of(verdict.settings[0]) == ""
     assert "is not recorded" in _ra_by(verdict.settings[0].told["attack"])
+
+
+def test_flags_of_a_foreign_kind_are_left_out_of_the_setting(tmp_path):
+    verdict = write(tmp_path, input_size=[32, 32], code={"commit": "abc"}, epochs=None)
+    told = verdict.settings[0].told
+    assert (told["input_size"], told["code"], told["st_epochs"]) == ((), (), ())
+    assert told["training_data"] == ("9 images",)

@@ -302,7 +302,55 @@ def test_a_search_goes_on_in_another_folder_and_leaves_it_whole(data, search, tm
     for name in ("init.pth.tar", *(f"{k}-ticket.safetensors" for k in range(5))):
         assert (tmp_path / "moved" / name).read_bytes() == (search / name).read_bytes(), name
     assert metrics(tmp_path / "moved") == metrics(search)
+    for state in (1, 2, 3):
+        name = f"{state}-model_best.pth.tar"
+        found, expected = (load(folder / name) for folder in (tmp_path / "moved", search))
+        assert found["best_acc1"] == expected["best_acc1"]
     run_imp(data, tmp_path / "moved", *SEARCH, "--export_released", "3")
+
+
+def test_a_run_goes_on_from_elsewhere_in_a_folder_that_the_same_command_began(
+    data, search, tmp_path
+):
+    cut_off(run_imp, data, tmp_path / "cut", SEARCH, 3)
+    flags = [*SEARCH, "--resume", str(tmp_path / "cut" / "1-checkpoint.pth.tar")]
+    cut_off(run_imp, data, tmp_path / "moved", flags, 4)
+    run_imp(data, tmp_path / "moved", *flags)
+    assert metrics(tmp_path / "moved") == metrics(search)
+    name = "4-ticket.safetensors"
+    assert (tmp_path / "moved" / name).read_bytes() == (search / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "1-ticket.safetensors", "init.pth.tar"])
+def test_a_search_from_elsewhere_is_not_mixed_with_another_of_equal_flags(
+    data, search, tmp_path, capsys, name
+):
+    """Another number of processes, which is free, makes such another."""
+    cut_off(run_imp, data, tmp_path / "cut", SEARCH, 3)
+    cut_off(run_imp, data, tmp_path / "own", SEARCH, 4)
+    shutil.copy(tmp_path / "cut" / "metrics.jsonl", tmp_path / "own")
+    if name == "metrics.jsonl":
+        first, *rest = (tmp_path / "own" / name).read_text().splitlines()
+        other = {**json.loads(first), "train_loss": 9.0}
+        (tmp_path / "own" / name).write_text("\n".join([json.dumps(other), *rest]) + "\n")
+    else:
+        shutil.copy(search / "2-ticket.safetensors", tmp_path / "own" / name)
+    before = contents(tmp_path / "own")
+    flags = [*SEARCH, "--resume", str(tmp_path / "cut" / "1-checkpoint.pth.tar")]
+    argv = [str(data), "--save_dir", str(tmp_path / "own"), *NETWORK, "--device", "cpu", *flags]
+    line = one_error_line(argv, main_imp_pretrain.main, capsys)
+    assert f"own: holds {name} of another run than --resume's" in line
+    assert contents(tmp_path / "own") == before
+
+
+def test_a_transfer_from_elsewhere_is_not_mixed_with_another_of_equal_flags(
+    data, search, tmp_path, capsys
+):
+    cut_off(run_transfer, data, tmp_path / "cut", sparse(search), 2)
+    cut_off(run_transfer, data, tmp_path / "own", sparse(search), 3)
+    resume = ["--resume", str(tmp_path / "cut" / "checkpoint.pth.tar")]
+    line = transfer_line(data, tmp_path / "own", [*sparse(search), *resume], capsys)
+    assert "holds metrics.jsonl of another run than --resume's" in line  # by its seconds
 
 
 # --- what --continue_from takes as it is ----------------------------------------------------------

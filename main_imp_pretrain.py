@@ -127,7 +127,8 @@ class TicketSearch:
         record, total = self.record, self.states.total_epochs
         first = epoch == self.states.first_epoch(record.state)  # the best so far, even with 0 %
         is_best = first or validated.top1 > record.best_acc1
-        record.best_acc1 = max(validated.top1, record.best_acc1)
+        if is_best:
+            record.best_acc1 = validated.top1
         record.history.append([record.state, validated.top1])
         self.training.end_epoch()
         self.log.metrics(
@@ -244,7 +245,7 @@ class TicketSearch:
         if lacking := epochs - len(self.record.history):
             self.warnings.add(
                 f"{found.path}: the figures of {lacking} of the {epochs} epochs before it are not "
-                f"known; they are in the {names.METRICS} of its run"
+                f"known; the {names.METRICS} of its run has what it trained of them"
             )
         self.training.epoch = epochs
         salvage.draw_random_starts(self.args, self.training, epochs, self.warnings)
@@ -266,6 +267,7 @@ class TicketSearch:
         self.model.load_state_dict(weights)
         self.execution.place(self.model)
         self.record = imp_run.read_record(checkpoint)
+        imp_run.recall_best(self.save_dir, path.parent, self.record, checkpoint["epoch"])
         self.training.optimizer = build.optimizer(self.args, self.model)
         self.training.restore(checkpoint, self.warnings.add)
         if self.record.state > 0:

@@ -113,6 +113,20 @@ def read_record(checkpoint: Mapping[str, Any]) -> SearchRecord:
     )
 
 
+def recall_best(save_dir: Path, beside: Path, record: SearchRecord, epoch: int) -> None:
+    """Count the state's best network if it is of more than `epoch` epochs: its checkpoint is lost.
+
+    It is written before it, and lies in the run's folder, else in `beside`. Its epoch is trained
+    again, maybe to another figure (on another number of threads, say), and the best of both stays.
+    """
+    name = names.imp_best(record.state)
+    path = next((p / name for p in (save_dir, beside) if (p / name).is_file()), None)
+    if path is not None:
+        kept = load_checkpoint(path)
+        if kept["epoch"] > epoch:
+            record.best_acc1 = kept["best_acc1"]
+
+
 def drop_checkpoints(save_dir: Path, last: int) -> None:
     """Remove the checkpoints of the states up to `last`; tickets stay."""
     for state in range(last + 1):

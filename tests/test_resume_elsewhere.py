@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -456,6 +457,30 @@ def test_a_best_network_whose_checkpoint_is_lost_counts_as_the_best(
     assert (kept["epoch"], kept["best_sa"]) == (best["epoch"], best["best_sa"])
     told = [line for line in read_json(folder / "results.json")["warnings"] if "cut off" in line]
     assert len(told) == (again == "another figure")
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize(("figures", "best"), [([20.0, 40.0], 40.0), ([40.0], 30.0)])
+def test_a_states_best_network_is_that_of_its_record_though_its_checkpoint_is_lost(
+    data, tmp_path, monkeypatch, figures, best, elsewhere
+):
+    """The run dies between the two files of its last epoch of `figures`, then finds 30 %."""
+    flags = ["--mode", "std", "--pretrain_epochs", "3", "--epochs", "4", "--prune_epoch", "1"]
+    flags += ["--save_every_steps", "1"]
+    folder, found = tmp_path / "run", iter(figures)
+    validate = main_imp_pretrain.TicketSearch.validate
+    monkeypatch.setattr(
+        main_imp_pretrain.TicketSearch,
+        "validate",
+        lambda run: replace(validate(run), top1=next(found, 30.0)),
+    )
+    cut_off(run_imp, data, folder, flags, len(figures))
+    source = folder / "0-checkpoint.pth.tar"
+    folder = tmp_path / "another" if elsewhere else folder
+    run_imp(data, folder, *flags, "--resume", str(source))
+    kept = load(folder / "0-model_best.pth.tar")
+    assert (kept["epoch"], kept["best_acc1"]) == (len(figures), best)
+    assert load(folder / "0-checkpoint.pth.tar")["best_acc1"] == best
 
 
 def test_two_networks_of_one_epoch_are_both_tested(data, tmp_path):

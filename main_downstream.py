@@ -21,7 +21,7 @@ from cli.recipes import apply_recipe
 from cli.recorded import take_recorded
 from dataset import DATASETS
 from engine.data_warnings import compare_classes, warn_of_skipped
-from engine.distributed import Runtime, on_main
+from engine.distributed import Runtime, on_main, own_random_starts
 from engine.launching import launch
 from engine.log import (
     Warnings,
@@ -44,7 +44,7 @@ from files.class_names import class_names_in
 from files.fingerprints import weights_sha256
 from files.results import IMP, REINIT, Accuracy, build_results, name_of_init, write_results
 from files.tickets import read_ticket
-from files.transfer_run import CURVES, KEPT, TransferRecord
+from files.transfer_run import KEPT, TransferRecord
 from models import ARCHS
 
 SHOWN_AS = {
@@ -74,6 +74,8 @@ class Transfer:
         self.training = build.training(
             args, runtime, self.execution, self.model, self.train, stop=stop, save=self.save
         )
+        say(build.device_line(runtime, self.execution, self.train.batch_size))
+        own_random_starts(runtime)
         self.evaluator = build.target_evaluator(args, runtime, self.training.watch)
         self.request = build.request(args)
         check_source_classes(self.request, self.train, self.warnings)
@@ -117,21 +119,13 @@ class Transfer:
 
     def finish_epoch(self, epoch: int, trained: Metrics, scores: Mapping[str, float]) -> None:
         """Record what an epoch gave, and save."""
-        record = self.record
-        best = {
-            names.SA_BEST: _improved(scores.get("val_sa"), record.best_sa),
-            names.RA_BEST: _improved(scores.get("val_ra"), record.best_ra),
-        }
-        record.best_sa = scores["val_sa"] if best[names.SA_BEST] else record.best_sa
-        record.best_ra = scores["val_ra"] if best[names.RA_BEST] else record.best_ra
         measured = {"train_loss": trained.loss, "train_acc": trained.top1, **scores}
-        for name in CURVES:
-            record.curves[name].append(measured.get(name))
+        best = self.record.add(measured)
         self.training.end_epoch()
         self.log.metrics(epoch, {"lr": self.training.optimizer.param_groups[0]["lr"], **measured})
         self.say_epoch(epoch, trained, scores)
         self.plot()
-        self.save([name for name, is_best in best.items() if is_best])
+        self.save(best)
 
     def say_epoch(self, epoch: int, trained: Metrics, scores: Mapping[str, float]) -> None:
         """Print the epoch's lines of the released code, where scripts read them, and its own."""
@@ -290,17 +284,11 @@ def _say_accuracies(accuracies: Iterable[float | None]) -> None:
         say_for_scripts(f"valid_accuracy {accuracy:.3f}")
 
 
-def _improved(score: float | None, best: float | None) -> bool:
-    return score is not None and (best is None or score > best)
-
-
 def work(runtime: Runtime, args: argparse.Namespace) -> None:
     """What every process of the run does."""
     build.set_up_process(args)
     folder = folders.transfer_folder(args)
     if args.evaluate:
-        if args.recorded:
-            say(args.recorded)
         evaluate_checkpoint(
             networks.file_to_test(args, folder),
             Warnings(args.notes),

@@ -20,7 +20,7 @@ from cli.plan import plan_imp
 from cli.recipes import apply_recipe
 from cli.recorded import recorded_mode, take_recorded
 from engine.data_warnings import compare_classes, warn_of_skipped
-from engine.distributed import Runtime, broadcast_from_main, on_main
+from engine.distributed import Runtime, broadcast_from_main, on_main, own_random_starts
 from engine.launching import launch
 from engine.log import Warnings, plot_curves, say, say_for_scripts, warn
 from engine.schedules import Schedule
@@ -66,6 +66,8 @@ class TicketSearch:
         self.training = build.training(
             args, runtime, self.execution, self.model, self.train, stop=stop, save=self.save
         )
+        say(build.device_line(runtime, self.execution, self.train.batch_size))
+        own_random_starts(runtime)
         self.evaluator = build.source_evaluator(args, runtime, self.training.watch)
         self.record = SearchRecord()
 
@@ -88,9 +90,7 @@ class TicketSearch:
             # of a state that ends early, of which `check_states` warns.
             self.prune(states.last + 1)
         warn_of_skipped(self.warnings, self.train, self.val)
-        if self.args.keep != "all":
-            last = states.last if self.args.keep == "tickets" else states.last - 1
-            on_main(lambda: imp_run.drop_checkpoints(self.save_dir, last))
+        on_main(lambda: imp_run.drop_at_the_end(self.save_dir, states.last, self.args.keep))
         say(f"done: {states.last + 2} tickets and {names.ACCURACY_PLOT} in {self.save_dir}")
 
     def begin(self, state: int) -> None:
@@ -285,8 +285,6 @@ def work(runtime: Runtime, args: argparse.Namespace) -> None:
     build.set_up_process(args)
     folder = folders.search_folder(args)
     if args.evaluate:
-        if args.recorded:
-            say(args.recorded)
         validate_file(
             networks.file_to_validate(args, folder),
             Warnings(args.notes),

@@ -23,8 +23,8 @@ from files import imp_run, names
 from files.tickets import save_ticket
 from models import build_model, count_classes, stem_in
 
-# By --ticket: prunes a rate of the weights that a model has left, to the same count as IMP; none
-# comes back. By layer, say: let the scores of all layers be comparable, then prune as IMP does.
+# By --ticket: prunes a fraction of the weights that a model has left, brings none back, and leaves
+# as many as IMP does. A layer-wise kind would first make the scores of all layers comparable.
 PRUNE = {"omp": pruning.prune_by_magnitude, "random": pruning.prune_at_random}
 
 

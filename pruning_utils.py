@@ -107,7 +107,11 @@ def _in_memory_order(values: Tensor) -> Tensor:
 
 
 def _prune_globally(model: nn.Module, scores: list[Tensor], rate: float) -> None:
-    """Args: scores: of each convolution, at least 0; they are overwritten."""
+    """Prune the fraction `rate` of the weights that are left, the lowest scores first.
+
+    Args:
+        scores: of the weights of each convolution, at least 0; they are overwritten.
+    """
     if not 0 <= rate < 1:
         raise InputError(f"pruning rate {rate}: a fraction in [0, 1) is needed")
     left = list(masks(model).values())

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -14,12 +12,12 @@ from torch.optim import Optimizer
 
 from attack_utils import CHECKED_EVERY, Perturb, PGDConfig, checked, make_pgd
 from dataset import DataSpec, build_loaders
+from engine import sharing
 from engine.data_warnings import warn_of_notes
 from engine.distributed import (
     Runtime,
     configure_torch,
     main_first,
-    own_random_starts,
     seed_everything,
 )
 from engine.launching import Launch
@@ -69,12 +67,7 @@ def execution(args: argparse.Namespace, device: torch.device) -> Execution:
 
 def images_per_pass(args: argparse.Namespace, processes: int) -> int:
     """How many images go through a network at once where `processes` share a node's batch."""
-    return _images_per_pass(args.batch_size, processes, args.micro_batch)
-
-
-def _images_per_pass(batch: int, processes: int, micro_batch: int | None) -> int:
-    pieces = Execution(micro_batch=micro_batch).pieces(batch, processes)
-    return math.ceil(math.ceil(batch / processes) / pieces)
+    return sharing.images_per_pass(args.batch_size, processes, args.micro_batch)
 
 
 def goes_on(args: argparse.Namespace) -> bool:
@@ -84,21 +77,24 @@ def goes_on(args: argparse.Namespace) -> bool:
 
 def begun_in(args: argparse.Namespace) -> Path | None:
     """The folder with the `args.json` of the run that goes on, from a checkpoint or a ticket."""
-    own = [args.save_dir] if goes_on(args) else []
-    named = [args.resume] if goes_on(args) and args.resume != "auto" else []
-    ticket = getattr(args, "continue_from", None)  # a flag of searches
-    folders = map(Path, own), (Path(path).parent for path in (*named, ticket) if path)
-    return next((folder for folder in chain(*folders) if read_args(folder)), None)
+    folders = []
+    if goes_on(args):
+        folders.append(Path(args.save_dir))
+        if args.resume != "auto":
+            folders.append(Path(args.resume).parent)
+    if ticket := getattr(args, "continue_from", None):  # a flag of searches
+        folders.append(Path(ticket).parent)
+    return next((folder for folder in folders if read_args(folder)), None)
 
 
 def shared_out(batch: int, processes: int, micro_batch: int | None) -> str:
     """How a step's images are shared out, in words."""
-    passes = Execution(micro_batch=micro_batch).pieces(batch, processes)
+    passes = sharing.passes(batch, processes, micro_batch)
     words = f"{batch} images a step"
     if processes > 1:
-        words += f", {math.ceil(batch / processes)} for each of {processes} processes (--nproc)"
+        words += f", {sharing.share(batch, processes)} for each of {processes} processes (--nproc)"
     if passes > 1:
-        each = _images_per_pass(batch, processes, micro_batch)
+        each = sharing.images_per_pass(batch, processes, micro_batch)
         words += f", in {passes} passes of {each} (--micro_batch)"
     return words
 
@@ -237,8 +233,8 @@ def training(
     stop: StopSignals,
     save: Callable[[], None],
 ) -> Training:
-    """The network's training; from here on every process draws random starts of its own."""
-    made = Training(
+    """The network's training."""
+    return Training(
         model,
         optimizer(args, model),
         loader,
@@ -250,12 +246,17 @@ def training(
         save_every=args.save_every_steps,
         print_freq=args.print_freq,
     )
-    own_random_starts(runtime)
+
+
+def device_line(runtime: Runtime, execution: Execution, batch: int) -> str:
+    """Which device trains, and how the images of a step are shared out.
+
+    Args:
+        batch: the images of a step over all processes.
+    """
     on_cpu = execution.device.type == "cpu" and not torch.cuda.is_available()
     device = "the CPU, PyTorch sees no CUDA" if on_cpu else execution.device
-    batch = shared_out(loader.batch_size, runtime.world_size, execution.micro_batch)
-    say(f"device: {device}; {batch}")
-    return made
+    return f"device: {device}; {shared_out(batch, runtime.world_size, execution.micro_batch)}"
 
 
 # --- tests ----------------------------------------------------------------------------------------

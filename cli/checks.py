@@ -112,9 +112,10 @@ def check_unused(args: argparse.Namespace, given: Collection[str]) -> list[str]:
         raise InputError(f"--stem {args.stem}: {args.arch} has its own; leave it out")
     if "width" in given and args.arch != "resnet20s":
         raise InputError(f"--width {args.width}: goes with -a resnet20s, not {args.arch}")
+    lines = _unused_attacks(args, given)
     if "pretrain_lr" in given and not args.pretrain_epochs:
-        return [f"--pretrain_lr {args.pretrain_lr:g}: not used without --pretrain_epochs N"]
-    return _unused_attacks(args, given)
+        lines.append(f"--pretrain_lr {args.pretrain_lr:g}: not used without --pretrain_epochs N")
+    return lines
 
 
 def _unused_attacks(args: argparse.Namespace, given: Collection[str]) -> list[str]:

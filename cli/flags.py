@@ -72,9 +72,10 @@ def build_imp_parser(archs: Sequence[str]) -> Parser:
     )
     _add_search_flags(parser)
     add_training_attack(parser.add_argument_group("attack, in --mode adv"))
-    add_optimisation_flags(
+    add = add_optimisation_flags(
         parser, "epochs of all states, --pretrain_epochs not counted", "0 anew in every state"
-    )(
+    )
+    add(
         "--start_epoch",
         type=natural,
         default=0,
@@ -193,7 +194,7 @@ def _add_transfer_attack(parser: Parser) -> None:
     add = attack.add_argument
     add("--test_eps", type=pixel_fraction, help="radius in evaluation (recipe)")
     add("--test_step", "--test_steps", type=natural, help="PGD steps in evaluation (recipe)")
-    add("--test_gamma", "--test_step_size", type=pixel_fraction, help="step size there (recipe)")
+    add("--test_gamma", "--test_step_size", type=pixel_fraction, help="step size in tests (recipe)")
     add("--test_randinit", action=Switch, help="start at a random point in evaluation (on)")
 
 
@@ -220,7 +221,7 @@ def _add_transfer_evaluation(parser: Parser) -> None:
         metavar="EPOCH",
         help="first epoch, counted from 0, that is evaluated; the last always is (recipe)",
     )
-    add("--eval_batch_size", type=positive_int, help="images per pass there (128)")
+    add("--eval_batch_size", type=positive_int, help="images per pass in evaluation (128)")
     add(
         "-e",
         "--evaluate",
@@ -266,4 +267,8 @@ def _add_further_tests(add: Callable[..., object]) -> None:
         help="check that RA is no artefact of useless gradients: more steps do not raise it, it "
         "vanishes at a huge radius, attacks from another network are no stronger",
     )
-    add("--masking_source", metavar="CKPT", help="that other network: the dense transfer, say")
+    add(
+        "--masking_source",
+        metavar="CKPT",
+        help="the other network that --check_masking attacks from: the dense transfer, say",
+    )

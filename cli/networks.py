@@ -181,6 +181,8 @@ def file_to_validate(args: argparse.Namespace, folder: RunFolder) -> NetworkFile
 
 
 def _network_file(args: argparse.Namespace, path: Path, key: str | None) -> NetworkFile:
+    if args.recorded:
+        say(args.recorded)
     return NetworkFile(path, args.arch_given, key, args.mean, args.std)
 
 
@@ -238,9 +240,10 @@ def _compare_weights(
 ) -> None:
     """Warn of a ticket that was found from other initial weights than --init, loaded into `model`.
 
-    That is another file than the ticket names, if it is called as those are. Any other holds the
-    same weights if the ticket's search began with them, as its folder says, and did not train them
-    before the first prune. A checkpoint of the released code holds them itself.
+    The file that the ticket names by its hash holds its weights. Another one does not, if it has
+    the name of such files, if the ticket's search trained its weights before the first prune, or if
+    it began with others, as its folder says; nor if the ticket itself holds weights (a checkpoint
+    of the released code does) that differ.
 
     Args:
         sha256: the hash of --init's weights; None where they were not loaded whole.
@@ -252,7 +255,7 @@ def _compare_weights(
     began_with, trained = search.get("init_sha256"), search.get("pretrain_epochs") not in (None, 0)
     named = ticket.init_sha256 is not None and path.name == names.INIT
     is_known = "init_sha256" in search and sha256 is not None
-    other = named or trained or is_known and began_with != sha256
+    other = named or trained or (is_known and began_with != sha256)
     if other or not ticket.is_from(model.state_dict()):
         warnings.add(
             f"--tickets_file {args.tickets_file}: belongs to other initial weights than {path}; "

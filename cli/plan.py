@@ -20,7 +20,7 @@ from engine.steps import training_step
 from engine.training import check_batch
 from files import names
 from files.results import IMP
-from input_pipeline.loader import check_batch_size
+from input_pipeline.loader import check_batch_size, training_batches
 from models import build_model, estimate_activations, estimate_flops, is_fetched
 
 TIMED_STEPS, TIMED_IMAGES = 4, 64  # of --time_it
@@ -235,9 +235,8 @@ def _global_batch(args: argparse.Namespace) -> int:
 
 
 def _steps(args: argparse.Namespace, images: int) -> int:
-    """Of an epoch; a rest of less than two images for each process is left out."""
-    full, rest = divmod(images, _global_batch(args))
-    return full + (rest >= 2 * _nodes(args) * _processes(args))
+    """Of an epoch."""
+    return training_batches(images, _global_batch(args), _nodes(args) * _processes(args))
 
 
 def _files(*found: str) -> tuple[Written, ...]:

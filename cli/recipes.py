@@ -74,6 +74,9 @@ def apply_recipe(args: argparse.Namespace, task: str) -> list[str]:
 
     Returns:
         What to warn of. What of it bears on results is added to `args.notes`, too.
+
+    Raises:
+        InputError: flags that do not go together, or with the environment.
     """
     args.mode = args.mode or "adv"
     if task == "transfer":

@@ -36,9 +36,9 @@ def settle_micro_batch(args: argparse.Namespace) -> None:
 
 
 def settle_data(args: argparse.Namespace) -> None:
-    """Say where the data set of a transfer lies if --data was left out: the released code's place.
+    """Give --data of a transfer its value if it was left out.
 
-    That is ../data, where it holds the set and data does not.
+    That is `data`, or `../data`, the released code's place, where that alone holds the set.
     """
     if args.data is None:
         args.data = "data"

@@ -115,7 +115,11 @@ def add_optimisation_flags(parser: Parser, epochs: str, counted: str):
         "on each of eight GPUs at the recipe's batch; in transfers the whole share of the process)",
     )
     add("--lr", "--learning_rate", type=positive, help="learning rate (recipe)")
-    add("--lr_schedule", choices=("constant", "multistep", "cosine"), help="(recipe)")
+    add(
+        "--lr_schedule",
+        choices=("constant", "multistep", "cosine"),
+        help="how the rate falls, after --warmup (recipe)",
+    )
     add(
         "--decreasing_lr",
         type=milestones,
@@ -123,8 +127,14 @@ def add_optimisation_flags(parser: Parser, epochs: str, counted: str):
         help=f"epochs at which multistep divides the rate by ten, counted from {counted} (recipe)",
     )
     add("--warmup", type=natural, help="epochs of linear warm-up, by step (0)")
-    add("--momentum", type=below_one, help="(0.9)")
-    add("--wd", "--weight_decay", dest="weight_decay", type=not_negative, help="(recipe)")
+    add("--momentum", type=below_one, help="of SGD (0.9)")
+    add(
+        "--wd",
+        "--weight_decay",
+        dest="weight_decay",
+        type=not_negative,
+        help="weight decay of SGD, on all parameters (recipe)",
+    )
     return add
 
 
@@ -135,7 +145,12 @@ def add_runtime_flags(parser: Parser) -> None:
         type=seed_value,
         help="with the same seed a run repeats, on the CPU at the same --threads to the bit (1)",
     )
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(CUDA if it is there)")
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="what computes (CUDA if it is there)",
+    )
     add("--gpu", type=natural, metavar="I", help="use this one GPU, by one process")
     add("--threads", type=positive_int, help="CPU threads (PyTorch's choice)")
     add("--channels_last", action=Switch, default=True, help="layout; changes rounding only (on)")
@@ -163,7 +178,11 @@ def add_runtime_flags(parser: Parser) -> None:
         default=False,
         help="start one process per GPU of this node (torchrun works too; off)",
     )
-    add("--nproc", type=positive_int, help="processes per node for that (its GPUs, or 1)")
+    add(
+        "--nproc",
+        type=positive_int,
+        help="processes per node that --multiprocessing_distributed starts (its GPUs, or 1)",
+    )
     nodes, number = unless_minus_one(positive_int), unless_minus_one(natural)
     add("--world_size", type=nodes, help="number of nodes (1)")
     add("--rank", type=number, help="this node's number (0)")
@@ -173,7 +192,7 @@ def add_runtime_flags(parser: Parser) -> None:
         help="where the nodes meet: tcp://HOST:PORT, or env://, where MASTER_ADDR, MASTER_PORT, "
         "WORLD_SIZE (nodes) and RANK say it (one node: a free port; more: needed)",
     )
-    add("--dist_backend", choices=("nccl", "gloo"), help="(nccl with CUDA, else gloo)")
+    add("--dist_backend", choices=("nccl", "gloo"), help="how processes talk (nccl, on CPUs gloo)")
     add("--dist_timeout", type=positive_int, default=600, help="seconds to wait for others (600)")
 
 

@@ -2,5 +2,5 @@
 
 May import files, input_pipeline.loader, input_pipeline.workers, models.prepared, errors, and of
 attack_utils one type.
-This file imports nothing, so that `engine.schedules` can be had without PyTorch.
+This file imports nothing, so that `engine.schedules` and `engine.sharing` do without PyTorch.
 """

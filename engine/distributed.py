@@ -89,7 +89,10 @@ def processes() -> int:
 
 def is_main() -> bool:
     """Whether this process is rank 0, the one that prints and writes."""
-    return not dist.is_initialized() or dist.get_rank() == 0
+    if dist.is_initialized():
+        return dist.get_rank() == 0
+    # Before torchrun's processes have met. Without torchrun RANK may number the nodes.
+    return "LOCAL_RANK" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
 def on_main(write: Callable[[], object]) -> None:

@@ -116,7 +116,7 @@ class RunFolder:
         return checkpoint
 
     def recorded(self) -> dict[str, Any]:
-        """What `args.json` says, beside the provenance."""
+        """What `args.json` says that is compared when the run goes on: flags, inputs' contents."""
         contents = {f"{name}{CONTENT}": value for name, value in self.contents.items()}
         flags = {name: value for name, value in self.flags.items() if name != NOTES}
         return {**flags, **contents}
@@ -207,6 +207,7 @@ class RunFolder:
                 yield name, _said(before[name]), _said(self.flags[name])
 
     def claim(self) -> None:
+        """Check the folder, write `args.json` if it has none, remove PREEMPTED and torn files."""
         self.check()
         if not (self.path / names.ARGS).exists():
             recorded = {**self.recorded(), **self.facts, **provenance()}

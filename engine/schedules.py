@@ -64,6 +64,11 @@ class Schedule:
         return f"{self.lr:g}, {words.get(self.kind, 'constant')}{warmup}"
 
     def at(self, epoch: int, step: int = 0, steps_per_epoch: int = 1) -> float:
+        """The rate of a step, which changes within an epoch in warm-up only.
+
+        Args:
+            epoch, step: counted from 0, the step within its epoch.
+        """
         if epoch < self.warmup:
             return self.lr * (epoch * steps_per_epoch + step + 1) / (self.warmup * steps_per_epoch)
         if self.kind == "multistep":

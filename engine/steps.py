@@ -6,7 +6,6 @@ Nothing here knows an attack or a mask: training and evaluation take `perturb(im
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from torch.optim import SGD, Optimizer
 
 from attack_utils import Perturb  # the type alone: nothing here knows an attack
 from engine.distributed import average_gradients, processes, sum_over_ranks
+from engine.sharing import passes
 from models.prepared import prepared
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -40,14 +40,8 @@ class Execution:
     cuda_graphs: bool = False  # in training; evaluation makes networks anew, and graphs with them
 
     def pieces(self, batch: int, processes: int = 1) -> int:
-        """Into how many nearly equal passes each process cuts its share: none is a single image.
-
-        BatchNorm cannot train on one image where maps are 1x1, so three images by two, say, are one
-        pass. Shares may differ by an image; the passes are as many on all processes, which wait for
-        each other in each with `--sync_bn`.
-        """
-        largest, smallest = math.ceil(batch / processes), batch // processes
-        return max(1, min(math.ceil(largest / (self.micro_batch or largest)), smallest // 2))
+        """Into how many nearly equal passes each process cuts its share."""
+        return passes(batch, processes, self.micro_batch)
 
     @property
     def precision(self) -> str:

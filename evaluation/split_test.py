@@ -90,7 +90,11 @@ class SplitTest:
         )
 
     def further(self, model: nn.Module, role: str) -> dict[str, Any]:
-        """The tests beyond SA and RA that were asked for: `autoattack`, `masking_checks`."""
+        """Run the tests beyond SA and RA that were asked for.
+
+        Returns what results say of them: `restarts` if there are several, `autoattack`,
+        `masking_checks`. AutoAttack's outcomes go into `bits`, its description into `attacks`.
+        """
         request, evaluator = self.request, self.evaluator
         found: dict[str, Any] = {"restarts": request.restarts} if request.restarts > 1 else {}
         network = evaluator.network(model)

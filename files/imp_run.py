@@ -114,10 +114,11 @@ def read_record(checkpoint: Mapping[str, Any]) -> SearchRecord:
 
 
 def recall_best(save_dir: Path, beside: Path, record: SearchRecord, epoch: int) -> None:
-    """Count the state's best network if it is of more than `epoch` epochs: its checkpoint is lost.
+    """Take up the accuracy of a best network that is newer than the checkpoint, after `epoch`.
 
-    It is written before it, and lies in the run's folder, else in `beside`. Its epoch is trained
-    again, maybe to another figure (on another number of threads, say), and the best of both stays.
+    A stop came between the two files; the best network is written first. Its epoch is trained
+    again and may score otherwise (on another number of threads, say): the better network stays.
+    It lies in the run's folder, else in `beside`.
     """
     name = names.imp_best(record.state)
     path = next((p / name for p in (save_dir, beside) if (p / name).is_file()), None)
@@ -133,6 +134,12 @@ def drop_checkpoints(save_dir: Path, last: int) -> None:
         for name in (names.imp_checkpoint(state), names.imp_best(state)):
             discard(save_dir / name)
             discard(names.previous(save_dir / name))
+
+
+def drop_at_the_end(save_dir: Path, last: int, keep: str) -> None:
+    """Leave the checkpoints that `keep` asks for: all, those of the last state, or none."""
+    if keep != "all":
+        drop_checkpoints(save_dir, last if keep == "tickets" else last - 1)
 
 
 def newest_checkpoint(save_dir: Path) -> Path | None:

@@ -1,4 +1,7 @@
-"""The name of every file that a run, a study or a report writes, and what its presence means."""
+"""The names of the files that runs, studies and reports write, and what their presence means.
+
+The figures of a report are named in `report/pictures.py`.
+"""
 
 from __future__ import annotations
 

@@ -32,7 +32,8 @@ CURVES = {
 # The networks that are tested at the end, by the file that holds each.
 KEPT = {"sa_best": names.SA_BEST, "ra_best": names.RA_BEST, "last": names.CHECKPOINT}
 
-BEST = {names.SA_BEST: "best_sa", names.RA_BEST: "best_ra"}  # by what each was chosen
+# The best networks: by which figure of the record, and by which curve, each was chosen.
+BEST = {names.SA_BEST: ("best_sa", "val_sa"), names.RA_BEST: ("best_ra", "val_ra")}
 
 
 @dataclass
@@ -47,6 +48,18 @@ class TransferRecord:
     curves: dict[str, list[float | None]] = field(
         default_factory=lambda: {name: [] for name in CURVES}
     )
+
+    def add(self, measured: Mapping[str, float]) -> list[str]:
+        """Take up what an epoch gave; return the files of which its network is the best so far."""
+        for name in CURVES:
+            self.curves[name].append(measured.get(name))
+        best = []
+        for file, (key, curve) in BEST.items():
+            score, before = measured.get(curve), getattr(self, key)
+            if score is not None and (before is None or score > before):
+                setattr(self, key, score)
+                best.append(file)
+        return best
 
 
 def save_transfer(
@@ -111,12 +124,12 @@ def load_kept(save_dir: Path, role: str) -> dict[str, Tensor]:
 
 
 def recall_best(save_dir: Path, record: TransferRecord, epoch: int) -> None:
-    """Count best networks that were saved after `epoch` epochs, whose own checkpoint is lost.
+    """Take up the accuracies of best networks that are newer than the checkpoint, after `epoch`.
 
-    They are written before it. Their epoch is trained again, maybe to another figure (on another
-    number of threads, say), and the best of both is kept.
+    A stop came between the files; the best networks are written first. Their epoch is trained
+    again and may score otherwise (on another number of threads, say): the better network stays.
     """
-    for name, key in BEST.items():
+    for name, (key, _) in BEST.items():
         if (save_dir / name).is_file():
             kept = load_checkpoint(save_dir / name)
             if kept["epoch"] > epoch and kept[key] is not None:
@@ -126,7 +139,7 @@ def recall_best(save_dir: Path, record: TransferRecord, epoch: int) -> None:
 def beyond_curves(record: TransferRecord) -> list[str]:
     """Name the best networks whose figure no epoch of the curves has: a line each."""
     lines = []
-    for (name, key), curve in zip(BEST.items(), ("val_sa", "val_ra"), strict=True):
+    for name, (key, curve) in BEST.items():
         best = getattr(record, key)
         if best is not None and best not in record.curves[curve]:
             lines.append(
@@ -138,7 +151,7 @@ def beyond_curves(record: TransferRecord) -> list[str]:
 
 def check_kept(save_dir: Path, beside: Path, record: TransferRecord) -> None:
     """Raise InputError unless the best networks so far are in the run's folder or in `beside`."""
-    for name, key in BEST.items():
+    for name, (key, _) in BEST.items():
         best: float | None = getattr(record, key)
         path = next((p / name for p in (save_dir, beside) if (p / name).is_file()), beside / name)
         if best is not None and load_checkpoint(path).get(key) != best:

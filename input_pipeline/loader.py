@@ -99,6 +99,15 @@ def check_batch_size(batch_size: int, train: bool) -> None:
         raise InputError(f"batch size {batch_size}: must be at least {2 if train else 1}")
 
 
+def training_batches(images: int, batch_size: int, processes: int) -> int:
+    """Count the batches of an epoch; a rest of less than two images for each process is left out.
+
+    Deviation: the released code trains on whatever is left, even a single image per process.
+    """
+    full, rest = divmod(images, batch_size)
+    return full + (rest >= 2 * processes)
+
+
 class Loader:
     """Batches of one split, in an order and with an augmentation fixed by (seed, epoch).
 
@@ -208,11 +217,9 @@ class Loader:
 
     def num_batches(self, world: int = 1) -> int:
         """Count the global batches of an epoch that `world` processes share."""
-        full, rest = divmod(self.num_images, self.batch_size)
-        if not self._batches.train:
-            return full + (rest > 0)
-        # Deviation: the released code trains on whatever is left, even a single image per process.
-        return full + (rest >= 2 * world)
+        if self._batches.train:
+            return training_batches(self.num_images, self.batch_size, world)
+        return -(-self.num_images // self.batch_size)
 
     def images_in_batch(self, step: int) -> int:
         """Count the images of global batch `step`, over all processes."""

@@ -66,7 +66,7 @@ def compile_passes(
     layout: torch.memory_format = torch.channels_last,
     cuda_graphs: bool = False,
 ) -> nn.Module:
-    """Have the passes of a network run compiled; the network itself stays as it is."""
+    """Have `network(images)` run compiled; its weights, modules and state dict stay as they are."""
     # The attribute is nn.Module.compile()'s own: copies and pickles leave it out.
     network._compiled_call_impl = CompiledPasses(network, layout, cuda_graphs)
     return network

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models import resnet as tv
 
 from models.normalize import Normalize
-from models.stem import ImageNetStem
+from models.stem import ImageNetStem, make_stem
 
 # arch: (block, blocks per stage, further arguments of torchvision's ResNet)
 VARIANTS: dict[str, tuple[type[tv.BasicBlock | tv.Bottleneck], list[int], dict[str, Any]]] = {
@@ -39,9 +39,8 @@ class ResNet(tv.ResNet):
         super().__init__(block, layers, num_classes=num_classes, **options)
         self.arch, self.stem = arch, stem
         if stem == "cifar":
-            self.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
-            self.maxpool = nn.Identity()
-        else:
+            self.conv1, self.maxpool = make_stem("cifar", 64)
+        else:  # a second draw would change all that a seed draws after it
             drawn = self.conv1.weight
             self.conv1 = ImageNetStem(64, device="meta")
             self.conv1.weight = drawn

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.sharing import images_per_pass
 from files import names
 from files.results import MODES, REGIMES, UNNAMED, RunResult
-from files.run_args import args_if_readable
+from files.run_args import GLOBAL_BATCH, PROCESSES, args_if_readable
 from report.judged import GroupVerdict, TicketRow
 
 # What tells runs and groups apart, or is told by the fingerprint of what it names.
@@ -152,7 +153,7 @@ def _flags(results: Path) -> Mapping[str, Any]:
 def _passes(flags: Mapping[str, Any]) -> dict[str, int]:
     """How many images BatchNorm sees at a time: what is recorded says so, but no flag alone."""
     try:
-        share = -(-flags["global_batch"] // flags["processes"])
-        return {"images_a_pass": min(flags["micro_batch"] or share, share)}
+        shared = (flags[key] for key in (GLOBAL_BATCH, PROCESSES, "micro_batch"))
+        return {"images_a_pass": images_per_pass(*shared)}
     except (KeyError, TypeError, ZeroDivisionError):
         return {}

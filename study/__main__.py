@@ -167,7 +167,8 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
 def check_inputs(forecasts: Mapping[str, Forecast]) -> None:
     """Raise InputError for an input that some run lacks: it may come last, days from now."""
     lacking = {line: name for name, told in forecasts.items() for line in told.missing}
-    for line, name in lacking.items():
+    if lacking:
+        line, name = next(iter(lacking.items()))
         more = f" (and {len(lacking) - 1} more above)" if len(lacking) > 1 else ""
         raise InputError(f"{name}: {line} is not there{more}; nothing was run")
 

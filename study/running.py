@@ -102,7 +102,10 @@ class Queue:
         return any(other.folder in folders for other in others)
 
     def start(self, run: Run) -> bool:
-        """Whether the run is this study's; it may be going on in another process."""
+        """Start a run under the lock of its log; False where another process has that.
+
+        A run that cannot start has failed and is not waiting any more.
+        """
         try:
             run.folder.mkdir(parents=True, exist_ok=True)
             (run.folder / names.PREEMPTED).unlink(missing_ok=True)

@@ -71,16 +71,18 @@ def _difference(before: Sequence[str], now: Sequence[str], name: str) -> str | N
     """
     one, other = _flags(before), _flags(now)
     here, there = (_study_folder(flags.pop("--save_dir"), name) for flags in (one, other))
+
+    def alike(a: str, b: str) -> bool:
+        below = _below(a, here)
+        return a == b or (below is not None and below == _below(b, there))
+
     apart = [
         flag
         for flag in {**one, **other}
         if flag not in one
         or flag not in other
         or len(one[flag]) != len(other[flag])
-        or any(
-            a != b and (_below(a, here) is None or _below(a, here) != _below(b, there))
-            for a, b in zip(one[flag], other[flag], strict=True)
-        )
+        or not all(map(alike, one[flag], other[flag]))
     ]
     if not apart:
         return None

@@ -45,7 +45,8 @@ class Table:
         return self.left.pop(key)
 
     def end(self) -> None:
-        for key in self.left:
+        if self.left:
+            key = next(iter(self.left))
             where = f"[{self.name}] " if self.name else ""
             raise InputError(
                 f"{self.path}: {where}{key} is not known here; known: {', '.join(self.known)}"

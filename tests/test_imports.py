@@ -40,7 +40,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "cli", "evaluation", "engine", "models", "files", "dataset", "pruning_utils",
     ),
     # Beside them: what reads finished runs, and what starts runs as processes, without PyTorch.
-    "report": ("models", "files", "pruning_utils"),
+    "report": ("models", "files", "engine.sharing", "pruning_utils"),
     "study": (
         "files.names", "files.atomic", "files.features", "files.metrics", "files.results",
         "files.run_args", "files.study_record", "engine.schedules",
@@ -55,6 +55,7 @@ NO_TORCH = (
     "files.run_args",
     "files.study_record",
     "engine.schedules",
+    "engine.sharing",
 )
 
 

@@ -79,6 +79,27 @@ def test_only_the_first_process_prints(capsys, second_rank):
     assert (printed.out, printed.err) == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"RANK": "1", "LOCAL_RANK": "1"}, False),
+        ({"RANK": "2", "LOCAL_RANK": "0"}, False),  # the second node's first
+        ({"RANK": "1"}, True),  # without torchrun a number of the node
+        ({}, True),
+    ],
+)
+def test_only_the_first_of_torchruns_processes_warns_before_they_have_met(
+    monkeypatch, capsys, environment, says
+):
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+        if name in environment:
+            monkeypatch.setenv(name, environment[name])
+    log.warn("a flag that is not used")
+    assert bool(capsys.readouterr().err) == says
+
+
 def test_without_a_terminal_a_plain_line_comes_every_n_batches(time, capsys):
     meter = FakeMeter()
     with Progress(10, "epoch 1/3", print_freq=4) as bar:

@@ -284,6 +284,11 @@ def test_flags_without_effect_are_warned_of(task, words, told):
     assert all(told in note for note in notes)
 
 
+def test_each_flag_without_effect_is_warned_of():
+    _, notes = notes_of("imp", "--pretrain_lr", "0.2", "--mode", "std", "--train_step", "3")
+    assert [note.partition(":")[0] for note in notes] == ["--train_step", "--pretrain_lr 0.2"]
+
+
 @pytest.mark.parametrize(
     ("words", "rate"),
     [

@@ -35,6 +35,12 @@ def test_runs_of_one_recipe_may_differ_in_what_changes_no_result(tmp_path):
     assert told(tmp_path) == []
 
 
+def test_passes_that_are_cut_alike_are_alike_whatever_the_flag_says(tmp_path):
+    for state, micro_batch in ((0, 64), (1, 100)):
+        made(tmp_path, state=state, micro_batch=micro_batch)
+    assert told(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     ("mode", "change", "words"),
     [
@@ -43,6 +49,7 @@ def test_runs_of_one_recipe_may_differ_in_what_changes_no_result(tmp_path):
         ("adv", {"decreasing_lr": [50]}, "decreasing_lr [6, 9] and [50]"),
         ("adv", {"global_batch": 256}, "images a step 128 and 256"),
         ("std", {"micro_batch": 2}, "images a pass 128 and 2"),
+        ("std", {"micro_batch": 100}, "images a pass 128 and 64"),  # two equal ones
         ("adv", {"processes": 2}, "processes 1 and 2; images a pass 128 and 64"),
         ("std", {"sync_bn": True}, "sync_bn False and True"),
         ("adv", {"tf32": True}, "tf32 False and True"),

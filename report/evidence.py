@@ -39,7 +39,7 @@ class Difference:
 
     kind: "paired" (seeds and images), "unpaired" (the sides' seeds differ; images paired), "images
     only" (one seed on a side: how other seeds would do is unknown), "seeds only" (no outcomes per
-    image: how other images would do is unknown), "unlike" (the two sides were trained or attacked
+    image: how other images would do is unknown), "unlike" (the two sides were trained or tested
     differently, so the difference is not the ticket's alone), or "none". seeds: the fewest of any
     set of runs in it. image_variance, residual_variance: the parts of the mean's variance over
     images that more seeds would not reduce, and that they would. most: how far from 0 the mean can

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, Literal, NamedTuple
@@ -33,10 +33,14 @@ class Measure(NamedTuple):
         found: float | None = accuracy.ra if self.attacked else accuracy.sa
         return found
 
+    def by_seed(self, runs: Iterable[RunResult]) -> dict[int, float]:
+        """Those of the runs of its regime that measured it, by seed."""
+        found = {run.seed: self.value(run) for run in runs if run.mode == self.mode}
+        return {seed: value for seed, value in found.items() if value is not None}
+
     def values(self, runs: Iterable[RunResult]) -> list[float]:
-        """Those of the runs of its regime that measured it."""
-        found = (self.value(run) for run in runs if run.mode == self.mode)
-        return [value for value in found if value is not None]
+        """The same without the seeds."""
+        return [*self.by_seed(runs).values()]
 
 
 # Both AT figures are those of one network, the one with the best validation RA.
@@ -49,6 +53,17 @@ BESIDE = (
     Measure("at_sa_of_best_sa", "SA under AT, best-SA network", "adv", "sa_best", False),
     Measure("at_ra_of_best_sa", "RA under AT, best-SA network", "adv", "sa_best", True),
 )
+
+
+def compared_seeds(one: Collection[int], other: Collection[int]) -> tuple[set[int], set[int]]:
+    """The seeds of two networks over which they are compared: both's, where one has all of both.
+
+    What a seed does to both, the rest would put into their difference.
+    """
+    seeds, others = set(one), set(other)
+    if seeds <= others or others <= seeds:
+        return seeds & others, seeds & others
+    return seeds, others
 
 
 class Stat(NamedTuple):
@@ -90,7 +105,7 @@ class TicketRow:
 
     @property
     def unlike(self) -> tuple[Measure, ...]:
-        """The measures on which it was trained or attacked unlike the dense network."""
+        """The measures on which it was trained or tested unlike the dense network."""
         kinds = {name: found.kind for name, found in self.differences.items() if found}
         return tuple(measure for measure in MEASURES if kinds.get(measure.name) == "unlike")
 

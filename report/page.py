@@ -172,7 +172,7 @@ def _ticket_table(verdict: Verdict) -> str:
     caption = (
         "Mean ± std over n seeds, in percent on the test set; below it the difference to the dense "
         "network in points, [its 95 % interval], what that says, and what it covers: seeds and "
-        "images (paired or unpaired), images only, or seeds only; unlike: trained or attacked "
+        "images (paired or unpaired), images only, or seeds only; unlike: trained or tested "
         "unlike the dense network, so open and undecided. Where one has all seeds of the other, "
         "the difference is over these alone. Select a heading to sort."
     )

@@ -40,7 +40,7 @@ GLOSSARY = {
     "ST, AT": "standard and adversarial training, here of the transfer",
     "SA, RA": "standard accuracy on clean test images, robust accuracy on attacked ones",
     "rule": "the paper\u2019s: a mean over seeds of at least the dense mean minus a tolerance",
-    "open": "not judged by the rule: runs are missing, or were trained or attacked unlike those of "
+    "open": "not judged by the rule: runs are missing, or were trained or tested unlike those of "
     "the dense network",
     "tolerance": "by the rule, the dense network\u2019s standard deviation over seeds (one seed: "
     "--margin)",

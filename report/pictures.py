@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -12,6 +12,7 @@ from errors import InputError
 from files.atomic import sha256_of
 from files.results import IMP, REGIMES
 from files.tickets import load_ticket
+from pruning_utils import percent_left_in
 from report.difference_figure import difference_figure
 from report.drawing import save_figure, slug, styles
 from report.figures import accuracy_figure, time_figure
@@ -177,20 +178,23 @@ def _ticket_pictures(verdict: Verdict, runs_dir: Path, notes: list[str]) -> Iter
             f"below {runs_dir}."
         )
         return
-    masks = _load_masks(_choose_tickets(sources, notes), notes)
+    judged = {row.state for group in verdict.groups for row in group.rows if row.state is not None}
+    masks = _load_masks(_choose_tickets(sources, judged, notes), notes)
     if not masks:
         return
     transferred = {
         sha256 for group in verdict.groups for row in group.rows for sha256 in row.hashes
     }
-    densities: dict[str, dict[int, dict[str, float]]] = {}
+    densities: dict[str, dict[str, dict[str, float]]] = {}
     for ticket, mask in masks:
-        densities.setdefault(ticket.source, {})[ticket.state] = layer_densities(mask)
+        label = f"state {ticket.state} ({100 - percent_left_in(mask):.1f} %)"
+        densities.setdefault(ticket.source, {})[label] = layer_densities(mask)
     caption = (
         "Weights left in each convolution, in the order of the network, for up to four tickets "
-        "of each source; darker is sparser."
+        "of each source; darker is sparser, in brackets is what is pruned of all."
     )
-    yield "density", "Density of each layer", caption, density_figure(densities)
+    colours = {name: colour for name, (colour, _) in _styles(verdict).items()}
+    yield "density", "Density of each layer", caption, density_figure(densities, colours)
     names = [
         f"{ticket.source} {ticket.state}{'' if sha256_of(ticket.path) in transferred else '*'}"
         for ticket, _ in masks
@@ -205,11 +209,17 @@ def _ticket_pictures(verdict: Verdict, runs_dir: Path, notes: list[str]) -> Iter
     yield "overlap", "Mask overlap", caption, figure
 
 
-def _choose_tickets(sources: Mapping[str, list[TicketFile]], notes: list[str]) -> list[TicketFile]:
-    """Choose a few states of each source: those that all of IMP's runs share, where it has any."""
+def _choose_tickets(
+    sources: Mapping[str, list[TicketFile]], judged: Set[int], notes: list[str]
+) -> list[TicketFile]:
+    """Choose a few states of each source: those that all of IMP's runs share, where it has any.
+
+    Of these, those that are `judged` where there are some: the last ticket is often not trained.
+    """
     states_of = {name: {ticket.state for ticket in files} for name, files in sources.items()}
     of_imp = [states_of[name] for name, files in sources.items() if files[0].kind == IMP]
     shared = set.intersection(*of_imp) if of_imp else set()
+    shared = shared & judged or shared
     if len(sources) > MOST_SOURCES:
         notes.append(f"Tickets of the first {MOST_SOURCES} of {len(sources)} sources are drawn.")
     drawn = list(sources)[:MOST_SOURCES]

@@ -13,7 +13,8 @@ from typing import Any
 
 from engine.sharing import images_per_pass
 from files import names
-from files.results import MODES, REGIMES, UNNAMED, RunResult
+from files.atomic import fingerprint
+from files.results import MODES, REGIMES, REINIT, UNNAMED, RunResult
 from files.run_args import GLOBAL_BATCH, PROCESSES, args_if_readable
 from report.judged import GroupVerdict, TicketRow
 
@@ -101,6 +102,8 @@ def _flags_in_results(run: RunResult) -> dict[str, Any]:
         "data_number": run.group.data_number,
         "arch": run.arch,
         "seed": run.seed,
+        "reinit": run.ticket == REINIT,
+        **({"tickets_file_content": fingerprint(run.ticket_sha256)} if run.ticket_sha256 else {}),
     }
 
 
@@ -115,10 +118,20 @@ def runs_apart(runs: Iterable[RunResult], mode: str, recipes: Recipes) -> list[s
 
 
 def recipes_apart(a: GroupVerdict, b: GroupVerdict, recipes: Recipes) -> list[str]:
-    """Name what differs between the networks and the recipes of two pre-trainings."""
+    """Name what differs between the networks and the recipes of two pre-trainings.
+
+    A recipe of which nothing is known differs from one of which something is.
+    """
     runs = [run for row in a.all_rows + b.all_rows for run in row.runs]
     archs = sorted({run.arch for run in runs})
     found = [f"architectures {' and '.join(archs)}"] if len(archs) > 1 else []
+    lost = [
+        g for g in (a, b) if not any(recipes.get(r.path) for row in g.all_rows for r in row.runs)
+    ]
+    if len(lost) == 1:
+        found.append(
+            f"a known and an unknown recipe ({lost[0].group.name}: no usable {names.ARGS})"
+        )
     for mode in MODES:
         flags = [recipes.get(run.path, {}) for run in runs if run.mode == mode]
         if apart := _apart(flags, mode, OF_PRETRAINING):

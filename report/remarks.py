@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 
-from files.results import NETWORKS, RANDOM, RunResult
+from files.results import NETWORKS, RANDOM, REINIT, RunResult
 from report.groups import SHOWN
 from report.judged import MEASURES, GroupVerdict, Measure, TicketRow
 
@@ -38,7 +38,10 @@ def above_clean(runs: Iterable[RunResult]) -> list[str]:
 
 
 def of_tickets(groups: Iterable[GroupVerdict]) -> list[str]:
-    """Say where several ticket files stand for one state; random masks may be one a seed."""
+    """Say where several ticket files stand for one state, or one for several states.
+
+    Random masks may be one a seed.
+    """
     lines = []
     for group in groups:
         apart: dict[str, list[str]] = {}
@@ -51,6 +54,16 @@ def of_tickets(groups: Iterable[GroupVerdict]) -> list[str]:
                     f"{group.group}: {row.name} is made of {len(row.hashes)} ticket files "
                     f"({several}), whose runs count as those of one ticket"
                 )
+        of_file: dict[str, list[str]] = {}
+        for row in group.rows:
+            for sha256 in row.hashes if row.ticket != REINIT else ():
+                of_file.setdefault(sha256, []).append(row.name)
+        lines += [
+            f"{group.group}: {' and '.join(named)} are of one ticket file ({sha256[:SHOWN]}), so "
+            "one of them is not what it is called"
+            for sha256, named in of_file.items()
+            if len(named) > 1
+        ]
         lines += [
             f"{group.group}: {title} stands for different tickets, judged apart and not "
             f"contrasted: {', '.join(sorted(several))}"
@@ -87,8 +100,8 @@ def uneven(groups: Iterable[GroupVerdict]) -> list[str]:
             more = f" and {len(names) - SOME} more" if len(names) > SOME else ""
             lines.append(
                 f"{group.group}: {', '.join(names[:SOME])}{more} and the dense network were not "
-                "trained with the same seeds; the rule compares their means all the same, the "
-                "evidence only the seeds that both have where one has all of the other's"
+                "trained with the same seeds; where one has all of the other's, the rule and the "
+                "evidence compare them over the seeds that both have, not by the means of all"
             )
     return lines
 

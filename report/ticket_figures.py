@@ -12,11 +12,15 @@ from report.drawing import COLOURS, house_style, plain
 from report.tickets import Table
 
 
-def density_figure(densities: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Figure:
+def density_figure(
+    densities: Mapping[str, Mapping[str, Mapping[str, float]]], colours: Mapping[str, str]
+) -> Figure:
     """Draw the density of each layer as bars, with a panel for each source of tickets.
 
-    `densities` is {source: {state: {layer: fraction of the weights left}}}. Later states are
-    nested in earlier ones, so their bars are drawn in front, darker.
+    Args:
+        densities: {source: {ticket: {layer: fraction of the weights left}}}, the densest first.
+            Sparser tickets are nested in these, so their bars are drawn in front, darker.
+        colours: of sources that have one in the other figures.
     """
     most = max(len(values) for states in densities.values() for values in states.values())
     with house_style():
@@ -26,12 +30,13 @@ def density_figure(densities: Mapping[str, Mapping[int, Mapping[str, float]]]) -
         own_layers = [list(next(iter(states.values()))) for states in densities.values()]
         for index, (axis, (source, states)) in enumerate(zip(axes, densities.items(), strict=True)):
             own = own_layers[index]
-            for rank, (state, values) in enumerate(sorted(states.items())):
+            colour = to_rgb(colours.get(source, COLOURS[0]))
+            for rank, (ticket, values) in enumerate(states.items()):
                 mix = (rank + 1) / len(states)
-                shade = tuple(1 - mix * (1 - part) for part in to_rgb(COLOURS[0]))
+                shade = tuple(1 - mix * (1 - part) for part in colour)
                 axis.bar(
                     range(len(values)), [100 * v for v in values.values()], color=shade,
-                    edgecolor="black", linewidth=0.4, width=0.8, label=f"state {state}",
+                    edgecolor="black", linewidth=0.4, width=0.8, label=plain(ticket),
                 )  # fmt: skip
             axis.set_title(plain(source), loc="left")
             axis.set_ylim(0, 100)

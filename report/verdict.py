@@ -11,8 +11,18 @@ from collections.abc import Iterable, Sequence
 from errors import InputError
 from files.results import DENSE, NETWORKS, REGIMES, TICKETS, Accuracy, Group, RunResult
 from files.study_record import StudyRecord
+from report.evidence import ROUNDING
 from report.groups import SHOWN, group_runs
-from report.judged import BESIDE, MEASURES, GroupVerdict, Measure, Stat, TicketRow, Verdict
+from report.judged import (
+    BESIDE,
+    MEASURES,
+    GroupVerdict,
+    Measure,
+    Stat,
+    TicketRow,
+    Verdict,
+    compared_seeds,
+)
 from report.planned import (
     changed_margins,
     fixed_margins,
@@ -41,9 +51,10 @@ def judge(
 
     A ticket matches on a measure when its mean over seeds is at least the dense mean minus the
     dense network's sample standard deviation over seeds, or minus `margin` points where the dense
-    network has one seed. Equal is a match. A double win matches on all three; one loss settles it,
+    network has one seed. Where one has all seeds of the other, both means are over the seeds that
+    both have. Equal is a match. A double win matches on all three; one loss settles it,
     otherwise a missing run leaves it open (None), and so does a measure on which the ticket was
-    trained or attacked unlike the dense network. A group without any dense run gets an `error`.
+    trained or tested unlike the dense network. A group without any dense run gets an `error`.
 
     The evidence is that of docs/verdict.md, from the outcomes `tested`, for `evidence_margin`
     points, else for the margin that the group's study has fixed, else for the rule's tolerance;
@@ -207,12 +218,15 @@ def _with_wins(
 ) -> TicketRow:
     wins: dict[str, bool | None] = {}
     for measure in MEASURES:
-        own, allowed = row.stats[measure.name], tolerance[measure.name]
-        line = dense.stats[measure.name] if dense else None
-        if own is None or line is None or allowed is None:
-            wins[measure.name] = None
-        else:  # 1e-9: a tie must stay a tie whatever the rounding of the two means
-            wins[measure.name] = own.mean >= line.mean - allowed - 1e-9
+        own, line = measure.by_seed(row.runs), measure.by_seed(dense.runs if dense else ())
+        allowed = tolerance[measure.name]
+        seeds, others = compared_seeds(own, line)
+        if allowed is None or not (seeds and others):
+            wins[measure.name] = None  # a run is missing, or its seed
+        else:
+            mean = statistics.fmean(own[seed] for seed in seeds)
+            least = statistics.fmean(line[seed] for seed in others) - allowed
+            wins[measure.name] = mean >= least - ROUNDING
     return dataclasses.replace(row, wins=wins)
 
 

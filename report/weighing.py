@@ -25,7 +25,15 @@ from report.evidence import (
     judge,
     paired_difference,
 )
-from report.judged import MEASURES, WORST_FIRST, Contrast, GroupVerdict, Measure, TicketRow
+from report.judged import (
+    MEASURES,
+    WORST_FIRST,
+    Contrast,
+    GroupVerdict,
+    Measure,
+    TicketRow,
+    compared_seeds,
+)
 from report.recipes import Recipes, recipes_apart, rows_apart
 
 
@@ -142,23 +150,22 @@ def _side(row: TicketRow | None, measure: Measure, tested: AllTested) -> _Side:
 def _partners(
     dense: TicketRow | None, row: TicketRow, measure: Measure, tested: AllTested
 ) -> tuple[_Side, _Side]:
-    """The dense network and a ticket; where one has all seeds of the other, over these alone.
-
-    What a seed does to both, the rest would put into their difference.
-    """
-    sides = _side(dense, measure, tested), _side(row, measure, tested)
-    one, other = (set(side.accuracies) for side in sides)
-    if one <= other or other <= one:
-        return sides[0].of(one & other), sides[1].of(one & other)
-    return sides
+    """The dense network and a ticket, over the seeds by which they are compared."""
+    one, other = _side(dense, measure, tested), _side(row, measure, tested)
+    seeds, others = compared_seeds(one.accuracies, other.accuracies)
+    return one.of(seeds), other.of(others)
 
 
 def _same_images(sides: Sequence[_Side]) -> bool:
     """Whether all runs have outcomes, on the same images."""
     if any(side.accuracies.keys() != side.tested.keys() for side in sides):
         return False
-    images = {(t.split, len(t.bits)) for side in sides for t in side.tested.values()}
-    return len(images) == 1
+    return len(_images(sides)) == 1
+
+
+def _images(sides: Iterable[_Side]) -> set[tuple[str, int]]:
+    """The sets of test images on which runs were tested, as far as outcomes tell."""
+    return {(t.split, len(t.bits)) for side in sides for t in side.tested.values()}
 
 
 def compare(
@@ -178,7 +185,9 @@ def compare(
         found = difference_of_accuracies(*(side.accuracies for side in sides))
     rows = dense, ticket
     if found and (
-        rows_apart(rows, measure.mode, recipes) or len(_attacks(rows, measure, tested)) > 1
+        rows_apart(rows, measure.mode, recipes)
+        or len(_attacks(rows, measure, tested)) > 1
+        or len(_images(sides)) > 1
     ):
         return dataclasses.replace(found, kind="unlike")
     return found
@@ -197,7 +206,7 @@ def weigh(
 ) -> GroupVerdict:
     """Add the evidence to a group that the rule has judged; without a margin, by its tolerance.
 
-    What the evidence cannot compare, as it was trained or attacked otherwise, the rule cannot
+    What the evidence cannot compare, as it was trained or tested otherwise, the rule cannot
     either: it is open.
     """
     margins = {
@@ -288,7 +297,10 @@ def _contrasts_of(beside: Beside, tested: AllTested) -> Iterator[Contrast]:
             _partners(group.dense, row, measure, tested)
             for group, row in zip((a, b), rows, strict=True)
         ]
-        if _same_images([side for pair in pairs for side in pair]):
+        sides = [side for pair in pairs for side in pair]
+        if len(_images(sides)) > 1:
+            continue
+        if _same_images(sides):
             found = contrast(*(Compared(dense.bits, own.bits) for dense, own in pairs))
         else:
             found = contrast_of_accuracies(
@@ -307,15 +319,15 @@ def without_outcomes(
     for group, measure in itertools.product(groups, MEASURES):
         sides = [_side(row, measure, tested) for row in group.all_rows]
         runs = sum(len(side.accuracies) for side in sides)
-        having = [t for side in sides for t in side.tested.values()]
+        having = sum(len(side.tested) for side in sides)
         where = f"{group.group}: {measure.title}"
-        if 0 < len(having) < runs:
+        if 0 < having < runs:
             lines.append(
-                f"{where}: {runs - len(having)} of {runs} runs have no usable outcomes; intervals "
+                f"{where}: {runs - having} of {runs} runs have no usable outcomes; intervals "
                 "that need them are from seeds alone, and decide nothing"
             )
-        if len({(t.split, len(t.bits)) for t in having}) > 1:
-            lines.append(f"{where}: tested on different images, which are not paired")
+        if len(_images(sides)) > 1:
+            lines.append(f"{where}: tested on different images, which are not compared")
         attacks = _attacks(group.all_rows, measure, tested)
         if len(attacks) > 1:
             lines.append(f"{where}: measured by different attacks: {'; '.join(attacks)}")

@@ -12,7 +12,7 @@ from report.judged import MEASURES, GroupVerdict, TicketRow
 SIGNS: dict[Evidence, str] = {"matches": "+", "worse": "-", "undecided": "?"}
 BY_RULE = {True: "yes", False: "no", None: "open"}
 BY_EVIDENCE = {True: "yes", False: "no", None: "undecided"}
-UNLIKE = "trained or attacked unlike the dense network"
+UNLIKE = "trained or tested unlike the dense network"
 WAITING = "planned seeds or measures are missing"
 RISK = "the chance of a wrong decision is above 5 %"
 AGAIN = "for whoever decides now and again later"  # of a look that is interim
@@ -137,7 +137,7 @@ def _why_open(group: GroupVerdict) -> list[str]:
 
 
 def not_compared(group: GroupVerdict) -> str:
-    """Name the tickets that were trained or attacked unlike the dense network, and on what."""
+    """Name the tickets that were trained or tested unlike the dense network, and on what."""
     rows = [
         row.name
         + ("" if row.unlike == MEASURES else f" ({', '.join(m.title for m in row.unlike)})")

@@ -354,12 +354,27 @@ def test_a_baseline_of_other_states_takes_none_of_imps_from_the_pictures(tmp_pat
     for state in (1, 2):
         (tmp_path / f"imp_omp/{state}-ticket.safetensors").unlink()
     (tmp_path / "imp_omp/args.json").write_text('{"tag": "adv", "ticket": "omp"}')
+    assert tickets_drawn(tmp_path, monkeypatch) == {
+        "adv": ["state 1 (20.0 %)", "state 2 (40.0 %)", "state 3 (60.0 %)"],
+        "adv, omp": ["state 3 (60.0 %)"],
+    }
+
+
+def tickets_drawn(folder, monkeypatch):
+    """The tickets of each source in the figure of layer densities."""
     drawn = {}
-    monkeypatch.setattr("report.pictures.density_figure", drawn.update)
-    write_report(tmp_path)
-    assert {source: list(states) for source, states in drawn.items()} == {
-        "adv": [1, 2, 3], "adv, omp": [3],
-    }  # fmt: skip
+    monkeypatch.setattr("report.pictures.density_figure", lambda found, _: drawn.update(found))
+    write_report(folder)
+    return {source: list(tickets) for source, tickets in drawn.items()}
+
+
+def test_a_last_ticket_that_nobody_transferred_is_no_picture_of_the_others(tmp_path, monkeypatch):
+    write_grid(tmp_path)
+    add_tickets(tmp_path, "adv")
+    for run in tmp_path.glob("adv-3-*"):
+        shutil.rmtree(run)
+    drawn = {"adv": ["state 1 (20.0 %)", "state 2 (40.0 %)"]}
+    assert tickets_drawn(tmp_path, monkeypatch) == drawn
 
 
 def test_tickets_that_nobody_transferred_are_marked_in_the_overlap(tmp_path, monkeypatch):

@@ -435,13 +435,18 @@ def test_labels_are_made_drawable():
 def test_density_bars_have_a_panel_a_source_and_sparser_ones_in_front():
     layers = {"conv1": 0.9, "layer1.0.conv1": 0.5}
     sparser = {"conv1": 0.6, "layer1.0.conv1": 0.2}
-    figure = density_figure({"adv": {3: sparser, 1: layers}, "std": {1: layers}})
+    figure = density_figure(
+        {"adv": {"state 1": layers, "state 3": sparser}, "std": {"state 1": layers}},
+        {"adv": "#0000ff", "std": "#ff0000"},
+    )
     assert [axis.get_title(loc="left") for axis in figure.axes] == ["adv", "std"]
     bars = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
     heights = [bar.get_height() for bar in bars]
     assert heights == pytest.approx([90, 50, 60, 20])
     shades = [sum(to_rgb(bar.get_facecolor())) for bar in bars]
     assert shades[0] > shades[2]
+    reds = [patch.get_facecolor()[0] for axis in figure.axes for patch in axis.patches]
+    assert reds[2] < 0.1 < 0.9 < reds[-1]  # the darkest of each panel has its source's colour
     names = [text.get_text() for text in figure.axes[1].get_xticklabels()]
     assert names == ["conv1", "layer1.0.conv1"]
 

@@ -1,5 +1,6 @@
 """Runs of one group that were made by different recipes are told of."""
 
+import itertools
 import json
 
 import pytest
@@ -142,12 +143,25 @@ def test_a_lost_record_beside_others_is_told_of(tmp_path):
     assert said(tmp_path, "args.json") == []  # other people's, who have none
 
 
+def test_a_pre_training_of_which_no_recipe_is_known_is_not_contrasted(tmp_path):
+    for side, state in itertools.product(("adv", "std"), (0, 1)):
+        made(tmp_path / side, state=state, pretraining=side)
+    records = [tmp_path / "std" / f"adv{state}-1" / "args.json" for state in (0, 1)]
+    records[0].unlink()
+    assert said(tmp_path, "not contrasted") == []
+    records[1].unlink()
+    (line,) = said(tmp_path, "not contrasted")
+    assert line.endswith("a known and an unknown recipe (std: no usable args.json)")
+
+
 @pytest.mark.parametrize(
     ("theirs", "words"),
     [
         ({"tag": "std"}, "tag std, there adv"),
         ({"mode": "std", "seed": 7}, "mode std, there adv; seed 7, there 1"),
         ({"arch": "resnet50"}, "arch resnet50, there resnet18"),
+        ({"reinit": True}, "reinit True, there False"),
+        ({"tickets_file_content": "sha256 0123456789abcdef"}, "tickets_file_content sha256 01234"),
         ({"dataset": "svhn", "data_number": 0.1}, "dataset svhn, there cifar10; data_number 0.1"),
     ],
 )

@@ -1,5 +1,6 @@
 """The verdict on hand-made results whose answers are known."""
 
+import dataclasses
 import math
 
 import pytest
@@ -117,11 +118,28 @@ def test_with_several_dense_seeds_their_sample_deviation_replaces_the_margin():
 
 def test_the_mean_over_seeds_is_judged_and_its_spread_is_told():
     seeds = [r for s, sa in ((1, 88.0), (2, 92.0)) for r in ticket(1, sa, 80, 40, seed=s)]
-    verdict = judge(DENSE + seeds, margin=0)
+    verdict = judge(DENSE + ticket(0, 90.0, 80.0, 40.0, seed=2) + seeds)
     stat = only(verdict).rows[0].stats["st_sa"]
     assert (stat.mean, stat.n) == (90.0, 2)
     assert stat.std == pytest.approx(math.sqrt(8))
     assert wins(verdict)[0] is True
+
+
+@pytest.mark.parametrize(
+    ("dense", "own", "matches"),
+    [
+        ({1: 92.0, 2: 88.0}, {1: 90.0}, True),  # 2 below the dense seed 1: within the spread, 2.83
+        ({1: 93.0, 2: 87.0, 3: 90.0}, {1: 89.9}, False),  # 3.1 below it, and 0.1 below their mean
+        ({1: 90.0}, {1: 89.4, 2: 95.0}, False),  # though their mean is above
+        ({1: 90.0}, {1: 89.5, 2: 80.0}, True),
+        ({1: 90.0, 2: 92.0}, {2: 91.0, 3: 88.1}, False),  # each has one of its own: means of all
+        ({1: 90.0, 2: 92.0}, {2: 91.0, 3: 88.2}, True),  # 1.4 below, of a spread of 1.41
+    ],
+)
+def test_the_rule_compares_the_seeds_that_both_have(dense, own, matches):
+    runs = [r for seed, sa in dense.items() for r in ticket(0, sa, 80.0, 40.0, seed=seed)]
+    runs += [r for seed, sa in own.items() for r in ticket(1, sa, 80.0, 40.0, seed=seed)]
+    assert wins(judge(runs))[0] is matches
 
 
 def test_at_figures_are_those_of_the_network_with_the_best_ra():
@@ -321,6 +339,15 @@ def test_several_tickets_of_a_state_are_not_contrasted():
     runs += ticket(1, 90, 80, 40, **changes)
     assert judge(runs).contrasts == ()
     assert len(judge(runs[:4] + runs[6:]).contrasts) == 3
+
+
+def test_one_ticket_file_under_two_states_is_told_of():
+    tickets = ticket(1, 90, 80, 40) + ticket(2, 90, 80, 40)
+    (row, other) = only(judge(DENSE + tickets)).rows
+    assert row.hashes != other.hashes
+    same = [dataclasses.replace(run, ticket_sha256="ab" * 32) for run in tickets]
+    (line,) = judge(DENSE + same).warnings
+    assert "imp state 1 and imp state 2 are of one ticket file (abababab)" in line
 
 
 def test_tickets_of_one_state_and_two_densities_are_told_apart_by_them():

@@ -69,7 +69,10 @@ def _of_all_seeds() -> Iterator[tuple[str, ...]]:
 
 
 def _has_all_seeds(found: dict[str, Any]) -> bool:
-    return all(found.get(measure) and found[measure]["seeds"] == 3 for measure in MEASURES)
+    return all(
+        (of := found.get(measure)) and of["kind"] == "paired" and of["seeds"] >= 3
+        for measure in MEASURES
+    )
 
 
 def _named(side: str, state: int, density: float) -> str:

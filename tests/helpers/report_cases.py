@@ -28,12 +28,13 @@ def result(sa: float = 90.0, ra: float = 40.0, **changes: Any) -> dict[str, Any]
         "last": {"sa": max(sa - 7, 0), "ra": max(ra - 7, 0)},
     }
     state = changes.get("state", 1)
+    density = changes.get("density", 1.0 if state is None else 0.8**state)
     return {
         "pretraining": "adv",
         "ticket": "imp",
         "state": state,
-        "density": 1.0 if state is None else 0.8**state,
-        "ticket_sha256": "ab" * 32,
+        "density": density,
+        "ticket_sha256": sha256((changes.get("ticket", "imp"), state, density)),
         "dataset": "cifar10",
         "mode": mode,
         "data_number": 1.0,

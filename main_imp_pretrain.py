@@ -20,7 +20,7 @@ from cli.plan import plan_imp
 from cli.recipes import apply_recipe
 from cli.recorded import recorded_mode, take_recorded
 from engine.data_warnings import compare_classes, warn_of_skipped
-from engine.distributed import Runtime, broadcast_from_main, on_main, own_random_starts
+from engine.distributed import Runtime, broadcast_from_main, is_main, on_main, own_random_starts
 from engine.launching import launch
 from engine.log import Warnings, plot_curves, say, say_for_scripts, warn
 from engine.schedules import Schedule
@@ -36,7 +36,7 @@ from files.class_names import class_names_in
 from files.imp_run import SearchRecord
 from files.results import IMP
 from files.salvage import Salvaged, check_density, read_history
-from files.tickets import save_ticket
+from files.tickets import WEIGHTS, save_ticket
 from models import ARCHS
 from one_shot import prune_without_training
 
@@ -199,8 +199,12 @@ class TicketSearch:
         """Every state is rewound to the network as it is before the first prune."""
         self.init = self.weights()
         on_main(lambda: imp_run.save_initial_weights(self.save_dir, to_cpu(self.init)))
-        self.record.init = imp_run.origin_of(self.save_dir / names.INIT)
+        self.remember_initial_weights()
         self.write_ticket(0, 1.0)
+
+    def remember_initial_weights(self) -> None:
+        sha256 = networks.initial_sha256(self.model, self.init)
+        self.record.init = imp_run.origin_of(self.save_dir / names.INIT) | {WEIGHTS: sha256}
 
     def write_ticket(self, state: int, density: float) -> None:
         on_main(
@@ -211,6 +215,7 @@ class TicketSearch:
                 state=state,
                 density=density,
                 init_sha256=self.record.init["sha256"],
+                weights_sha256=self.record.init.get(WEIGHTS, ""),
             )
         )
 
@@ -239,7 +244,7 @@ class TicketSearch:
         if found.state > 0:
             if found.origin is None:
                 on_main(lambda: imp_run.save_initial_weights(self.save_dir, to_cpu(self.init)))
-            self.record.init = imp_run.origin_of(self.save_dir / names.INIT)
+            self.remember_initial_weights()
             self.write_masks(found.state)
         self.record.history = read_history(self.save_dir / names.METRICS, epochs)
         if lacking := epochs - len(self.record.history):
@@ -314,7 +319,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif args.dry_run:
         say(plan_imp(args).shown(as_json=args.json))
     elif args.ticket != IMP:
-        prune_without_training(args)
+        if is_main():  # of torchrun's processes one
+            prune_without_training(args)
     else:
         if args.evaluate:
             check_writable(Path(args.save_dir) / names.EVALUATION, f"--save_dir {args.save_dir}")

@@ -56,6 +56,7 @@ def write_tickets(args: argparse.Namespace, model: nn.Module, last: int) -> None
     """Tickets 0 to last + 1 of an untrained network, each pruned from the one before."""
     save_dir = Path(args.save_dir)
     init = imp_run.save_initial_weights(save_dir, model.state_dict())
+    weights_sha256 = networks.initial_sha256(model, model.state_dict())
     for state in range(last + 2):
         if state > 0:
             PRUNE[args.ticket](model, args.rate)
@@ -69,5 +70,6 @@ def write_tickets(args: argparse.Namespace, model: nn.Module, last: int) -> None
             state=state,
             density=density,
             init_sha256=init["sha256"],
+            weights_sha256=weights_sha256,
             kind=args.ticket,
         )

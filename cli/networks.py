@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import pruning_utils as pruning
 from cli.flags import NETWORK_FILES
@@ -240,7 +240,8 @@ def _compare_weights(
 ) -> None:
     """Warn of a ticket that was found from other initial weights than --init, loaded into `model`.
 
-    The file that the ticket names by its hash holds its weights. Another one does not, if it has
+    The file that the ticket names by its hash holds its weights, and of another file their own hash
+    tells. Tickets of earlier versions lack that: then the other file does not hold them, if it has
     the name of such files, if the ticket's search trained its weights before the first prune, or if
     it began with others, as its folder says; nor if the ticket itself holds weights (a checkpoint
     of the released code does) that differ.
@@ -255,7 +256,10 @@ def _compare_weights(
     began_with, trained = search.get("init_sha256"), search.get("pretrain_epochs") not in (None, 0)
     named = ticket.init_sha256 is not None and path.name == names.INIT
     is_known = "init_sha256" in search and sha256 is not None
-    other = named or trained or (is_known and began_with != sha256)
+    if None not in (ticket.weights_sha256, sha256):
+        other = ticket.weights_sha256 != sha256
+    else:
+        other = named or trained or (is_known and began_with != sha256)
     if other or not ticket.is_from(model.state_dict()):
         warnings.add(
             f"--tickets_file {args.tickets_file}: belongs to other initial weights than {path}; "
@@ -280,9 +284,17 @@ def _sha256_without_use(
 
 def trunk_sha256(model: nn.Module, loaded: Loaded) -> str:
     """The hash of the weights that were loaded: no classifier, normalisation or fresh stem."""
-    trunkless = (f"{classifier(model)}.", "normalize.")
-    left_out = (*trunkless, "conv1.weight") if loaded.fresh_stem else trunkless
-    return weights_sha256(model.state_dict(), left_out)
+    stem = ("conv1.weight",) if loaded.fresh_stem else ()
+    return weights_sha256(model.state_dict(), (*_beside_trunk(model), *stem))
+
+
+def initial_sha256(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
+    """The hash of the weights that a model is rewound to, by which a ticket tells them."""
+    return weights_sha256(weights, _beside_trunk(model))
+
+
+def _beside_trunk(model: nn.Module) -> tuple[str, str]:
+    return f"{classifier(model)}.", "normalize."
 
 
 def refuse_pruned(init: str, loaded: Loaded) -> None:

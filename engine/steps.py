@@ -110,8 +110,9 @@ class Meter:
     def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
         """Args: logits (N, classes), labels (N,), loss () the mean over the N images."""
         count = len(labels)
-        right = hits(logits, labels).sum(0)
-        top1, top5 = right[0].double(), right.sum().double()
+        first = is_right(logits, labels)
+        among = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+        top1, top5 = (right.sum().double() for right in (first, first | among.any(1)))
         images = torch.full_like(top1, count)
         self.sums += torch.stack([images, loss.double() * count, top1, top5])
         self._finite += self.sums[1].isfinite()  # once NaN, the sum stays NaN
@@ -129,9 +130,12 @@ class Meter:
         return _means(sum_over_ranks(self.sums.clone()))
 
 
-def hits(logits: Tensor, labels: Tensor) -> Tensor:
-    """(N, 5 or all classes) bool: whether the label is an image's first choice, its second, …"""
-    return logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+def is_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """(N,) bool: whether the label is an image's first choice, of equal logits the first one.
+
+    In half precision logits often are equal, and whatever counts images must choose alike.
+    """
+    return logits.argmax(1) == labels
 
 
 def _means(sums: Tensor) -> Metrics:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from attack_utils import Perturb, PGDConfig, checked, make_pgd, with_restarts
 from engine.distributed import Runtime, sum_over_ranks
 from engine.log import Progress
-from engine.steps import Execution, Meter, Metrics, Report, evaluate, hits
+from engine.steps import Execution, Meter, Metrics, Report, evaluate, is_right
 from errors import InputError, RunFailed, memory_advice
 from input_pipeline.loader import Loader
 from models import compile_passes, fold_for_evaluation
@@ -36,7 +36,7 @@ class OutcomeMeter(Meter):
     @torch.no_grad()
     def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
         super().add(logits, labels, loss)
-        self.correct.append(hits(logits, labels)[:, 0])
+        self.correct.append(is_right(logits, labels))
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,9 @@ TRAINED = ("epoch", "arch", "best_acc1", "optimizer", "state_prune")  # and the 
 class SearchRecord:
     """How far a search is, beside its network and its training.
 
-    best_acc1: the state's best validation SA so far, in percent. init: `{file, sha256}` of the
-    initial weights, which lie beside the checkpoint. history: [state, validation SA] per epoch.
+    best_acc1: the state's best validation SA so far, in percent. init: `{file, sha256,
+    weights_sha256}` of the initial weights, which lie beside the checkpoint; earlier versions lack
+    the last. history: [state, validation SA] per epoch.
     """
 
     state: int = 0

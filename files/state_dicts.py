@@ -24,6 +24,7 @@ AVERAGED = (
 )
 INITIAL = ("init_weight", "init")  # beside trained weights: those before the first prune
 MASKS = ("mask", "masks")  # a ticket
+NORMALIZERS = ("normalize", "normalizer", "normalization")  # of mean and std beside a state dict
 ITEMS = "(items)"  # of a stranger's dictionary, whose class is not here
 CONSTANTS = "(mean and std)"  # of a whole network, where its state dict lacks them; see below
 DEPTH = 3  # how many dictionaries deep weights are looked for
@@ -50,7 +51,7 @@ def take_state_dict(
     if value is None:
         raise InputError(f"{where}: {_lack(payload, key, flag)}")
     state = {
-        str(name): entry
+        str(name): entry if entry.layout == torch.strided else entry.to_dense()
         for name, entry in value.items()
         if isinstance(entry, Tensor) and not is_no_weight(str(name))
     }
@@ -89,26 +90,45 @@ def as_state_dicts(value: Any) -> Any:
 def _constants_of(network: nn.Module) -> dict[str, str]:
     """Mean and std that a module keeps as plain attributes, as transforms.Normalize does."""
     for name, module in network.named_modules():
-        found = [_three_numbers(vars(module).get(attribute)) for attribute in ("mean", "std")]
-        if all(found):
+        if found := _mean_and_std(vars(module)):
             part = f" ({name})" if name else ""
-            return {CONSTANTS: f"mean {found[0]} and std {found[1]}{part}"}
+            return {CONSTANTS: _shown(found) + part}
     return {}
 
 
-def _three_numbers(value: Any) -> str | None:
-    """Three numbers as --mean and --std take them; None for anything else."""
+def _mean_and_std(entries: Mapping[str, Any]) -> tuple[list[float], list[float]] | None:
+    mean, std = (_three_numbers(entries.get(name)) for name in ("mean", "std"))
+    return (mean, std) if mean and std else None
+
+
+def _shown(constants: Sequence[Sequence[float]]) -> str:
+    """As --mean and --std take them."""
+    mean, std = (",".join(f"{number:.6g}" for number in numbers) for numbers in constants)
+    return f"mean {mean} and std {std}"
+
+
+def _three_numbers(value: Any) -> list[float] | None:
+    """Three numbers; None for anything else."""
     try:
         numbers = np.asarray(value, dtype=float).ravel()
     except (TypeError, ValueError, RuntimeError):
         return None
-    return ",".join(f"{number:.6g}" for number in numbers) if len(numbers) == 3 else None
+    return numbers.tolist() if len(numbers) == 3 else None
+
+
+def constants_beside(payload: Mapping[str, Any]) -> tuple[list[float], list[float]] | None:
+    """Mean and std that lie beside a file's state dict, as such or in a dictionary of their own."""
+    holders = (payload, *(payload.get(name) for name in NORMALIZERS))
+    found = (_mean_and_std(holder) for holder in holders if isinstance(holder, Mapping))
+    return next(filter(None, found), None)
 
 
 def unsaved_constants(payload: Mapping[str, Any]) -> str | None:
-    """What `as_state_dicts` found of mean and std that no state dict holds."""
+    """What no state dict holds of mean and std: `as_state_dicts` found it, or it lies beside."""
     if CONSTANTS in payload:
         return str(payload[CONSTANTS])
+    if beside := constants_beside(payload):
+        return _shown(beside)
     nested = (unsaved_constants(value) for value in payload.values() if isinstance(value, Mapping))
     return next(filter(None, nested), None)
 
@@ -127,6 +147,7 @@ def other_entries(
     others = [name for name in others if name != taken.key] if taken.key else []
     seen = {*taken.state, "arch", "mask", CONSTANTS} | {name.split(".")[0] for name in others}
     seen |= {taken.key.split(".")[0]} if taken.key else set()
+    seen |= {"mean", "std", *NORMALIZERS} if constants_beside(payload) else set()
     rest = [str(n) for n in payload if str(n) not in seen and not is_no_weight(str(n))]
     if rest:
         notes.append(f"left out: {', '.join(rest)}")

@@ -24,6 +24,7 @@ from files.sealed import HASH, header_of, write_sealed
 from files.weight_names import strip_wrappers, torchvision_name
 
 FORMAT = "double-win-ticket-1"
+WEIGHTS = "weights_sha256"
 KIND = "ticket_kind"  # in other files that hold masks: how they were found, if not by IMP
 AnyPath = str | os.PathLike[str]
 
@@ -34,10 +35,11 @@ class Ticket:
 
     masks: `{module name + '.weight_mask': bool tensor}`, named as in the bare network. kind: how it
     was found, one of FOUND. state: how many times the weights were pruned. sha256: the hash of the
-    file's bytes. init_sha256: that of the file with the initial weights it belongs to. arch: the
-    network. State, init_sha256 and arch are None where the file does not say. init: the initial
-    weights of convolutions themselves, which files of the released code hold. notes: a line for
-    each mask left out.
+    file's bytes. init_sha256: that of the file with the initial weights it belongs to.
+    weights_sha256: that of these weights, in whatever file, without classifier and normalisation.
+    arch: the network. State, hashes and arch are None where the file does not say. init: the
+    initial weights of convolutions themselves, which files of the released code hold. notes: a
+    line for each mask left out.
     """
 
     masks: dict[str, Tensor]
@@ -45,6 +47,7 @@ class Ticket:
     state: int | None
     sha256: str
     init_sha256: str | None = None
+    weights_sha256: str | None = None
     arch: str | None = None
     init: Mapping[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -59,8 +62,13 @@ class Ticket:
         )
 
     def state_at(self, density: float) -> int:
-        """The file's own state, else the one of IMP at rate 0.2 that is nearest to a density."""
-        return round(math.log(density) / math.log(0.8)) if self.state is None else self.state
+        """The file's own state, else the one of IMP at rate 0.2 that is nearest to a density.
+
+        State 0 is the dense network alone.
+        """
+        if self.state is not None:
+            return self.state
+        return max(round(math.log(density) / math.log(0.8)), int(density < 1))
 
 
 def save_ticket(
@@ -71,6 +79,7 @@ def save_ticket(
     state: int,
     density: float,
     init_sha256: str,
+    weights_sha256: str = "",
     kind: str = IMP,
 ) -> None:
     """Write a ticket: one bit per weight, in C order, and its origin in the header.
@@ -80,6 +89,8 @@ def save_ticket(
         state: how many times the weights were pruned; 0 is the dense network.
         density: the fraction of the weights that is left, in (0, 1].
         init_sha256: the hash of the file with the initial weights that belong to the masks.
+        weights_sha256: the hash of these weights without classifier and normalisation, as results
+            tell that of --init's; "" where it is not known.
         kind: how the ticket was found, one of FOUND.
     """
     packed = {
@@ -93,6 +104,7 @@ def save_ticket(
         "state": str(state),
         "density": repr(float(density)),
         "init_sha256": init_sha256,
+        **({WEIGHTS: weights_sha256} if weights_sha256 else {}),
         "shapes": json.dumps({name: list(mask.shape) for name, mask in masks.items()}),
     }
     write_sealed(path, packed, header)
@@ -142,6 +154,7 @@ def read_ticket(path: AnyPath) -> Ticket:
         state=int(state) if str(state).isdecimal() else None,
         sha256=hashlib.sha256(content).hexdigest(),
         init_sha256=header.get("init_sha256") or _text(init.get("sha256")),
+        weights_sha256=header.get(WEIGHTS) or _text(init.get(WEIGHTS)),
         arch=_text(arch),
         init=plain_convolutions(init),
         notes=tuple(notes),
@@ -169,7 +182,7 @@ def load_ticket(path: AnyPath) -> dict[str, Tensor]:
 
 
 def ticket_header(path: AnyPath) -> dict[str, str]:
-    """Origin of a ticket file: format, kind, arch, state, density, init_sha256, shapes (as text).
+    """Origin of a ticket file: format, kind, arch, state, density, hashes, shapes (as text).
 
     Empty for a file that is not one of this project's ticket files.
     """

@@ -42,9 +42,12 @@ def check_constants(
         if len(values) != 3 or not all(map(math.isfinite, values)):
             raise InputError(f"{name} must be three finite numbers, not {shown}")
         if max(values) > 1:
-            raise InputError(
-                f"{name} {shown} is of images of 0 to 255, and images are in [0, 1] here: divide "
-                "it by 255"
+            inverted = values is std and max(mean) <= 1 and max(std) < 10
+            how = (
+                "larger than the range of images, [0, 1] here: 1 divided by the std, perhaps"
+                if inverted
+                else "of images of 0 to 255, and images are in [0, 1] here: divide it by 255"
             )
+            raise InputError(f"{name} {shown} is {how}")
     if min(std) <= 0:
         raise InputError(f"{names[1]} must be above 0, not {' '.join(f'{v:.6g}' for v in std)}")

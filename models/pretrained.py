@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -194,7 +194,9 @@ def fit_masks(model: nn.Module, masks: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _read(path: str | os.PathLike[str], key: str | None = None, flag: str = "--init_key") -> Source:
     source = read_layout(load_checkpoint(path), str(path), key, flag)
-    return replace(source, constants=source.constants or header_constants(path))
+    header = _header(path)
+    constants = source.constants or _constants_in(header)
+    return replace(source, constants=constants, arch=source.arch or header.get("arch"))
 
 
 def has_constants(path: str | os.PathLike[str], key: str | None, flag: str) -> bool:
@@ -202,15 +204,22 @@ def has_constants(path: str | os.PathLike[str], key: str | None, flag: str) -> b
     return _read(path, key, flag).constants is not None
 
 
-def header_constants(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor] | None:
-    """Mean and std that `models.export` writes into the header of a safetensors file."""
+def _header(path: str | os.PathLike[str]) -> dict[str, str]:
+    """What a safetensors file says beside its tensors; of another file nothing."""
     if not is_safetensors(path):
-        return None
+        return {}
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
+            return file.metadata() or {}
+    except SafetensorError:
+        return {}
+
+
+def _constants_in(header: Mapping[str, str]) -> tuple[Tensor, Tensor] | None:
+    """Mean and std that `models.export` writes into the header of a safetensors file."""
+    try:
         return torch.tensor(json.loads(header["mean"])), torch.tensor(json.loads(header["std"]))
-    except (KeyError, TypeError, ValueError, SafetensorError):
+    except (KeyError, TypeError, ValueError):
         return None
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from errors import InputError
 from files.mask_layouts import ticket_masks
-from files.state_dicts import other_entries, take_state_dict
+from files.state_dicts import constants_beside, other_entries, take_state_dict
 from files.weight_names import (
     named_child,
     strip_wrappers,
@@ -58,6 +58,9 @@ def read_layout(
         row = replace(row, prefixes=(*row.prefixes, wrapper))
         taken.notes.append(f"the network is what lies under {wrapper}*")
     network, constants, constant_names = _split_constants(taken.state, stripped)
+    if constants is None and (own := constants_beside(payload)):
+        constants = torch.tensor(own[0]), torch.tensor(own[1])
+        constant_names = {name: f"{name}, beside the weights" for name in ("mean", "std")}
     kept, left_out = _split_ignored(network, stripped, row)
     weights, full, unexpected = _bare(kept, row)
     weights, full, orig, doubled = _plain_names(weights, full)

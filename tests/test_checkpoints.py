@@ -343,6 +343,7 @@ def test_the_origin_of_a_ticket_is_what_results_say(tmp_path):
     assert read_ticket(tmp_path / "c.pth.tar").state_at(0.2) == 3
     save_checkpoint(tmp_path / "bare.pth.tar", odd_masks())
     assert read_ticket(tmp_path / "bare.pth.tar").state_at(0.8**5 + 1e-4) == 5
+    assert [read_ticket(tmp_path / "bare.pth.tar").state_at(left) for left in (1, 0.995)] == [0, 1]
 
 
 # --- load_ticket reads every kind of file ---------------------------------------------------------

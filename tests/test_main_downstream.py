@@ -647,7 +647,8 @@ def test_a_ticket_of_another_search_is_told_of(data, imp, tmp_path):
     run_transfer(data, tmp_path / "own", "--init", str(init), *flags)
     (tmp_path / "other").mkdir()
     other = tmp_path / "other" / "init.pth.tar"
-    torch.save(load(init) | {"of": "another search"}, other)
+    weights = load(init)
+    torch.save(weights | {"conv1.weight": weights["conv1.weight"] + 1}, other)
     run_transfer(data, tmp_path / "mixed", "--init", str(other), *flags)
     warnings = [
         [
@@ -697,6 +698,39 @@ def test_a_ticket_goes_with_the_file_that_its_search_began_with_and_no_other(dat
         ("plain", "plain/init.pth.tar"): False, ("trained", "1.pth.tar"): True,
         ("trained", "trained/init.pth.tar"): False, ("trained", "plain/init.pth.tar"): True,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["1-ticket.safetensors", "1-checkpoint.pth.tar"])
+def test_a_ticket_knows_its_initial_weights_wherever_they_and_it_lie(data, imp, tmp_path, kind):
+    alone, elsewhere = tmp_path / "alone", tmp_path / "elsewhere"
+    for folder in (alone, elsewhere):
+        folder.mkdir()
+    shutil.copy(imp / kind, alone)
+    copied = elsewhere / "initial.pt"
+    torch.save({"state_dict": load(imp / "init.pth.tar")}, copied)  # other bytes, the same weights
+    for init, told in ((copied, 0), (imp / "1-model_best.pth.tar", 1), (alone / kind, 1)):
+        if init.suffix == ".safetensors":
+            continue
+        save_dir = tmp_path / f"{init.parent.name} {init.stem}"
+        flags = ["--init", str(init), "--tickets_file", str(alone / kind)]
+        run_transfer(data, save_dir, "--mode", "std", "--epochs", "1", *flags)
+        lines = read_json(save_dir / "results.json")["warnings"]
+        assert sum("belongs to other initial weights" in line for line in lines) == told, init
+
+
+def test_a_ticket_of_an_earlier_version_is_known_by_the_file_that_it_names(data, imp, tmp_path):
+    ticket = tmp_path / "1-ticket.safetensors"
+    found = read_ticket(imp / "1-ticket.safetensors")
+    save_ticket(
+        ticket, found.masks, arch="resnet20s", state=1, density=0.8, init_sha256=found.init_sha256
+    )
+    other = tmp_path / "init.pth.tar"
+    torch.save(load(imp / "init.pth.tar") | {"of": "another search"}, other)
+    for init, told in ((imp / "init.pth.tar", 0), (other, 1)):
+        flags = ["--init", str(init), "--tickets_file", str(ticket)]
+        run_transfer(data, tmp_path / str(told), "--mode", "std", "--epochs", "1", *flags)
+        lines = read_json(tmp_path / str(told) / "results.json")["warnings"]
+        assert sum("belongs to other initial weights" in line for line in lines) == told
 
 
 def test_a_ticket_of_another_search_is_told_of_where_the_first_convolution_is_fresh(

@@ -39,6 +39,7 @@ from engine.log import provenance
 from engine.steps import Metrics
 from files.atomic import sha256_of, write_json
 from files.checkpoints import save_checkpoint
+from files.fingerprints import weights_sha256
 from files.imp_run import SearchRecord, save_state
 from files.tickets import load_ticket, ticket_header
 from input_pipeline.loader import Loader
@@ -256,9 +257,9 @@ def test_a_ticket_is_written_the_moment_its_mask_exists(run):
 
 def test_checkpoints_have_the_released_entries_and_open_without_an_allow_list(run):
     released = {"epoch", "arch", "state_dict", "best_acc1", "state_prune", "init"}
-    origin = {
-        "file": "init.pth.tar", "sha256": sha256_of(run.folder / "init.pth.tar")
-    }  # fmt: skip
+    init = run.folder / "init.pth.tar"
+    trunk = weights_sha256(load(init), ("fc.", "normalize."))
+    origin = {"file": init.name, "sha256": sha256_of(init), "weights_sha256": trunk}
     bare = set(tiny().state_dict())
     masked = {m.removesuffix("_mask") for m in load_ticket(run.folder / "1-ticket.safetensors")}
     pruned = bare - masked | {f"{m}_orig" for m in masked} | {f"{m}_mask" for m in masked}

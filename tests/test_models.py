@@ -31,6 +31,7 @@ from models import (
     estimate_flops,
     export,
     fold_for_evaluation,
+    load_network,
     load_pretrained,
     zoo,
 )
@@ -475,6 +476,19 @@ def test_exported_safetensors_loads_back_with_its_constants(tmp_path):
     load_pretrained(back, target)
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(back(images), model(images))
+
+
+def test_exported_safetensors_says_what_network_it_is(tmp_path):
+    """Its entries are those of another network, which computes something else."""
+    model = build_model("preact_resnet18_raw", 3, MEAN, STD)
+    path, target = tmp_path / "network.pt", tmp_path / "network.safetensors"
+    save_checkpoint(path, {"arch": "preact_resnet18_raw", "state_dict": model.state_dict()})
+    export.main([str(path), str(target)])
+    assert load_network(str(target)).arch == "preact_resnet18_raw"
+    told = []
+    load_network(str(target), "preact_resnet18", tell=told.append)
+    (line,) = told
+    assert "the file says it is preact_resnet18_raw; it is read as preact_resnet18" in line
 
 
 def test_constants_that_a_file_has_are_not_exported_otherwise(tmp_path, capsys):

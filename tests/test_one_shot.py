@@ -103,6 +103,15 @@ def test_tickets_of_other_weights_are_not_resumed(weights, tmp_path, finished):
         run(tmp_path / "other.pth.tar", tmp_path / "omp", "omp", "--resume")
 
 
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_of_torchruns_processes_one_prunes(weights, tmp_path, monkeypatch, rank):
+    for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    argv = ["--ticket", "omp", "--init", str(weights), "--save_dir", str(tmp_path / "omp"), *FLAGS]
+    main_imp_pretrain.main(argv)
+    assert (tmp_path / "omp" / names.ticket(4)).exists() == (rank == "0")
+
+
 def test_without_weights_there_is_nothing_to_prune(tmp_path):
     with pytest.raises(InputError, match="--init"):
         main_imp_pretrain.main(["--ticket", "omp", "--save_dir", str(tmp_path / "x"), *FLAGS])

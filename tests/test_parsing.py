@@ -635,6 +635,7 @@ BAD_FOR_BOTH = [
     (["--mean", ".5,.5,.5"], "--mean and --std go together"),
     (["--mean", "124,116,104", "--std", "1,1,1"], "--mean 124 116 104 is of images of 0 to 255"),
     (["--mean", ".5,.5,.5", "--std", "58,57,57"], "--std 58 57 57 is of images of 0 to 255"),
+    (["--mean", ".5,.5,.5", "--std", "5,4.76,4.5"], "--std 5 4.76 4.5 is larger than the range"),
     (["--mean", ".5,.5,.5", "--std", "0,0,0"], "--std must be above 0, not 0"),
     (["--workers", "100000"], "--workers 100000: at most 4 per core"),
     (["--threads", "100000"], "--threads 100000: "),

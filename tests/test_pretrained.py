@@ -410,6 +410,42 @@ def test_normalisation_constants_of_the_file_or_of_the_caller(tmp_path):
     assert any("the model keeps mean 0.485" in note for note in loaded.notes)
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"mean": list(OTHER_MEAN), "std": list(OTHER_STD)},
+        {"mean": torch.tensor(OTHER_MEAN), "std": torch.tensor(OTHER_STD).view(1, 3, 1, 1)},
+        {"normalize": {"mean": torch.tensor(OTHER_MEAN), "std": OTHER_STD}},
+    ],
+    ids=["lists", "tensors", "dictionary"],
+)
+def test_normalisation_constants_beside_the_state_dict_are_the_files(beside, tmp_path):
+    path = write(tmp_path, {"state_dict": dict(plain_weights()), **beside})
+    model = network()
+    loaded = load_pretrained(model, path)
+    assert torch.equal(model.normalize.mean, torch.tensor(OTHER_MEAN))
+    assert torch.equal(model.normalize.std, torch.tensor(OTHER_STD))
+    assert loaded.has_constants
+    assert not any("left out" in note for note in loaded.notes)
+
+
+def test_figures_beside_the_state_dict_are_no_normalisation_constants(tmp_path):
+    path = write(tmp_path, {"state_dict": dict(plain_weights()), "mean": 91.5, "std": [0.1, 0.2]})
+    model = network()
+    loaded = load_pretrained(model, path)
+    assert torch.equal(model.normalize.mean, torch.tensor(MEAN))
+    assert not loaded.has_constants
+    assert "left out: mean, std" in loaded.notes
+
+
+def test_sparse_tensors_are_the_weights_that_they_stand_for(tmp_path):
+    weights = plain_weights()
+    sparse = {n: v.to_sparse() if v.dim() == 4 else v for n, v in weights.items()}
+    model = network()
+    load_pretrained(model, write(tmp_path, {"state_dict": sparse}))
+    assert torch.equal(model.conv1.weight, weights["conv1.weight"])
+
+
 @pytest.mark.parametrize("value", [[0.2, 0.0, 0.2], [0.2, float("inf"), 0.2], [0.2, 0.2]])
 def test_unusable_normalisation_constants_are_named(value, tmp_path):
     payload = our_transfer_file(plain_weights())

@@ -23,6 +23,7 @@ from engine.steps import (
     Execution,
     Meter,
     evaluate,
+    is_right,
     load_optimizer,
     train_one_epoch,
     training_step,
@@ -268,6 +269,17 @@ def test_top5_of_fewer_than_five_classes_is_over_all_of_them(classes):
     metrics = meter.read()
     assert (metrics.top5 == 100) == (classes <= 5)
     assert metrics.top1 == pytest.approx(100 * (logits.argmax(1) == labels).double().mean().item())
+
+
+def test_equal_logits_are_decided_as_argmax_does_by_whatever_counts():
+    """In half precision they often are equal, and topk takes any of them."""
+    logits = torch.randn(4096, 100).mul(2).round()
+    labels = logits.argmax(1)
+    assert (logits.topk(5).indices[:, 0] != labels).any()
+    meter = Meter(torch.device("cpu"))
+    meter.add(logits, labels, F.cross_entropy(logits, labels))
+    assert (meter.read().top1, meter.read().top5) == (100, 100)
+    assert is_right(logits, labels).all()
 
 
 def test_a_meter_without_images_reads_zero():

@@ -81,8 +81,8 @@ def plain(text: object, most: int = 40) -> str:
 
 def slug(*parts: object) -> str:
     """Make a harmless file name of names that come from files."""
-    plain = (re.sub(r"[^A-Za-z0-9.-]+", "_", str(part).replace("%", "pct")) for part in parts)
-    return "-".join(part.strip("._-") for part in plain).strip("-")[:80]
+    safe = (re.sub(r"[^A-Za-z0-9.-]+", "_", str(part).replace("%", "pct")) for part in parts)
+    return "-".join(part.strip("._-") for part in safe).strip("-")[:80]
 
 
 def styles(pretrainings: Iterable[str]) -> dict[str, tuple[str, str]]:

@@ -101,7 +101,9 @@ class TicketRow:
     def double_win(self) -> bool | None:
         """Whether it matches on all measures by the rule; one loss settles it, else None: open."""
         won = [self.wins.get(measure.name) for measure in MEASURES]
-        return False if False in won else None if None in won else True
+        if False in won:
+            return False
+        return None if None in won else True
 
     @property
     def unlike(self) -> tuple[Measure, ...]:

@@ -107,8 +107,8 @@ def _missing(
         return [len(side.union(numbers)) for side in _sides(group, row, measure.mode)]
 
     if found is None or margin is None:  # not measured at all
-        wanted = max(ENOUGH_TO_START, len(_seeds(group.all_rows)))
-        return Missing(fewest(wanted, seeds_after), at_least=True)
+        enough = max(ENOUGH_TO_START, len(_seeds(group.all_rows)))
+        return Missing(fewest(enough, seeds_after), at_least=True)
     return missing(found, margin, level, seeds_after)
 
 

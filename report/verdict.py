@@ -198,7 +198,8 @@ def _judge_group(group: Group, runs: list[RunResult], margin: float) -> GroupVer
     tolerance: dict[str, float | None] = {}
     for measure in MEASURES:
         line = dense.stats[measure.name] if dense else None
-        tolerance[measure.name] = None if line is None else margin if line.std is None else line.std
+        of_one_seed = None if line is None else margin
+        tolerance[measure.name] = line.std if line and line.std is not None else of_one_seed
     order = (DENSE, *TICKETS)
     rest = sorted(
         (_with_wins(row, dense, tolerance) for row in rows if row is not dense),

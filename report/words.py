@@ -102,10 +102,10 @@ def conclusion(group: GroupVerdict) -> str:
     """Say in one sentence what the rule and the evidence find."""
     if group.error:
         return "Not judged: there is no dense run to match."
-    rule = group.sparsest
-    if rule is not None:
+    sparsest = group.sparsest
+    if sparsest is not None:
         chance = ", possibly by chance" if group.by_chance else ""
-        said = f"Sparsest double win: {_where(rule)} by the paper\u2019s rule{chance}"
+        said = f"Sparsest double win: {_where(sparsest)} by the paper\u2019s rule{chance}"
     elif not group.found:
         said = "No ticket of IMP"
     elif any(row.double_win is None for row in group.found):

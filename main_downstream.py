@@ -163,7 +163,12 @@ class Transfer:
         judged_by = "ra_best" if self.adversarial else "sa_best"
         self.load_weights(transfer_run.load_kept(self.save_dir, judged_by))
         further = test.further(self.model, judged_by)
-        test.save(names.OUTCOMES)
+        test.save(
+            names.OUTCOMES,
+            mode=self.args.mode,
+            ticket_sha256=self.ticket.sha256 if self.ticket else None,
+            init_sha256=self.init_sha256,
+        )
         return {role: test.accuracy(role) for role in roles}, further
 
     def finish(self, scores: Mapping[str, Accuracy], further: Mapping[str, Any]) -> None:

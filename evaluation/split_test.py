@@ -120,8 +120,12 @@ class SplitTest:
             found["masking_checks"] = masking_checks(evaluator, network, some, source)
         return found
 
-    def save(self, name: str) -> None:
-        """Write the outcomes of all networks into the folder, on rank 0."""
+    def save(self, name: str, **run: str | None) -> None:
+        """Write the outcomes of all networks into the folder, on rank 0.
+
+        Args:
+            run: what tells the run from others, as `results.json` says it.
+        """
         total = self.loader.num_images
         if any(len(bits) not in (total, self.asked.num_images) for bits in self.bits.values()):
             self.warnings.add(
@@ -135,6 +139,7 @@ class SplitTest:
             seed=self.evaluator.seed,
             attacks=self.attacks,
             bits={key: bits.numpy() for key, bits in self.bits.items()},
+            run={key: value for key, value in run.items() if value is not None},
         )
         on_main(lambda: save_outcomes(self.folder / name, outcomes))
 

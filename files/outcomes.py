@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ class Outcomes:
     it is equal. images: how many images the split has. seed: the run's. attacks: each attacked
     measure in words. bits: `{(network, measure): (n,) bool}`, True where the image was classified
     correctly; n is `images`, or less where only n images of the split were tested, chosen by their
-    number and the labels alone.
+    number and the labels alone. run: what `results.json` says of the run under the same keys, as
+    far as it tells runs apart; earlier versions did not write it.
 
     Raises ValueError where these do not fit together.
     """
@@ -47,6 +48,7 @@ class Outcomes:
     seed: int
     attacks: Mapping[str, str]
     bits: Mapping[Key, BoolArray]
+    run: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for (network, measure), bits in self.bits.items():
@@ -80,6 +82,7 @@ def save_outcomes(path: AnyPath, outcomes: Outcomes) -> None:
         "seed": str(outcomes.seed),
         "attacks": json.dumps(dict(sorted(outcomes.attacks.items()))),
         "tested": json.dumps({name: len(named[name]) for name in packed}),
+        **({"run": json.dumps(dict(sorted(outcomes.run.items())))} if outcomes.run else {}),
     }
     write_sealed(path, packed, header)
 
@@ -119,7 +122,8 @@ def _outcomes(about: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> O
         bits[network, measure] = np.unpackbits(array, count=count).astype(bool)
     said = json.loads(about["attacks"])
     attacks = {str(measure): _named(str(attack)) for measure, attack in said.items()}
-    return Outcomes(about["split"], int(about["images"]), int(about["seed"]), attacks, bits)
+    run = {str(key): str(value) for key, value in json.loads(about.get("run", "{}")).items()}
+    return Outcomes(about["split"], int(about["images"]), int(about["seed"]), attacks, bits, run)
 
 
 def _named(attack: str) -> str:

@@ -95,6 +95,14 @@ def _tested(run: RunResult, outcomes: Outcomes) -> dict[str, Tested]:
         raise OfAnotherTest(f"is of seed {outcomes.seed}, not {run.seed}")
     if run.group.test_split not in (None, outcomes.split):
         raise OfAnotherTest("is of another test split")
+    said = {
+        "mode": run.mode,
+        "ticket_sha256": run.ticket_sha256,
+        "init_sha256": run.group.init_sha256,
+    }
+    for key, told in outcomes.run.items():
+        if said.get(key) not in (None, told):
+            raise OfAnotherTest(f"is of a run of {key} {told}, not {said[key]}")
     found = {}
     for measure in MEASURES:
         value = measure.value(run)

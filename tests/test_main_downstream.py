@@ -177,6 +177,8 @@ def test_accuracies_are_exactly_the_means_of_the_outcomes(adversarial, standard)
             for name, measure in measures.items():
                 assert outcomes.accuracy(role, measure) == results[role][name]
         assert (outcomes.images, outcomes.seed) == (12, 1)
+        own = {key: results[key] for key in ("mode", "ticket_sha256", "init_sha256")}
+        assert outcomes.run == {key: value for key, value in own.items() if value is not None}
 
 
 def test_outcomes_are_in_the_order_of_the_split(adversarial, data):

@@ -27,11 +27,13 @@ def outcomes(images=10_000, **changes):
     bits["ra_best", "autoattack"] = bits["ra_best", "pgd"][:77]
     attacks = {"pgd": "Linf PGD-20, eps 8/255", "autoattack": "Linf standard, eps 8/255"}
     fields = {"split": "f00d", "images": images, "seed": 3, "attacks": attacks, "bits": bits}
+    fields["run"] = {"mode": "adv", "init_sha256": "0123"}
     return Outcomes(**(fields | changes))
 
 
 def assert_equal(a, b):
     assert (a.split, a.images, a.seed, a.attacks) == (b.split, b.images, b.seed, b.attacks)
+    assert a.run == b.run
     assert a.bits.keys() == b.bits.keys()
     for key, bits in a.bits.items():
         assert b.bits[key].dtype == np.bool_

@@ -169,6 +169,8 @@ def test_a_run_without_usable_outcomes_is_named_and_its_ticket_is_undecided(tmp_
         ({"seed": 1}, "is of seed 1, not 2"),
         ({"correct": 1799}, "has SA under ST of 89.9500 %, not 90.0000 %"),
         ({"split": "b" * 64}, "is of another test split"),
+        ({"ticket_sha256": "cd" * 32}, f"is of a run of ticket_sha256 {'cd' * 32}, not "),
+        ({"init_sha256": "e" * 64}, f"is of a run of init_sha256 {'e' * 64}, not {'1' * 64}"),
     ],
 )
 def test_a_run_whose_outcomes_contradict_its_results_is_left_out(changes, told, tmp_path):

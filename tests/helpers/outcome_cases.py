@@ -40,6 +40,7 @@ def write_tested(
     )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / names.RESULTS).write_text(json.dumps(data))
-    tested = Outcomes(split, len(clean), data["seed"], attacks, bits)
+    run = {key: data[key] for key in ("mode", "ticket_sha256", "init_sha256") if data[key]}
+    tested = Outcomes(split, len(clean), data["seed"], attacks, bits, run)
     save_outcomes(folder / names.OUTCOMES, tested)
     return folder / names.RESULTS

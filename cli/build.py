@@ -144,7 +144,17 @@ def target_loaders(
     if test is val:
         images = f"{val.num_images} validation images, which are the test images too"
     say(f"data: {args.dataset}, {train.num_images} training, {images}, {train.num_classes} classes")
+    if test is val or _are_the_same(val, test):
+        warnings.add(
+            "data: the test images are the validation images, by which the best network is chosen: "
+            "accuracies are too good by that choice"
+        )
     return train, val, test
+
+
+def _are_the_same(one: Loader, other: Loader) -> bool:
+    """Whether two splits hold the same images, if in copies; read whole only where they may."""
+    return one.sampled() == other.sampled() and one.fingerprint() == other.fingerprint()
 
 
 def _loaders(

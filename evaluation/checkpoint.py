@@ -146,6 +146,7 @@ def _on_adversarial(
         batch_size=evaluator.batch_size,
         **evaluator.loading(),
     )
+    warn_of_notes(tested.warnings, loader)
     tested.compare(loader)
     some = some_images(loader, request.images, tested.warnings)
     ra = evaluator.accuracy(evaluator.network(tested.model), some, f"RA on {path}")

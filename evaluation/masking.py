@@ -11,6 +11,7 @@ from torch import nn
 from attack_utils import PGDConfig
 from engine.distributed import seed_everything
 from engine.log import say, warn
+from engine.steps import Metrics
 from evaluation.evaluator import Evaluator
 from input_pipeline.loader import Loader
 
@@ -37,24 +38,24 @@ def masking_checks(
     Returns:
         `{"name", "passed", "detail"}` of each check.
     """
-    total = loader.num_images
 
-    def robust(attack: PGDConfig, crafted_on: nn.Module = network) -> float:
+    def robust(attack: PGDConfig, crafted_on: nn.Module = network) -> Metrics:
         seed_everything(evaluator.seed)
         label = f"masking checks, {attack}"
-        return evaluator.accuracy(network, loader, label, evaluator.pgd(crafted_on, attack))
+        return evaluator.measure(network, loader, label, evaluator.pgd(crafted_on, attack))
 
     own = evaluator.attack
     steps = [factor * max(own.steps, 1) for factor in MASKING_STEPS]
-    by_steps = [robust(replace(own, steps=count)) for count in steps]
+    found = [robust(replace(own, steps=count)) for count in steps]
+    by_steps, images = [metrics.top1 for metrics in found], found[0].images  # that can be read
     checks = [
-        _more_steps(steps, by_steps, total),
-        _large_eps(robust(_large_attack(own)), loader.num_classes),
+        _more_steps(steps, by_steps, images),
+        _large_eps(robust(_large_attack(own)).top1, loader.num_classes),
     ]
     if source is None:
         say("masking check transfer: left out; --masking_source names the network to attack from")
     else:
-        checks.append(_transfer(robust(own, source), by_steps[0], total))
+        checks.append(_transfer(robust(own, source).top1, by_steps[0], images))
     for check in checks:
         line = f"masking check {check['name']}: {check['detail']}"
         say(f"{line}: passed") if check["passed"] else warn(f"{line}: FAILED")

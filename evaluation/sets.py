@@ -154,27 +154,38 @@ def adversarial_loader(
 ) -> Loader:
     """Return a saved adversarial set, a file {"data": images (N, 3, H, W), "label": (N,)}.
 
-    Floats in [0, 1] are the network's inputs and stay floats, so they must be of spec's size; uint8
-    images (also as (N, H, W, 3)) are framed like spec's evaluation. classes: those of the network,
-    which stand where the file does not name its own.
+    Floats in [0, 1] are the network's inputs and stay floats, so they must be of spec's size. uint8
+    images (also as (N, H, W, 3)) of that size are so too; others are framed like spec's evaluation,
+    which may spoil an attack, so that a note says it. classes: those of the network, which stand
+    where the file does not name its own.
     """
     content = load_checkpoint(path)
     data, labels = _images_and_labels(path, content)
     if not _in_range(labels.numpy(), len(classes)):
         raise InputError(f"{path}: labels are not integers of 0 to {len(classes) - 1}")
-    transform = eval_transform(spec)
+    of_its_size = tuple(data.shape[2:]) == (spec.input_size, spec.input_size)
     if data.is_floating_point():
         data = data.float()
-        if data.shape[2:] != (spec.input_size, spec.input_size):
+        if not of_its_size:
             raise InputError(
                 f"{path}: images of {data.shape[2]}×{data.shape[3]} pixels for an input size of "
                 f"{spec.input_size}; floats are taken as they are"
             )
         if not (data.min() >= 0 and data.max() <= 1):
             raise InputError(f"{path}: float images outside [0, 1]")
-        transform = Transform(spec.input_size, "stretch")  # leaves images of this size alone
     elif data.dtype != torch.uint8:
         raise InputError(f"{path}: images of type {data.dtype}; uint8 or floats in [0, 1] expected")
+    # "stretch" leaves images of this size alone.
+    transform = Transform(spec.input_size, "stretch") if of_its_size else eval_transform(spec)
+    height, width = data.shape[2:]
+    notes = (
+        ()
+        if of_its_size
+        else (
+            f"{path}: images of {height}×{width} pixels are framed for an input size of "
+            f"{spec.input_size} like clean ones: an attack may lose its effect by that",
+        )
+    )
     split = Split(data, labels.numpy().astype(np.int64))
     classes = class_names_in(content) or classes
     return Loader(
@@ -185,6 +196,7 @@ def adversarial_loader(
         workers=workers,
         processes=processes,
         threads=threads,
+        notes=notes,
     )
 
 

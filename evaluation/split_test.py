@@ -127,7 +127,10 @@ class SplitTest:
             run: what tells the run from others, as `results.json` says it.
         """
         total = self.loader.num_images
-        if any(len(bits) not in (total, self.asked.num_images) for bits in self.bits.values()):
+        skipped = self.loader.skipped or self.asked.skipped
+        if skipped or any(
+            len(bits) not in (total, self.asked.num_images) for bits in self.bits.values()
+        ):
             self.warnings.add(
                 f"no {name}: some test images could not be read, so outcomes have no place"
             )

@@ -3,6 +3,7 @@
 Whatever is left out of them, or counted otherwise than one may expect, ends in the notes.
 """
 
+import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -152,21 +153,22 @@ def is_unlabelled(folder: Path, classes: set[str]) -> bool:
 
 
 def _shared(parts: Mapping[str, Part]) -> list[str]:
-    """Say how many files a split has in common with train: what is learnt is not tested."""
-    notes, train = [], parts["train"]
-    for name in ("val", "test"):
-        if name not in parts:
+    """Say how many files two splits have in common: what is learnt or chosen by is not tested."""
+    notes = []
+    for first, name in itertools.combinations(("train", "val", "test"), 2):
+        if not {first, name} <= parts.keys():
             continue
-        own = parts[name]
-        both = np.intersect1d(train.inodes, own.inodes)
-        left, right = np.isin(train.inodes, both), np.isin(own.inodes, both)
-        files = np.concatenate([train.split.images[left], own.split.images[right]])
-        inodes, count = np.concatenate([train.inodes[left], own.inodes[right]]), left.sum()
+        other, own = parts[first], parts[name]
+        both = np.intersect1d(other.inodes, own.inodes)
+        left, right = np.isin(other.inodes, both), np.isin(own.inodes, both)
+        files = np.concatenate([other.split.images[left], own.split.images[right]])
+        inodes, count = np.concatenate([other.inodes[left], own.inodes[right]]), left.sum()
         pairs = [(a, b) for a, b in same_files(files, inodes) if a < count <= b]
         if pairs:
             here, there = (shown(files[place]) for place in reversed(pairs[0]))
             notes.append(
-                f"{name}: {counted(len(pairs), 'image')} also in train, by links: {here} is {there}"
+                f"{name}: {counted(len(pairs), 'image')} also in {first}, by links: {here} is "
+                f"{there}"
             )
     return notes
 

@@ -107,10 +107,9 @@ def _index_splits(dataset: str, root: str, data_number: float, wanted: str | Non
 
 
 def _read_cifar(kind: type[tv.CIFAR10], root: str) -> tuple[list[str], Split, Split]:
-    files = f"the folder {kind.base_folder}/ (unpacked from {kind.url})"
     parts = []
     for train in (True, False):
-        part = _open(root, files, kind, train=train)
+        part = _open(root, kind.base_folder, kind.url, kind, train=train)
         images = torch.from_numpy(part.data).permute(0, 3, 1, 2)
         parts.append(Split(images, np.asarray(part.targets, dtype=np.int64)))
     return list(part.classes), parts[0], parts[1]
@@ -120,7 +119,7 @@ def _read_svhn(root: str) -> tuple[list[str], Split, Split]:
     parts = []
     for name in ("train", "test"):
         url, filename, _ = tv.SVHN.split_list[name]
-        part = _open(root, f"the file {filename} (from {url})", tv.SVHN, split=name)
+        part = _open(root, filename, url, tv.SVHN, split=name)
         parts.append(Split(torch.from_numpy(part.data), part.labels))
     return [str(digit) for digit in range(10)], parts[0], parts[1]
 
@@ -132,8 +131,12 @@ _READERS: dict[str, Callable[[str], tuple[list[str], Split, Split]]] = {
 }
 
 
-def _open(root: str, files: str, kind: Callable[..., Any], **arguments: Any) -> Any:
-    """Open a torchvision data set, whose MD5 sums it checks; download it only if it is missing."""
+def _open(root: str, own: str, url: str, kind: Callable[..., Any], **arguments: Any) -> Any:
+    """Open a torchvision data set, whose MD5 sums it checks; download it only if it is missing.
+
+    Args:
+        own: the file or folder of `root` that holds it.
+    """
     try:
         return kind(root, download=False, **arguments)
     except RuntimeError:  # not there, or damaged
@@ -143,14 +146,23 @@ def _open(root: str, files: str, kind: Callable[..., Any], **arguments: Any) -> 
     existed = os.path.isdir(root)
     try:
         with _one_at_a_time(Path(root)), _socket_timeout(DOWNLOAD_TIMEOUT):
-            return kind(root, download=True, **arguments)
+            if not (Path(root) / own).exists():
+                return kind(root, download=True, **arguments)
+            try:  # what another process has downloaded meanwhile
+                return kind(root, download=False, **arguments)
+            except RuntimeError as error:
+                raise InputError(
+                    f"{Path(root) / own}: not as published (by its MD5 sums), so changed, torn or "
+                    "incomplete; move it away, and it is downloaded; images of your own go as "
+                    "class folders (--dataset folder)"
+                ) from error
     except (OSError, RuntimeError) as error:
         if not existed and os.path.isdir(root) and not os.listdir(root):
             os.rmdir(root)  # made for the download that failed
         reason = " ".join(str(error).split())
         raise InputError(
-            f"{root}: {kind.__name__} is not there (or damaged) and could not be downloaded "  # type: ignore[attr-defined]
-            f"({reason}); put {files} into {root}"
+            f"{root}: {kind.__name__} is not there and could not be downloaded "  # type: ignore[attr-defined]
+            f"({reason}); put {own} (from {url}) into {root}"
         ) from error
 
 

@@ -365,8 +365,9 @@ def _choose_constants(
     ours = f"mean {_numbers(own_mean)}, std {_numbers(own_std)}"
     if normalization == "keep":
         return [], [f"the file was made for {theirs}; the model keeps {ours}"]
-    note = f"normalisation from the file: {theirs} (instead of {ours})"
-    return [(own_mean, mean), (own_std, std)], [note]
+    has_none = not own_mean.any() and bool((own_std == 1).all())
+    instead = "" if has_none else f" (instead of {ours})"
+    return [(own_mean, mean), (own_std, std)], [f"normalisation from the file: {theirs}{instead}"]
 
 
 def _numbers(values: Tensor) -> str:

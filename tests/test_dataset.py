@@ -192,6 +192,22 @@ def test_a_failed_download_says_which_file_goes_where(tmp_path, monkeypatch, nam
     assert not root.exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("cifar10", "cifar-10-batches-py/data_batch_1"), ("svhn", "train_32x32.mat")],
+)
+def test_files_that_are_not_as_published_are_not_overwritten(tmp_path, monkeypatch, name, file):
+    for kind in (torchvision.datasets.CIFAR10, torchvision.datasets.SVHN):
+        monkeypatch.setattr(kind, "download", lambda self: pytest.fail("tried to download"))
+    own = tmp_path / file
+    own.parent.mkdir(exist_ok=True)
+    own.write_bytes(b"my own labels")
+    with pytest.raises(InputError, match=r"not as published .*; move it away, and it is downl"):
+        load_splits(name, str(tmp_path), 1.0, None)
+    assert own.read_bytes() == b"my own labels"
+    assert not (tmp_path / ".download.lock").exists()
+
+
 def test_no_download_is_tried_when_the_files_are_there(tmp_path, unchecked, monkeypatch):
     write_cifar10(tmp_path, 20)
     monkeypatch.setitem(sources.INDEX_SPLITS, "cifar10", (90, 100))
@@ -929,6 +945,22 @@ def test_a_saved_uint8_set_may_have_its_channels_last(tmp_path):
     spec = spec_of("", "cifar10", 32, "crop")
     loader = adversarial_loader(str(tmp_path / "adv.pt"), spec, CLASSES, batch_size=10)
     assert torch.equal(batches(loader, 0)[0][0], data.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("size", [16, 20])
+def test_a_saved_uint8_set_of_the_networks_size_is_not_framed_again(tmp_path, size):
+    data = torch.randint(0, 256, (10, 3, size, size), dtype=torch.uint8)
+    save_checkpoint(tmp_path / "adv.pt", {"data": data, "label": torch.arange(10)})
+    spec = spec_of("", "folder", 16, "rrc")
+    loader = adversarial_loader(str(tmp_path / "adv.pt"), spec, CLASSES, batch_size=10)
+    (images,) = [images for images, _ in loader.epoch(0)]
+    if size == 16:
+        assert torch.equal(images, data)
+        assert loader.notes == ()
+    else:
+        assert images.shape == (10, 3, 16, 16)
+        (line,) = loader.notes
+        assert "images of 20×20 pixels are framed for an input size of 16" in line
 
 
 @pytest.mark.parametrize(

@@ -441,9 +441,22 @@ def test_images_that_cannot_be_read_are_not_counted(data, checkpoint, tmp_path):
     assert found["images"] == 11
     assert any("could not be read, so outcomes have no place" in w for w in found["warnings"])
     assert not (out / "eval.outcomes.safetensors").exists()  # those of the test before
-    some = evaluate(checkpoint, tmp_path / "some", "--skip_bad", "--eval_images", "6", data=broken)
+    flags = ["--skip_bad", "--check_masking", "--eval_attack", "pgd"]
+    some = evaluate(checkpoint, tmp_path / "some", *flags, "--eval_images", "6", data=broken)
     assert some["images"] == 5
+    assert some["masking_checks"][0]["detail"].endswith(", 5 images")
     assert any("skipped 1 broken image" in w for w in some["warnings"])
+
+
+def test_images_that_cannot_be_read_leave_no_outcomes_though_as_many_were_asked_for(
+    data, checkpoint, tmp_path
+):
+    broken = Path(shutil.copytree(data, tmp_path / "data"))
+    min((broken / "test").rglob("*.png")).write_bytes(b"no image")
+    flags = ["--skip_bad", "--eval_images", "11"]  # eleven others; of these eleven ten can be
+    found = evaluate(checkpoint, tmp_path / "out", *flags, data=broken)
+    assert found["images"] == 10
+    assert not (tmp_path / "out" / "eval.outcomes.safetensors").exists()
 
 
 def test_a_folder_is_no_file_of_adversarial_images(data, checkpoint, tmp_path, capsys):

@@ -5,6 +5,7 @@ import io
 import re
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -700,6 +701,23 @@ def test_a_ticket_goes_with_the_file_that_its_search_began_with_and_no_other(dat
         ("plain", "plain/init.pth.tar"): False, ("trained", "1.pth.tar"): True,
         ("trained", "trained/init.pth.tar"): False, ("trained", "plain/init.pth.tar"): True,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["apart", "no val", "linked", "copied"])
+def test_test_images_that_choose_the_best_network_are_warned_of(data, tmp_path, how):
+    folder = Path(shutil.copytree(data, tmp_path / "data"))
+    if how != "apart":
+        shutil.rmtree(folder / "val")
+        val = {"no val": "rename", "linked": "symlink_to", "copied": ""}[how]
+        if val == "rename":
+            (folder / "test").rename(folder / "val")
+        elif val:
+            (folder / "val").symlink_to(folder / "test")
+        else:
+            shutil.copytree(folder / "test", folder / "val")
+    run_transfer(folder, tmp_path / "run", *SHORT)
+    told = read_json(tmp_path / "run" / "results.json")["warnings"]
+    assert any("too good by that choice" in line for line in told) == (how != "apart")
 
 
 @pytest.mark.parametrize("kind", ["1-ticket.safetensors", "1-checkpoint.pth.tar"])

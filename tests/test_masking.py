@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.evaluation_cases import Quantised, Scaled, evaluator, loader, trained
 
+from engine.steps import Metrics
 from evaluation.evaluator import Evaluator
 from evaluation.masking import masking_checks
 from evaluation.request import Request
@@ -63,7 +64,7 @@ def test_without_a_source_the_transfer_check_is_left_out_and_that_is_said(model,
 )
 def test_what_counts_as_more_than_noise(model, monkeypatch, found, passed):
     left = list(found)  # by 5, 10 and 25 steps, at a large radius, by transfer
-    monkeypatch.setattr(Evaluator, "accuracy", lambda *_: left.pop(0))
+    monkeypatch.setattr(Evaluator, "measure", lambda *_: Metrics(64, 0.0, left.pop(0), 0.0))
     names = ("more_steps", "large_eps", "transfer")
     assert outcome(model, model) == dict(zip(names, passed, strict=True))
 
@@ -71,11 +72,11 @@ def test_what_counts_as_more_than_noise(model, monkeypatch, found, passed):
 def test_masking_checks_take_512_images_unless_told(model, monkeypatch, tmp_path):
     asked = []
 
-    def accuracy(self, network, split, label, perturb):
+    def measure(self, network, split, label, perturb):
         asked.append(split.num_images)
-        return 0.0
+        return Metrics(split.num_images, 0.0, 0.0, 0.0)
 
-    monkeypatch.setattr(Evaluator, "accuracy", accuracy)
+    monkeypatch.setattr(Evaluator, "measure", measure)
     for count in (None, 100, 2000):
         request = Request(attacked=True, check_masking=True, images=count)
         SplitTest(evaluator(), loader(600, batch_size=100), request, tmp_path).further(model, "x")

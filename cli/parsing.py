@@ -65,6 +65,8 @@ def unless_minus_one(convert: Callable[[str], Any]) -> Callable[[str], Any]:
 def folder_name(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("'' names no folder; . is the current one")
+    if text.startswith("~"):  # in quotes, or after =: no shell has filled it in
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder; write your home's path out")
     return text
 
 

@@ -70,7 +70,7 @@ def plan_imp(args: argparse.Namespace) -> RunPlan:
         steps_per_epoch=_steps(args, images),
         batch_size=_global_batch(args),
         save_dir=args.save_dir,
-        writes=_imp_files(states),
+        writes=_imp_files(states, args.keep),
         last_ticket=states.last + 1,
         cost=_cost(args, passes, 1000, copies),
         timed=_timed(args, epochs * images, passes, classes=1000),
@@ -109,12 +109,14 @@ def _planned_states(states: States, rate: float, first: int) -> tuple[PlannedSta
     )
 
 
-def _imp_files(states: States) -> tuple[Written, ...]:
-    first = 0 if states.pretrain_epochs else 1
+def _imp_files(states: States, keep: str) -> tuple[Written, ...]:
+    """What a search leaves in the end."""
+    first = {"all": 0 if states.pretrain_epochs else 1, "last": states.last}.get(keep)
+    checkpoints = (names.imp_checkpoint, names.imp_best)
     return (
         *_files(names.INIT, names.ARGS, names.METRICS, f"{names.BOARD}/", names.ACCURACY_PLOT),
         _numbered(0, states.last + 1, names.ticket),
-        _numbered(first, states.last, names.imp_checkpoint, names.imp_best),
+        *(() if first is None else (_numbered(first, states.last, *checkpoints),)),
     )
 
 

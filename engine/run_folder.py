@@ -22,10 +22,6 @@ from files.run_args import read_args
 
 WARNINGS = "warnings"
 NOTES = "notes"  # among the flags, but none: what was told of them
-OF_A_RUN = (
-    *(names.RESULTS, names.INIT, f"*{names.CHECKPOINT}", f"*{names.TICKET_SUFFIX}"),
-    *(names.METRICS, names.OUTCOMES, names.SA_BEST, names.RA_BEST, names.imp_best("*")),
-)
 WRITTEN_BESIDE = (
     names.ARGS, names.ACCURACY_PLOT, names.CURVES_PLOT, names.AUTOATTACK_PROGRESS
 )  # fmt: skip
@@ -168,7 +164,7 @@ class RunFolder:
         salvaged = ticket is not None and Path(ticket).resolve().parent == self.path.resolve()
         if salvaged or self.resume is not None and self.newest(self.path):
             return
-        for pattern in OF_A_RUN:
+        for pattern in names.OF_A_RUN:
             for found in self.path.glob(pattern):
                 raise InputError(
                     f"--save_dir {self.path}: holds {found.name} of a run whose {names.ARGS} is "
@@ -213,7 +209,7 @@ class RunFolder:
             recorded = {**self.recorded(), **self.facts, **provenance()}
             write_json(self.path / names.ARGS, recorded)
         self._forget_the_stop()
-        for pattern in (*OF_A_RUN, *WRITTEN_BESIDE):
+        for pattern in (*names.OF_A_RUN, *WRITTEN_BESIDE):
             for torn in self.path.glob(f".{pattern}.*.tmp"):  # of a run that was killed in writing
                 discard(torn)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from attack_utils import PGDConfig, import_autoattack
 from errors import InputError
-from files.atomic import check_writable
+from files.atomic import check_no_run_file, check_writable
 from files.names import EVALUATION
 
 
@@ -79,7 +79,12 @@ class Request:
         """Raise InputError where what `--evaluate` finds could not be written, hours from now."""
         check_writable(save_dir / EVALUATION, f"--save_dir {save_dir}")
         if self.save_adv is not None:
+            if str(self.save_adv).endswith(".safetensors"):
+                raise InputError(
+                    f"--save_adv {self.save_adv}: is a PyTorch file; name it like a.pt"
+                )
             check_writable(self.save_adv, "--save_adv")
+            check_no_run_file(self.save_adv, "--save_adv")
 
     @property
     def further(self) -> bool:

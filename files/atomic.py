@@ -10,10 +10,12 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Any
 
 from errors import InputError, RunFailed
+from files import names
 from files.features import discard, flush, flush_directory, move, same_contents, set_mode
 from files.names import previous
 
@@ -96,6 +98,13 @@ def check_writable(path: str | os.PathLike[str], flag: str) -> None:
             pass
     except OSError as error:
         raise InputError(f"{flag}: {path} cannot be written ({error.strerror})") from error
+
+
+def check_no_run_file(path: str | os.PathLike[str], flag: str) -> None:
+    """Raise InputError, naming the flag, where a file of a run is there, as its name tells."""
+    path = Path(path)
+    if path.exists() and any(fnmatch(path.name, pattern) for pattern in names.OF_A_RUN):
+        raise InputError(f"{flag}: {path} is a file of a run, which would be lost; name another")
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -81,3 +81,10 @@ def epoch_checkpoint(epoch: int) -> str:
 def previous(path: Path) -> Path:
     """Where the copy of a file before its last replacement is kept."""
     return path.with_name(f"{path.name}.previous")
+
+
+# What a run cannot do without, or has found: patterns of names.
+OF_A_RUN = (
+    *(RESULTS, INIT, f"*{CHECKPOINT}", f"*{TICKET_SUFFIX}"),
+    *(METRICS, OUTCOMES, SA_BEST, RA_BEST, imp_best("*")),
+)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from errors import InputError, OneLineParser, run_main
+from files.atomic import check_no_run_file
 from files.checkpoints import load_checkpoint, load_trusted_pickle, save_checkpoint
 from files.state_dicts import (
     MASKS,
@@ -91,6 +92,9 @@ def convert(
         raise InputError(f"{target}: IN and OUT are the same file; name another OUT")
     if target.endswith(".safetensors"):
         raise InputError(f"{target}: OUT is a PyTorch file; name it like robust.pth.tar")
+    if not target:
+        raise InputError("OUT is empty; name it like robust.pth.tar")
+    check_no_run_file(target, "OUT")
     if Path(source).is_file() and ticket_header(source):
         raise InputError(
             f"{source}: is a ticket, which --tickets_file takes as it is; for the released code "

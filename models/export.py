@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from errors import InputError, OneLineParser, run_main
-from files.atomic import replacing
+from files.atomic import check_no_run_file, replacing
 from files.checkpoints import content_hash
 from files.sealed import HASH
 from models.flops import check_input_size
@@ -184,6 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"{target}: the name of OUT must end in {' or '.join(writers)}")
     if target.exists() and target.resolve() == Path(args.checkpoint).resolve():
         raise InputError(f"{target}: CKPT and OUT are the same file; name another OUT")
+    check_no_run_file(target, "OUT")
     mean, std = _triple("--mean", args.mean), _triple("--std", args.std)
     if (mean is None) != (std is None):
         raise InputError("--mean and --std go together")

@@ -66,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if (args.runs is None) == (args.inspect is None):
         raise InputError("give either RUNS, a folder, or --inspect TICKET, a file")
+    for name, given in (("RUNS", args.runs), ("--out", args.out)):
+        if given is not None and not str(given):
+            raise InputError(f"{name} is empty; . is the current folder")
     if args.input_size is not None and args.input_size < SMALLEST_INPUT:
         raise InputError(
             f"--input_size is {args.input_size}: it must be at least {SMALLEST_INPUT} pixels"

@@ -33,6 +33,9 @@ import runpy; runpy.run_module(package, run_name="__main__", alter_sys=True)'
 transfer() {
   local root=$1 mode=$2 dataset=$3 init=$4 save=$5
   shift 5
+  if [ $# -ge 1 ] && [ -z "$1" ]; then
+    echo "warning: TICKET is empty, so the dense network is trained" >&2
+  fi
   if [ $# -ge 1 ] && [[ $1 != -* ]]; then
     set -- --tickets_file "$@"
   fi

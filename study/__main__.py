@@ -26,7 +26,7 @@ from study.forecast import Forecast, make_forecasts, study_seconds
 from study.machine import cores, threads_each, usual_jobs, visible_gpus
 from study.running import Queue, Stop
 from study.screen import clock
-from study.slurm import max_array_size, sbatch_script
+from study.slurm import check_needs, max_array_size, sbatch_script
 from study.state import CUT_OFF, DONE, TO_DO, other_flags, other_input, state_of
 
 PYTHON = sys.executable
@@ -157,6 +157,7 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
         for run in todo:
             print(f"\n# {run.name}\n{shlex.join(command(run))}")
         return 0
+    check_needs(todo)
     check_inputs(forecasts)
     record(study)
     queue = Queue(todo, command, folder=study.out, jobs=jobs, gpus=gpus, forecasts=forecasts)
@@ -265,8 +266,9 @@ def one_run(study: Study, args: argparse.Namespace) -> int:
     number = args.run or args.folder
     if args.numbers not in (None, study.numbers_hash()):
         raise InputError(
-            f"{args.config}: has other runs than when their numbers were given out, so {number} "
-            f"may be another now; give them out again: bash script/study.sh {args.config} --slurm"
+            f"{args.config}: has other runs or flags than when their numbers were given out, so "
+            f"{number} may be another now; give them out again: bash script/study.sh "
+            f"{args.config} --slurm"
         )
     if number > len(study.runs):
         raise InputError(f"there are {len(study.runs)} runs; {number} is none of them")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -85,8 +86,9 @@ class Study:
     plan: Plan | None = None
 
     def numbers_hash(self) -> str:
-        """Short; it changes where a number is that of another run."""
-        return hashlib.sha256("\n".join(run.name for run in self.runs).encode()).hexdigest()[:12]
+        """Short; it changes where a number is that of another run, or of one by other flags."""
+        runs = "\n".join(shlex.join([run.name, *run.command("python")[2:]]) for run in self.runs)
+        return hashlib.sha256(runs.encode()).hexdigest()[:12]
 
 
 def read_study(path: Path, out: str | None = None) -> Study:
@@ -135,7 +137,18 @@ def read_study(path: Path, out: str | None = None) -> Study:
         plan = grid.plan(path, tags, evidence_margin)
     if not runs:
         raise InputError(f"{path}: no [[pretraining]], so nothing to run")
-    return Study(folder, tuple(runs), plan)
+    found = Study(folder, tuple(runs), plan)
+    _refuse_unfilled(path, found)
+    return found
+
+
+def _refuse_unfilled(path: Path, study: Study) -> None:
+    """Raise InputError for a home or a variable that no shell fills in."""
+    for word in (word for run in study.runs for word in run.command("python")[2:]):
+        if word.startswith("~") or re.search(r"\$\w|\$\{", word):
+            raise InputError(
+                f"{path}: {word}: ~ and $NAME are not filled in here; write the path out"
+            )
 
 
 def _pretraining(table: Table, tag: str, flags: list[str], out: Path) -> Run:

@@ -43,7 +43,7 @@ def sbatch_script(
     """
     left = {run.name for run in chosen if state_of(run) != DONE}
     todo = {number: run for number, run in enumerate(study.runs, 1) if run.name in left}
-    _check_needs(list(todo.values()))
+    check_needs(list(todo.values()))
     lines = [
         f"# {len(todo)} runs to do, {len(chosen) - len(todo)} done.",
         "# If a run fails, Slurm cancels what waits for it: submit again what is left then.",
@@ -64,7 +64,8 @@ def sbatch_script(
     return [*lines, f'echo "submitted: {shown}"']
 
 
-def _check_needs(runs: Sequence[Run]) -> None:
+def check_needs(runs: Sequence[Run]) -> None:
+    """Raise InputError for a ticket that is not there and that none of these runs writes."""
     folders = {run.folder for run in runs}
     for run in runs:
         for needed in run.needs:

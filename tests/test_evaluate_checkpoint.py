@@ -463,6 +463,11 @@ def test_a_folder_is_no_file_of_adversarial_images(data, checkpoint, tmp_path, c
     where = ["--dataset", "folder", "--data", data, "--resume", checkpoint]
     line = refused(capsys, "--evaluate", *where, "--save_adv", tmp_path)
     assert f"--save_adv: {tmp_path} is a folder; name a file" in line
+    line = refused(capsys, "--evaluate", *where, "--save_adv", tmp_path / "a.safetensors")
+    assert "is a PyTorch file; name it like a.pt" in line
+    (tmp_path / "init.pth.tar").touch()
+    line = refused(capsys, "--evaluate", *where, "--save_adv", tmp_path / "init.pth.tar")
+    assert "is a file of a run, which would be lost" in line
 
 
 @pytest.mark.parametrize("flag", ["--save_dir", "--save_adv"])

@@ -367,6 +367,20 @@ def test_convert_takes_one_entry_of_a_file(tmp_path):
         convert.convert(str(path), str(path))
     with pytest.raises(InputError, match="PyTorch file"):
         convert.convert(str(path), str(tmp_path / "out.safetensors"))
+    with pytest.raises(InputError, match="OUT is empty"):
+        convert.convert(str(path), "")
+
+
+@pytest.mark.parametrize(
+    ("tool", "name"), [(export, "2-ticket.safetensors"), (convert, "init.pth.tar")]
+)
+def test_a_file_of_a_run_is_not_written_over(tmp_path, tool, name):
+    path, target = tmp_path / "in.pth.tar", tmp_path / name
+    save_checkpoint(path, {"state_dict": {"a": torch.zeros(2)}})
+    target.write_bytes(b"found in days")
+    with pytest.raises(InputError, match="OUT: .* is a file of a run, which would be lost"):
+        tool.main([str(path), str(target)])
+    assert target.read_bytes() == b"found in days"
 
 
 def test_convert_makes_a_ticket_of_the_zeros_of_a_network_that_was_saved_pruned(tmp_path, capsys):

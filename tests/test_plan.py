@@ -122,6 +122,8 @@ def test_the_files_named_are_the_files_written(data, capsys, tmp_path, monkeypat
     skip_pictures(monkeypatch)
     for name, words in {
         "plain": ["--mode", "std", "--epochs", "2", "--prune_epoch", "1"],
+        "last": ["--mode", "std", "--epochs", "2", "--prune_epoch", "1", "--keep", "last"],
+        "none": ["--mode", "std", "--epochs", "1", "--prune_epoch", "1", "--keep", "tickets"],
         "dense": ["--mode", "std", "--epochs", "1", "--prune_epoch", "1", "--pretrain_epochs", "1"],
     }.items():
         folder = tmp_path / name

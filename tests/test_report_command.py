@@ -338,6 +338,17 @@ def test_a_reader_that_has_seen_enough_ends_the_command_quietly(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (141, "", "")
 
 
+@pytest.mark.parametrize(
+    ("argv", "told"), [([""], "RUNS is empty"), (["RUNS", "--out", ""], "--out is empty")]
+)
+def test_an_empty_folder_name_is_not_the_current_folder(tmp_path, monkeypatch, argv, told):
+    monkeypatch.chdir(tmp_path)
+    write_grid(tmp_path / "RUNS")
+    with pytest.raises(InputError, match=told):
+        main(argv)
+    assert [path.name for path in tmp_path.iterdir()] == ["RUNS"]
+
+
 def test_missing_runs_beyond_the_first_lines_are_counted_as_lines(tmp_path, capsys):
     for state in range(12):
         write_run(tmp_path / f"{state}", state=state, mode="std")

@@ -329,6 +329,13 @@ def test_only_takes_the_runs_whose_name_matches(project):
     assert done.stderr == "error: --only nothing: no run has such a name (see --list)\n"
 
 
+def test_transfers_without_the_search_that_they_need_are_refused_before_any_runs(project):
+    done = project.run("--only", "^transfer", check=2)
+    assert "which is not there and which no run writes that --only takes" in done.stderr
+    assert project.names() == []
+    assert not (project.out / "study.json").exists()
+
+
 # --- interruptions --------------------------------------------------------------------------------
 
 
@@ -453,7 +460,7 @@ def test_transfers_of_a_search_that_failed_are_left_out_and_named(project):
 
 def test_a_run_that_was_asked_to_stop_is_named_and_can_be_taken_up(project):
     project.append('[transfer.flags]\n"cifar10 adv" = "--ask_to_stop"')
-    done = project.run("-J", "4", "--only", "std", check=1)
+    done = project.run("-J", "4", "--only", "^(imp|transfer)/std", check=1)
     assert f"failed: {transfer('std', 'adv')}: was asked to stop, and has saved" in done.stderr
 
 
@@ -1021,10 +1028,19 @@ def test_a_task_whose_number_has_come_to_be_another_runs_refuses(project, tools,
     project.append("seeds = [1, 2]\n")
     task = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "8"}
     done = slurm("study.sbatch", *first, check=2, **task)
-    assert "has other runs than when their numbers were given out" in done.stderr
+    assert "has other runs or flags than when their numbers were given out" in done.stderr
     assert project.names() == []
     slurm("study.sbatch", *submitted(project, tools)[0][-3:], **task)
     assert project.names("end") == ["imp/std"]
+
+
+def test_a_task_whose_flags_were_changed_since_it_was_submitted_refuses(project, tools, slurm):
+    first = submitted(project, tools)[0][-3:]
+    project.write(**{'"--epochs 2"': '"--epochs 2 -b 4"'})
+    task = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "8"}
+    done = slurm("study.sbatch", *first, check=2, **task)
+    assert "has other runs or flags than when their numbers were given out" in done.stderr
+    assert project.names() == []
 
 
 def test_what_a_local_study_would_refuse_is_told_before_it_is_submitted(project):
@@ -1129,6 +1145,8 @@ def test_the_multinode_job_starts_the_main_under_torchrun_on_every_node(project,
         (('out = "OUT"', ""), "[study] needs out"),
         (('out = "OUT"', "out = 3"), "[study] out is 3; it must be text in quotes"),
         (("[study]", "[study]\nseed = 1"), "[study] seed is not known here; known: out, flags"),
+        (('out = "OUT"', 'out = "~/runs"'), "~/runs/imp/std: ~ and $NAME are not filled in here"),
+        (('data = "data"', 'data = "$DATA/x"'), "$DATA/x: ~ and $NAME are not filled in here"),
         (("[study]", "[study]\nevidence_margin = true"), "it must be points of accuracy, from"),
         (("[study]", "[study]\nevidence_margin = -1"), "[study] evidence_margin is -1; it must be"),
         (('"--epochs 2"', "'--epochs \"2'"), "[study] flags: No closing quotation"),

@@ -178,6 +178,7 @@ FLAGS = [
     ("--classes", "gone.txt", "neither a number nor a readable file"),
     ("--amp", "int8", "choose from"),
     ("--save_dir", "", "names no folder"),
+    ("--save_dir", "~/runs", "write your home's path out"),
     *(("--tag", value, "not a printable name") for value in (" ", "adv\a4")),
 ]  # fmt: skip
 TRANSFER_FLAGS = [

@@ -14,7 +14,7 @@ from engine.distributed import barrier, is_main
 from engine.log import provenance, say, warn
 from errors import InputError
 from files import names
-from files.atomic import write_json
+from files.atomic import is_written, write_json
 from files.features import discard, lacks_told, lock_by_process
 from files.metrics import read_metrics
 from files.results import IMP
@@ -58,7 +58,7 @@ class RunFolder:
         Raises InputError where the flags name other input files than the finished run had.
         """
         before = read_args(self.path)
-        if self.resume is None or not before or not (self.path / self.last_file).is_file():
+        if self.resume is None or not before or not is_written(self.path / self.last_file):
             return False
         self._reading([name for name in self.inputs if not self._is_gone(name, before)]).check()
         told = ""
@@ -141,7 +141,7 @@ class RunFolder:
         and 1. More tell.
         """
         going_on = self.resume == "auto" and self.flags.get("continue_from") is None
-        if not going_on or self.newest(self.path) or (self.path / self.last_file).is_file():
+        if not going_on or self.newest(self.path) or is_written(self.path / self.last_file):
             return
         metrics = self.path / names.METRICS
         epochs = len(read_metrics(metrics)) if metrics.is_file() else 0

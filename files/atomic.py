@@ -100,6 +100,11 @@ def check_writable(path: str | os.PathLike[str], flag: str) -> None:
         raise InputError(f"{flag}: {path} cannot be written ({error.strerror})") from error
 
 
+def is_written(path: Path) -> bool:
+    """Whether a file is there and not empty, which a copy that broke off may leave of one."""
+    return path.is_file() and path.stat().st_size > 0
+
+
 def check_no_run_file(path: str | os.PathLike[str], flag: str) -> None:
     """Raise InputError, naming the flag, where a file of a run is there, as its name tells."""
     path = Path(path)

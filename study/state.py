@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 
 from engine.schedules import States
 from files import names
-from files.atomic import fingerprint, sha256_of
+from files.atomic import fingerprint, is_written, sha256_of
 from files.run_args import args_if_readable
 from study.config import Run, flag_of
 
@@ -18,7 +18,7 @@ DONE, CUT_OFF, TO_DO = "done", "cut off", "to do"
 
 def state_of(run: Run) -> str:
     """Done: results.json of a transfer, the last ticket of a search. Cut off: begun, not done."""
-    if (run.folder / names.RESULTS).is_file() or has_last_ticket(run.folder):
+    if is_written(run.folder / names.RESULTS) or has_last_ticket(run.folder):
         return DONE
     return CUT_OFF if (run.folder / names.ARGS).is_file() else TO_DO
 
@@ -27,7 +27,7 @@ def has_last_ticket(folder: Path) -> bool:
     try:
         flags = args_if_readable(folder)
         states = States(flags.get("pretrain_epochs", 0), flags["epochs"], flags["prune_epoch"])
-        return (folder / names.ticket(states.last + 1)).is_file()
+        return is_written(folder / names.ticket(states.last + 1))
     except (ValueError, KeyError, TypeError):
         return False
 

@@ -138,6 +138,21 @@ def test_a_flag_that_was_added_is_compared_with_runs_from_before_it(tmp_path, mo
     assert differences(0.4) == [("label_smoothing", 0.0, 0.4)]
 
 
+def test_an_empty_last_file_of_a_copy_that_broke_off_is_written_again(data, search, tmp_path):
+    folder = tmp_path / "run"
+    run_transfer(data, folder, *SHORT)
+    whole = read_json(folder / "results.json")
+    (folder / "results.json").write_text("")
+    run_transfer(data, folder, *SHORT, "--resume")
+    assert read_json(folder / "results.json")["last"] == whole["last"]
+    copy = Path(shutil.copytree(search, tmp_path / "search"))
+    last = max(copy.glob("*-ticket.safetensors"))
+    before = last.read_bytes()
+    last.write_bytes(b"")
+    run_imp(data, copy, *SEARCH, "--resume")
+    assert last.read_bytes() == before
+
+
 def test_a_finished_run_is_not_that_of_other_flags(data, search, tmp_path, capsys):
     run_transfer(data, tmp_path / "run", *sparse(search))
     other = [*sparse(search), "--resume", "--seed", "7"]

@@ -322,6 +322,14 @@ def test_as_many_jobs_at_a_time_as_asked_for(jobs, project):
     assert max(going_on) == jobs
 
 
+def test_an_empty_file_that_a_broken_copy_left_is_no_finished_run(project):
+    project.run()
+    before = len(project.names("end"))
+    (project.out / transfer("std") / "results.json").write_text("")
+    project.run()
+    assert project.names("end")[before:] == [transfer("std")]
+
+
 def test_only_takes_the_runs_whose_name_matches(project):
     project.run("--only", "^imp/")
     assert project.names() == ["imp/std", "imp/adv"]

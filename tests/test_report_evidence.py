@@ -28,6 +28,7 @@ from report.write import judge_runs
 pytestmark = pytest.mark.usefixtures("skip_figures")
 
 IMAGES = 2000
+NO_RUN = "and no run of it counts: nothing has run, or it repeats another folder's"
 NOTHING = 100 * (1 - 0.025 ** (1 / IMAGES))  # half-width where no image differs: 0.184 points
 
 
@@ -735,7 +736,7 @@ def test_what_a_study_plans_and_nobody_ran_is_missing(tmp_path):
     study(tmp_path, {0: (), 1: ()})
     here = "adv, cifar10, 100 % of the data:"
     assert verdict_of(tmp_path).missing == (
-        f"std, cifar10, 100 % of the data: planned in {tmp_path}, and nothing has run",
+        f"std, cifar10, 100 % of the data: planned in {tmp_path}, {NO_RUN}",
         f"{here} imp states 2, 4: planned, and nothing has run",
         f"{here} random states 1, 2, 4: planned, and nothing has run",
         *(f"{here} {row}, {mode}, seed 4" for row in ("dense", "imp state 1")
@@ -774,7 +775,7 @@ def test_class_folders_of_which_nothing_has_run_are_missing_though_another_study
     for name in ("a", "b"):
         plan(tmp_path / name, [1], [1, 2, 3], datasets=("folder",))
     study(tmp_path / "a", {0: (), 1: ()}, dataset="folder")
-    told = f"adv, folder, 100 % of the data: planned in {tmp_path}/b, and nothing has run"
+    told = f"adv, folder, 100 % of the data: planned in {tmp_path}/b, {NO_RUN}"
     assert verdict_of(tmp_path).missing == (told,)
     plan(tmp_path / "c", [1], [1, 2, 3], datasets=("cifar10",))
     plan(tmp_path / "d", [1], [1, 2, 3], datasets=("cifar10",))

@@ -64,8 +64,8 @@ def never_run(groups: Iterable[GroupVerdict], records: Iterable[StudyRecord]) ->
             if group.group.dataset != FOLDER or _is_of(group, record)
         }
         lines += [
-            f"{Group(*key)}: planned in {record.folder}, and no run of it counts: nothing has run, or "
-            "it repeats another folder's"
+            f"{Group(*key)}: planned in {record.folder}, and no run of it counts: nothing has run, "
+            "or it repeats another folder's"
             for plan in latest_of(record.plans)
             for key in itertools.product(plan.pretrainings, plan.datasets, plan.data_numbers)
             if _key(*key) not in there and any(plan.runs(key[1], mode) for mode in MODES)

@@ -54,10 +54,9 @@ def _see_black(model: nn.Module, height: int, width: int) -> None:
     """Run a network on one black image, in evaluation mode; it is left as it was."""
     training = [module for module in model.modules() if module.training]
     parameter = next(model.parameters())
-    zeros = torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype)
     try:
         with torch.no_grad():
-            model.eval()(zeros)
+            model.eval()(parameter.new_zeros(1, 3, height, width))
     except RuntimeError as error:
         arch = getattr(model, "arch", type(model).__name__)
         raise InputError(

@@ -123,6 +123,13 @@ def test_transfer_drivers_take_init_save_and_perhaps_a_ticket(
     assert got[len(got) - len(further) :] == further
 
 
+@pytest.mark.parametrize("ticket", [[], [""], ["t"]])
+def test_an_empty_ticket_which_an_unset_variable_gives_is_told_of(ticket, stub):
+    done = bash("std.sh", "cifar10", "i", "s", *ticket, PYTHON=stub)
+    told = "warning: TICKET is empty, so the dense network is trained\n"
+    assert done.stderr == (told if ticket == [""] else "")
+
+
 @pytest.mark.parametrize(
     ("script", "given"),
     [

@@ -71,7 +71,7 @@ def _central_box(height: int, width: int) -> tuple[int, int, int, int]:
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """Resize one uint8 image (3, H, W), bilinear with antialias, within one level of PIL.
+    """Resize one uint8 image (3, H, W), bilinear with antialias, mostly within one level of PIL.
 
     The kernel is fast for images whose memory is (H, W, 3): what the decoders give.
     """

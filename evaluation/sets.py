@@ -178,13 +178,9 @@ def adversarial_loader(
     # "stretch" leaves images of this size alone.
     transform = Transform(spec.input_size, "stretch") if of_its_size else eval_transform(spec)
     height, width = data.shape[2:]
-    notes = (
-        ()
-        if of_its_size
-        else (
-            f"{path}: images of {height}×{width} pixels are framed for an input size of "
-            f"{spec.input_size} like clean ones: an attack may lose its effect by that",
-        )
+    framed = (
+        f"{path}: images of {height}×{width} pixels are framed for an input size of "
+        f"{spec.input_size} like clean ones: an attack may lose its effect by that"
     )
     split = Split(data, labels.numpy().astype(np.int64))
     classes = class_names_in(content) or classes
@@ -196,7 +192,7 @@ def adversarial_loader(
         workers=workers,
         processes=processes,
         threads=threads,
-        notes=notes,
+        notes=() if of_its_size else (framed,),
     )
 
 

@@ -56,9 +56,10 @@ BESIDE = (
 
 
 def compared_seeds(one: Collection[int], other: Collection[int]) -> tuple[set[int], set[int]]:
-    """The seeds of two networks over which they are compared: both's, where one has all of both.
+    """The seeds of two networks over which they are compared.
 
-    What a seed does to both, the rest would put into their difference.
+    Where one has all seeds of the other, these are those that both have: what a seed does to both,
+    the rest would put into their difference. Else each has all of its own.
     """
     seeds, others = set(one), set(other)
     if seeds <= others or others <= seeds:

@@ -346,4 +346,13 @@ def without_outcomes(
                 f"{pair.a.group} and {pair.b.group.name}: {measure.title}: measured by different "
                 f"attacks, so they are not contrasted: {'; '.join(attacks)}"
             )
+        a, b = (
+            _images(_side(row, measure, tested) for row in group.all_rows)
+            for group in (pair.a, pair.b)
+        )
+        if a and b and a != b:
+            lines.append(
+                f"{pair.a.group} and {pair.b.group.name}: {measure.title}: tested on different "
+                "images, so they are not contrasted"
+            )
     return lines

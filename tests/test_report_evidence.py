@@ -220,6 +220,22 @@ def test_different_test_splits_are_never_paired(tmp_path):
     assert len(told) == 3
 
 
+def test_pre_trainings_that_were_tested_on_other_images_are_not_contrasted(tmp_path):
+    for side, images in (("adv", 2000), ("std", 1000)):
+        for state in (0, 1):
+            for seed in (1, 2):
+                of = {"state": state, "seed": seed, "pretraining": side}
+                folder = tmp_path / side / f"{state}-{seed}"
+                write_tested(folder, right(images, images // 2, seed), mode="std", **of)
+    verdict = verdict_of(tmp_path)
+    assert len(verdict.groups) == 2
+    assert verdict.contrasts == ()
+    told = [line for line in verdict.warnings if "so they are not contrasted" in line]
+    assert [line.partition("SA under ST: ")[2] for line in told] == [
+        "tested on different images, so they are not contrasted"
+    ]
+
+
 @pytest.mark.parametrize("apart", ["attack", "recipe"])
 def test_a_ticket_that_was_trained_or_attacked_otherwise_is_undecided(tmp_path, apart):
     study(tmp_path, {0: (), 1: ()})

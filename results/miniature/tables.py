@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ HERE = Path(__file__).resolve().parent
 README = HERE / "README.md"
 SIDES = {"std": "standard", "adv": "adversarial"}
 KINDS = ("dense", "imp")
+TICKETS = {"imp": "IMP", "omp": "OMP", "random": "random mask"}
+BASELINES = ("omp", "random")
 MEASURES = {"st_sa": ("std", "sa_best_sa"), "at_sa": ("adv", "ra_best_sa"),
             "at_ra": ("adv", "ra_best_ra")}  # a run's mode, and its column  # fmt: skip
 BY_THE_RULE = {True: "double win", False: "none", None: "open"}
@@ -26,7 +30,8 @@ def write_tables() -> None:
 
 def filled(text: str) -> str:
     """The README's text with the tables of the report, each below a comment with its name."""
-    for name, rows in {"seed 1": _of_seed_1(), "all seeds": _of_all_seeds()}.items():
+    tables = {"seed 1": _of_seed_1(), "all seeds": _of_all_seeds(), "baselines": _of_baselines()}
+    for name, rows in tables.items():
         mark = f"<!-- {name} -->\n"
         if mark not in text:
             raise SystemExit(f"error: {README}: no line {mark.strip()}, below which its table goes")
@@ -39,14 +44,38 @@ def _of_seed_1() -> Iterator[tuple[str, ...]]:
     """What the runs of seed 1 found: a row for each network, in percent."""
     yield "", "SA under ST", "SA under AT", "RA under AT"
     yield ("---",) * 4
+    runs = _runs_of_seed_1()
+    for side, state, kind in sorted(runs, key=lambda key: (list(SIDES).index(key[0]), key[1])):
+        if kind in KINDS:
+            of_mode = runs[side, state, kind]
+            yield _named(side, state, float(of_mode["std"]["density"])), *_accuracies(of_mode)
+
+
+def _of_baselines() -> Iterator[tuple[str, ...]]:
+    """Seed 1 of IMP's tickets and of the baselines of the same state, in percent."""
+    yield "", "ticket", "SA under ST", "SA under AT", "RA under AT"
+    yield ("---",) * 5
+    runs = _runs_of_seed_1()
+    states = sorted({state for _, state, kind in runs if kind in BASELINES})
+    for side, state, kind in product(SIDES, states, ("imp", *BASELINES)):
+        if of_mode := runs.get((side, state, kind)):
+            named = _named(side, state, float(of_mode["std"]["density"]))
+            yield named, TICKETS[kind], *_accuracies(of_mode)
+
+
+def _runs_of_seed_1() -> dict[tuple[str, int, str], dict[str, dict[str, str]]]:
+    """Rows of results.csv by side, state and kind of ticket, then by mode, where both are done."""
+    runs: dict[tuple[str, int, str], dict[str, dict[str, str]]] = defaultdict(dict)
     with (HERE / "report" / "results.csv").open(newline="") as stream:
-        runs = [run for run in csv.DictReader(stream) if run["seed"] == "1"]
-    for side in SIDES:
-        own = [run for run in runs if run["pretraining"] == side and run["ticket"] in KINDS]
-        for state in sorted({int(run["state"]) for run in own}):
-            of_mode = {run["mode"]: run for run in own if int(run["state"]) == state}
-            accuracies = (f"{float(of_mode[m][column]):.2f}" for m, column in MEASURES.values())
-            yield _named(side, state, float(of_mode["std"]["density"])), *accuracies
+        for run in csv.DictReader(stream):
+            if run["seed"] == "1":
+                key = run["pretraining"], int(run["state"]), run["ticket"]
+                runs[key][run["mode"]] = run
+    return {key: of_mode for key, of_mode in runs.items() if len(of_mode) == len(SIDES)}
+
+
+def _accuracies(of_mode: dict[str, dict[str, str]]) -> Iterator[str]:
+    return (f"{float(of_mode[mode][column]):.2f}" for mode, column in MEASURES.values())
 
 
 def _of_all_seeds() -> Iterator[tuple[str, ...]]:

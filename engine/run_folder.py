@@ -162,13 +162,14 @@ class RunFolder:
         """Raise InputError if a folder without `args.json` holds what a run would overwrite."""
         ticket = self.flags.get("continue_from")
         salvaged = ticket is not None and Path(ticket).resolve().parent == self.path.resolve()
-        if salvaged or self.resume is not None and self.newest(self.path):
+        if salvaged:
             return
         for pattern in names.OF_A_RUN:
             for found in self.path.glob(pattern):
                 raise InputError(
                     f"--save_dir {self.path}: holds {found.name} of a run whose {names.ARGS} is "
-                    "missing; choose another"
+                    "missing; choose another (a run goes on there by --resume PATH, a checkpoint's, "
+                    "with its own flags)"
                 )
 
     def check_origin(self, checkpoint: Path) -> None:

@@ -194,9 +194,7 @@ def test_a_finished_run_does_not_ask_for_files_that_were_removed_since(
 def test_files_of_a_run_whose_flags_are_lost_are_not_overwritten(
     resume, data, search, tmp_path, capsys
 ):
-    going_on = {"checkpoint.pth.tar"} if resume else set()  # that tells what it needs
-    for name in {"results.json", "checkpoint.pth.tar", "init.pth.tar",
-                 "1-ticket.safetensors"} - going_on:  # fmt: skip
+    for name in ("results.json", "checkpoint.pth.tar", "init.pth.tar", "1-ticket.safetensors"):
         run = tmp_path / name
         run.mkdir()
         (run / name).write_text("of days of work")

@@ -21,7 +21,7 @@ from cli.recipes import apply_recipe
 from cli.recorded import take_recorded
 from dataset import DATASETS
 from engine.data_warnings import compare_classes, warn_of_skipped
-from engine.distributed import Runtime, on_main, own_random_starts
+from engine.distributed import Runtime, on_main, own_random_starts, same_on_all
 from engine.launching import launch
 from engine.log import (
     Warnings,
@@ -91,6 +91,8 @@ class Transfer:
     def run(self) -> None:
         training = self.training
         with training.open_log(self.save_dir) as self.log:
+            if training.epoch == self.args.epochs:  # resumed, from another folder perhaps
+                self.save()
             for epoch in range(training.epoch, self.args.epochs):
                 trained = training.one_epoch(self.learning_rate(epoch), self.label(epoch))
                 scores = self.validate() if self.is_evaluated(epoch) else {}
@@ -153,7 +155,7 @@ class Transfer:
         tested: dict[str, str] = {}  # one network may have several roles
         for role in roles:
             weights = transfer_run.load_kept(self.save_dir, role)
-            network = weights_sha256(weights)
+            network = same_on_all(weights_sha256(weights), f"weights of {role}")
             if network in tested:
                 test.same_network(role, tested[network])
             else:

@@ -99,7 +99,7 @@ class TicketSearch:
             say(f"state 0: dense training for {self.states.pretrain_epochs} epochs")
         elif self.salvaged is None or state > self.salvaged.state:
             self.prune(state)
-        self.training.optimizer = build.optimizer(self.args, self.model)
+        self.training.optimizer = build.optimizer(self.args, self.model, self.execution)
         self.record.best_acc1 = 0.0
 
     def prune(self, state: int) -> None:
@@ -273,7 +273,7 @@ class TicketSearch:
         self.execution.place(self.model)
         self.record = imp_run.read_record(checkpoint)
         imp_run.recall_best(self.save_dir, path.parent, self.record, checkpoint["epoch"])
-        self.training.optimizer = build.optimizer(self.args, self.model)
+        self.training.optimizer = build.optimizer(self.args, self.model, self.execution)
         self.training.restore(checkpoint, self.warnings.add)
         if self.record.state > 0:
             init = imp_run.load_initial_weights(path, self.record.init)

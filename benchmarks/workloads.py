@@ -95,7 +95,7 @@ def our_training(recipe: Recipe, execution: Execution) -> Work:
     if execution.compiled:
         compile_passes(model, execution.layout, execution.cuda_graphs)
     perturb = make_pgd(model, attack, execution.loss_scale) if attack else None
-    optimizer = make_sgd(model, 1e-4, 0.9, 1e-4)
+    optimizer = make_sgd(model, 1e-4, 0.9, 1e-4, execution)
     images, labels = random_batch(batch, side, classes)
     images = execution.images(images)
     return lambda: training_step(model, images, labels, optimizer, execution, perturb)

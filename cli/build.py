@@ -214,8 +214,8 @@ def schedule(args: argparse.Namespace, epochs: int) -> Schedule:
     return Schedule(args.lr_schedule, args.lr, epochs, args.decreasing_lr, args.warmup)
 
 
-def optimizer(args: argparse.Namespace, model: nn.Module) -> Optimizer:
-    return make_sgd(model, args.lr, args.momentum, args.weight_decay)
+def optimizer(args: argparse.Namespace, model: nn.Module, execution: Execution) -> Optimizer:
+    return make_sgd(model, args.lr, args.momentum, args.weight_decay, execution)
 
 
 def train_attack_config(args: argparse.Namespace) -> PGDConfig:
@@ -246,7 +246,7 @@ def training(
     """The network's training."""
     return Training(
         model,
-        optimizer(args, model),
+        optimizer(args, model, execution),
         loader,
         execution,
         runtime,

@@ -1,8 +1,8 @@
 """The processes of a run among themselves: who is rank 0, sums, broadcasts; threads and seeds.
 
 There is no DistributedDataParallel wrapper. Every rank runs the plain network, so attacks and
-evaluation never meet a gradient hook; gradients are averaged once per step, after the backward
-pass of the training loss.
+evaluation never meet a gradient hook; gradients are summed once per step, after the backward pass
+of each rank's share of the training loss.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from errors import InputError
 
 DOWNLOAD = timedelta(hours=24)  # for what rank 0 does alone while the others wait
 
@@ -147,18 +149,25 @@ def gather_from_ranks(value: Any) -> list[Any]:
     return values
 
 
-def average_gradients(parameters: Iterable[nn.Parameter], share: float) -> None:
-    """Make every rank's gradient the mean over the global batch.
+def same_on_all(value: Any, what: str) -> Any:
+    """The value, if every process has it; InputError, which names it by `what`, if not."""
+    first, *others = gather_from_ranks(value)
+    for rank, other in enumerate(others, 1):
+        if other != first:
+            raise InputError(
+                f"process {rank} has other {what} than process 0 ({other}, not {first}): every "
+                "node must find the same files under the same names"
+            )
+    return value
 
-    Args:
-        share: this rank's images over the images of the global batch; its gradients are means
-            over its own images.
-    """
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Make every rank's gradients their sum over all: of shares of one mean they are its own."""
     if not dist.is_initialized():
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
     # Deviation: the released code wraps the network in DistributedDataParallel.
-    flat = torch._utils._flatten_dense_tensors(gradients).mul_(share)
+    flat = torch._utils._flatten_dense_tensors(gradients)
     dist.all_reduce(flat)
     parts = torch._utils._unflatten_dense_tensors(flat, gradients)
     for gradient, part in zip(gradients, parts, strict=True):

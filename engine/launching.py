@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from engine.distributed import Runtime
+from engine.distributed import Runtime, gather_from_ranks
 from engine.log import say
 from errors import InputError, RunFailed, exit_with, failures_named, first_line
 from input_pipeline.workers import STOP_SIGNALS
@@ -57,6 +57,7 @@ def launch(work: Callable[[Runtime, Any], Any], argument: Any, how: Launch) -> N
         local = int(os.environ["LOCAL_RANK"])
         runtime = _join_torchrun(how, local)
         with _one_of_several(local):
+            _check_equal_nodes()
             work(runtime, argument)
         return
     if how.spawn:
@@ -221,6 +222,16 @@ def _join_torchrun(how: Launch, local: int) -> Runtime:
         _init_group(how, device, init_method="env://")
     world = dist.get_world_size()
     return Runtime(device, dist.get_rank(), world, world // int(os.environ["LOCAL_WORLD_SIZE"]))
+
+
+def _check_equal_nodes() -> None:
+    """Refuse nodes with different numbers of processes: a batch is counted by nodes."""
+    here = gather_from_ranks(os.environ["LOCAL_WORLD_SIZE"])
+    if len({*here}) > 1:
+        raise InputError(
+            f"torchrun: nodes of {' and '.join(sorted({*here}, key=int))} processes; start as many "
+            "on each, by the same --nproc_per_node"
+        )
 
 
 def _init_group(how: Launch, device: torch.device, **where: Any) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from engine.distributed import barrier, is_main
+from engine.distributed import barrier, gather_from_ranks, is_main
 from engine.log import provenance, say, warn
 from errors import InputError
 from files import names
@@ -26,6 +27,7 @@ WRITTEN_BESIDE = (
     names.ARGS, names.ACCURACY_PLOT, names.CURVES_PLOT, names.AUTOATTACK_PROGRESS
 )  # fmt: skip
 CONTENT = "_content"  # ends the name under which the fingerprint of an input is recorded
+IN_SIGHT = 60.0  # seconds until all nodes see a new file
 IMAGES = "images"  # of the data, whose content is not only that of the training split
 
 
@@ -168,8 +170,8 @@ class RunFolder:
             for found in self.path.glob(pattern):
                 raise InputError(
                     f"--save_dir {self.path}: holds {found.name} of a run whose {names.ARGS} is "
-                    "missing; choose another (a run goes on there by --resume PATH, a checkpoint's, "
-                    "with its own flags)"
+                    "missing; choose another (there a run goes on by --resume PATH of a "
+                    "checkpoint, with its own flags)"
                 )
 
     def check_origin(self, checkpoint: Path) -> None:
@@ -263,6 +265,7 @@ def holding(folder: RunFolder) -> Iterator[None]:
     """
     if not is_main():
         barrier()
+        _check_shared(folder.path)
         yield
         return
     new = not folder.path.exists()
@@ -270,11 +273,30 @@ def holding(folder: RunFolder) -> Iterator[None]:
         try:
             folder.claim()
             barrier()
+            _check_shared(folder.path)
             yield
         except InputError:
             if new and folder.last_checkpoint() is None:
                 shutil.rmtree(folder.path, ignore_errors=True)  # NFS keeps the lock, which is open
             raise
+
+
+def _check_shared(folder: Path) -> None:
+    """Raise InputError where a process does not see what rank 0 wrote into the run's folder."""
+    seen = gather_from_ranks(_is_seen(folder / names.ARGS))
+    if not all(seen):
+        raise InputError(
+            f"--save_dir {folder}: process {seen.index(False)} does not see what process 0 writes "
+            "there; name a folder that all nodes share"
+        )
+
+
+def _is_seen(path: Path) -> bool:
+    """Whether a file is there, or comes into sight: NFS takes up to a minute to show a new one."""
+    deadline = time.monotonic() + IN_SIGHT
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return path.exists()
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from torch.amp import GradScaler
 from torch.optim import SGD, Optimizer
 
 from attack_utils import Perturb  # the type alone: nothing here knows an attack
-from engine.distributed import average_gradients, processes, sum_over_ranks
+from engine.distributed import processes, sum_gradients, sum_over_ranks
 from engine.sharing import passes
 from models.prepared import prepared
 
@@ -52,6 +52,14 @@ class Execution:
     def loss_scale(self) -> float | None:
         """The factor on an image's loss in attacks: float16 gradients would vanish without it."""
         return 512.0 if self.amp == torch.float16 else None
+
+    @property
+    def fused_sgd(self) -> bool:
+        """Whether a step of SGD is one kernel: on CUDA, but where a scaler may skip the step.
+
+        If it skips the very first one, PyTorch's kernel leaves the momentum uninitialised.
+        """
+        return self.device.type == "cuda" and self.amp != torch.float16
 
     @property
     def layout(self) -> torch.memory_format:
@@ -184,16 +192,17 @@ def training_step(
                 some_images = perturb(some_images, some_labels)
             output = model(some_images)
         loss = F.cross_entropy(output.float() if execution.amp else output, some_labels)
-        share = len(some_labels) / count
-        part = loss * share if share < 1 else loss
+        # Before the backward pass: through synchronised BatchNorm it mixes the processes' losses.
+        weight = len(some_labels) / whole
+        part = loss * weight if weight < 1 else loss
         (scaler.scale(part) if scaler else part).backward()
-        losses.append(loss.detach() * share)
+        losses.append(loss.detach() * (len(some_labels) / count))
         logits.append(output.detach())
         if execution.cuda_graphs and pieces > 1:  # the next piece overwrites a graph's results
             logits[-1] = logits[-1].clone()
             if len(losses) == 1:  # later gradients are added to these
                 _copy_gradients(model)
-    average_gradients(model.parameters(), count / whole)
+    sum_gradients(model.parameters())
     if scaler:
         scaler.step(optimizer)
         scaler.update()
@@ -292,11 +301,12 @@ def evaluate(
 # --- the optimizer --------------------------------------------------------------------------------
 
 
-def make_sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> SGD:
-    """SGD as in the released code; on CUDA as one fused kernel, which changes rounding only."""
-    parameters = list(model.parameters())
-    fused = parameters[0].is_cuda
-    return SGD(parameters, lr, momentum, weight_decay=weight_decay, fused=fused or None)
+def make_sgd(
+    model: nn.Module, lr: float, momentum: float, weight_decay: float, execution: Execution
+) -> SGD:
+    """SGD as in the released code; where it is one fused kernel it differs by rounding only."""
+    fused = execution.fused_sgd or None
+    return SGD(model.parameters(), lr, momentum, weight_decay=weight_decay, fused=fused)
 
 
 def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:

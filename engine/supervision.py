@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.distributed import is_main, on_main
+from engine.distributed import is_main, on_main, same_on_all
 from engine.log import Warnings, say, warn
 from engine.run_folder import WARNINGS, RunFolder, holding
 from engine.training import NotFinite, Preempted, StopSignals, Training
@@ -26,6 +26,7 @@ from errors import (
 )
 from files import names
 from files.atomic import copy_into, sha256_of
+from files.fingerprints import weights_sha256
 from files.metrics import read_metrics
 from files.run_args import GLOBAL_BATCH, NODES, PROCESSES
 
@@ -74,6 +75,7 @@ def supervise(make: Callable[[StopSignals], Run], folder: RunFolder, images: int
             with memory_advice(images), _taking_up(checkpoint):
                 run.resume(checkpoint)  # before the folder is claimed: it may be refused
             _check_same_run(run, checkpoint.parent, folder.path)
+        _check_together(run)
         folder = replace(folder, contents=run.contents(), facts=_facts(run))
         with holding(folder), _ending(folder, run.training), memory_advice(images):
             run.warnings.recall(folder.warnings())
@@ -105,6 +107,20 @@ def _check_same_run(run: Run, source: Path, folder: Path) -> None:
                 f"--save_dir {folder}: holds {name} of another run than --resume's, whose is "
                 f"{theirs}; choose another folder"
             )
+
+
+def _check_together(run: Run) -> None:
+    """Raise InputError where a process has other inputs, weights or progress than rank 0.
+
+    Each reads its files itself, and on another node a path may lead to another file.
+    """
+    training = run.training
+    if training.runtime.world_size > 1:
+        for flag, content in sorted(run.contents().items()):
+            same_on_all(content, f"contents of --{flag}")
+        same_on_all(training.loader.batch_size, "images in a step")
+        same_on_all((training.epoch, training.step), "(epochs, steps) done")
+        same_on_all(weights_sha256(training.model.state_dict()), "weights")
 
 
 def _bring(files: Collection[str], source: Path, folder: Path) -> None:

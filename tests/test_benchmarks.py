@@ -61,7 +61,7 @@ def test_both_sides_take_the_same_training_step(attack):
     baseline.training_step(plain.train(), baseline.optimizer_of(plain), images, labels, attack)
     torch.manual_seed(1)
     perturb = make_pgd(ours, attack) if attack else None
-    optimizer = make_sgd(ours, 1e-4, 0.9, 1e-4)
+    optimizer = make_sgd(ours, 1e-4, 0.9, 1e-4, PLAIN)
     training_step(ours.train(), images, labels, optimizer, PLAIN, perturb)
     for name, value in plain.state_dict().items():
         if value.is_floating_point() and "mask" not in name:

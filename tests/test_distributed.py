@@ -2,9 +2,10 @@
 
 import copy
 import json
+import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from helpers.main_cases import (
     Interrupted,
     assert_same_bits,
     assert_same_run,
+    copy_after_each_epoch,
     die,
     load,
     read_json,
@@ -27,19 +29,21 @@ from helpers.main_cases import (
 from helpers.main_cases import write_images as write_classes
 from helpers.process_cases import Process
 from PIL import Image
+from torch import nn
+from torch.distributed.nn.functional import all_reduce
 from torch.optim import SGD
 
 from attack_utils import PGDConfig, make_pgd
-from engine import launching
+from engine import launching, run_folder
 from engine.distributed import (
     Runtime,
-    average_gradients,
     barrier,
     broadcast_from_main,
     is_main,
     main_first,
     own_random_starts,
     seed_everything,
+    sum_gradients,
     sum_over_ranks,
 )
 from engine.launching import Launch, launch, processes_per_node
@@ -47,6 +51,7 @@ from engine.steps import Execution, evaluate, train_one_epoch, training_step
 from errors import InputError
 from files.checkpoints import load_checkpoint, save_checkpoint
 from files.run_args import recorded_batch, recorded_processes
+from models import build_model
 from pruning_utils import masks, prune_at_random, prune_by_magnitude
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -69,10 +74,27 @@ def write_images(root: Path) -> None:
 
 
 def small_network():
-    from models import build_model  # torchvision is slow to import: not in every spawned process
-
     torch.manual_seed(0)
     return build_model("resnet20s", 2, MEAN, STD, width=8)
+
+
+class JointNorm(nn.Module):
+    """Normalises over the images of all processes together, as SyncBatchNorm does on GPUs alone."""
+
+    def forward(self, features):
+        count = torch.full_like(features[0], len(features))
+        sums = torch.stack([features.sum(0), features.square().sum(0), count])
+        total, squares, count = all_reduce(sums) if dist.is_initialized() else sums
+        mean = total / count
+        return (features - mean) / (squares / count - mean.square() + 1e-5).sqrt()
+
+
+def gradients_through_joint_norm(images, labels) -> dict:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 6), JointNorm(), nn.Linear(6, 2))
+    optimizer = SGD(model.parameters(), 0.05)
+    training_step(model, images, labels, optimizer, Execution(), global_batch=GLOBAL_BATCH)
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
 def one_state(runtime: Runtime, root: str) -> dict:
@@ -100,6 +122,7 @@ def one_state(runtime: Runtime, root: str) -> dict:
     found["share"] = len(labels)
     images = execution.images(images)
     training_step(model, images, labels, optimizer, execution, perturb, GLOBAL_BATCH)
+    found["joint"] = gradients_through_joint_norm(images, labels)
     found["gradients"] = {n: copy.deepcopy(p.grad) for n, p in model.named_parameters()}
 
     metrics = train_one_epoch(
@@ -178,6 +201,15 @@ def test_two_processes_give_the_gradients_of_one_with_micro_batches(runs):
         for name, gradient in one["gradients"].items():
             difference = (rank["gradients"][name] - gradient).norm()
             assert difference <= 1e-5 * gradient.norm(), name
+
+
+@pytest.mark.slow
+def test_unequal_shares_give_the_gradients_of_one_process_through_synchronised_batchnorm(runs):
+    one, *ranks = (run["state"]["joint"] for run in runs)
+    for rank in ranks:
+        for name, gradient in one.items():
+            difference = (rank[name] - gradient).norm()
+            assert difference <= 1e-5 * gradient.norm() + 1e-7, name
 
 
 @pytest.mark.slow
@@ -285,16 +317,26 @@ def test_a_download_by_rank_zero_may_take_longer_than_the_time_out(tmp_path):
 SPAWN = ["--multiprocessing_distributed", "--dist_backend", "gloo", "--mode", "std"]
 
 
-def start_nodes(root: Path, folder: Path, *flags: str, port: int) -> list[Process]:
-    """Two processes that stand for two nodes, each with one process of the run."""
-    shared = [str(root), *TINY, *HERE, *SPAWN, "--nproc", "1", "--world_size", "2", *flags]
+def as_a_node() -> None:
+    fork_ranks()
+    run_folder.IN_SIGHT = 0.5  # seconds; here no file comes into sight late
+
+
+def start_nodes(
+    roots: Sequence[Path], folder: Path, *flags: str, port: int, own: Sequence[Sequence[str]]
+) -> list[Process]:
+    """Two processes that stand for two nodes, each with one process of the run.
+
+    roots, own: the images and the last flags of each.
+    """
+    shared = [*TINY, *HERE, *SPAWN, "--nproc", "1", "--world_size", "2", *flags]
     shared += ["--save_dir", str(folder), "--dist_url", f"tcp://127.0.0.1:{port}"]
     return [
         Process(
             "imp",
-            [*shared, "--rank", str(rank)],
+            [str(roots[rank]), *shared, "--rank", str(rank), *own[rank]],
             log=f"{folder.name}-node{rank}.txt",
-            before=fork_ranks,
+            before=as_a_node,
         )
         for rank in (0, 1)
     ]
@@ -311,7 +353,9 @@ def wait_until(happened: Callable[[], bool], process: Process) -> None:
 def test_two_nodes_record_what_they_share_and_a_cut_network_ends_them_in_time(tmp_path):
     root = write_classes(tmp_path / "data")
     flags = ["--epochs", "400", "--prune_epoch", "400", "-b", "6", "--dist_timeout", "5"]
-    first, second = start_nodes(root, tmp_path / "run", *flags, port=free_port())
+    first, second = start_nodes(
+        [root, root], tmp_path / "run", *flags, port=free_port(), own=[[], []]
+    )
     wait_until((tmp_path / "run" / "1-checkpoint.pth.tar").exists, first)
     recorded = read_json(tmp_path / "run" / "args.json")
     assert (recorded["world_size"], recorded["processes"], recorded["global_batch"]) == (2, 2, 12)
@@ -323,6 +367,43 @@ def test_two_nodes_record_what_they_share_and_a_cut_network_ends_them_in_time(tm
     assert "Traceback" not in first.output
     second.signal_group(signal.SIGKILL)
     second.end()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("differ", ["weights", "progress", "images", "folder"])
+def test_nodes_that_do_not_see_the_same_files_are_refused(tmp_path, differ):
+    """A path may lead to another file on each node; gradients of two networks would be mixed."""
+    data = write_classes(tmp_path / "data")
+    flags = ["--epochs", "2", "--prune_epoch", "1", "-b", "6"]
+    run, roots = tmp_path / "run", [data, data]
+    own: list[list[str]] = [[], []]
+    if differ == "weights":
+        for rank, given in enumerate(own):
+            torch.manual_seed(rank)
+            network = build_model("resnet20s", 3, MEAN, STD, width=4)
+            given += ["--init", str(tmp_path / f"{rank}.pth.tar")]
+            torch.save({"state_dict": network.state_dict()}, given[1])
+        told = "process 1 has other contents of --init than process 0"
+    elif differ == "progress":
+        with pytest.MonkeyPatch.context() as patch:
+            copy_after_each_epoch(patch, tmp_path / "after")
+            run_imp(data, run, "--mode", "std", *flags)
+        for rank, given in enumerate(own):
+            given += ["--save_dir", str(tmp_path / "after" / str(2 - rank)), "--resume"]
+        told = "process 1 has other (epochs, steps) done than process 0 ((1, 0), not (2, 0))"
+    elif differ == "images":
+        roots[1] = shutil.copytree(data, tmp_path / "other")
+        next((roots[1] / "val").rglob("*.png")).unlink()
+        told = "process 1 has other contents of --images than process 0"
+    else:
+        own[1] += ["--save_dir", str(tmp_path / "local")]
+        told = "process 1 does not see what process 0 writes there; name a folder that all nodes"
+    for node in start_nodes(roots, run, *flags, port=free_port(), own=own):
+        assert node.end() == 2, node.output
+        assert node.output.count("error: ") == 1
+        assert "Traceback" not in node.output
+    assert told in node.output
+    assert differ == "progress" or not run.exists()
 
 
 @pytest.mark.slow
@@ -414,11 +495,11 @@ def test_an_absent_node_is_waited_for_with_a_line_and_not_for_ever(monkeypatch, 
 # --- one process ----------------------------------------------------------------------------------
 
 
-def test_without_a_process_group_nothing_is_averaged_summed_or_sent():
+def test_without_a_process_group_nothing_is_summed_or_sent():
     values = torch.tensor([1.0, 2.0])
     parameter = torch.nn.Parameter(torch.ones(2))
     parameter.grad = torch.tensor([3.0, 4.0])
-    average_gradients([parameter], 0.5)
+    sum_gradients([parameter])
     broadcast_from_main([values])
     barrier()
     assert parameter.grad.tolist() == [3, 4]
@@ -463,6 +544,21 @@ def test_a_failed_process_of_torchrun_ends_without_waiting_for_the_others(monkey
         destroy()
     assert "error: /data: no such folder\n" in capfd.readouterr().err
     assert not destroyed  # with NCCL that waits until the time is out
+
+
+@pytest.mark.usefixtures("under_torchrun")
+def test_nodes_of_unequal_numbers_of_processes_are_refused(monkeypatch, capfd):
+    def leave(status):
+        raise Interrupted(status)
+
+    monkeypatch.setattr(launching.os, "_exit", leave)
+    monkeypatch.setattr(launching, "gather_from_ranks", lambda mine: [mine, "2", "2"])
+    try:
+        with pytest.raises(Interrupted, match="2"):
+            launch(note, [], Launch("cpu"))
+    finally:
+        dist.destroy_process_group()
+    assert "torchrun: nodes of 1 and 2 processes; start as many on each" in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("under_torchrun")

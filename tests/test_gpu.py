@@ -94,7 +94,7 @@ def step(execution: Execution, attack: PGDConfig | None = None, arch: str = "res
         compile_passes(model, execution.layout, execution.cuda_graphs)
     perturb = make_pgd(model, attack, execution.loss_scale) if attack else None
     images, labels = batch()
-    optimizer, scaler = make_sgd(model, 0.1, 0.9, 5e-4), execution.scaler()
+    optimizer, scaler = make_sgd(model, 0.1, 0.9, 5e-4, execution), execution.scaler()
     images, labels = execution.images(images), labels.to(execution.device)
     loss, logits = training_step(
         model, images, labels, optimizer, execution, perturb, scaler=scaler
@@ -233,7 +233,7 @@ def test_sgd_is_fused_and_gives_plain_sgds_step_to_rounding():
     plain = copy.deepcopy(network(pruned=False))
     plain.load_state_dict(network(pruned=False).state_dict())
     model = network(pruned=False)
-    ours = make_sgd(model, 0.1, 0.9, 5e-4)
+    ours = make_sgd(model, 0.1, 0.9, 5e-4, Execution(DEVICE))
     assert bool(ours.defaults["fused"]) == CUDA
     theirs = torch.optim.SGD(plain.parameters(), 0.1, 0.9, weight_decay=5e-4, foreach=False)
     for _ in range(3):

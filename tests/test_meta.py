@@ -47,7 +47,7 @@ def test_a_training_step_stays_on_the_networks_device(execution, arch, mode, mic
     execution = Execution(META, execution.channels_last, micro_batch=micro_batch)
     model = network(arch, execution, pruned=True).train()
     perturb = make_pgd(model, ATTACK) if mode == "adv" else None
-    optimizer, meter = make_sgd(model, 0.1, 0.9, 1e-4), Meter(META)
+    optimizer, meter = make_sgd(model, 0.1, 0.9, 1e-4, execution), Meter(META)
     images, labels = batch(arch, execution)
     for _ in range(2):  # momentum buffers are made in the first
         loss, logits = training_step(model, images, labels, optimizer, execution, perturb)

@@ -291,6 +291,14 @@ def test_a_checkpoint_whose_flags_are_not_known_has_the_tickets_masks_at_least(
     assert "no args.json beside it: whether its run had the same flags is not known" in warning
 
 
+def test_a_transfer_whose_epochs_are_done_is_tested_in_another_folder(data, search, tmp_path):
+    run_transfer(data, tmp_path / "whole", *sparse(search))
+    resume = ["--resume", str(tmp_path / "whole" / "checkpoint.pth.tar")]
+    run_transfer(data, tmp_path / "moved", *sparse(search), *resume)
+    whole, moved = (read_json(tmp_path / run / "results.json") for run in ("whole", "moved"))
+    assert (moved["sa_best"], moved["last"]) == (whole["sa_best"], whole["last"])
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_a_search_does_not_go_on_from_a_state_of_another_rate(
     data, search, tmp_path, capsys, known

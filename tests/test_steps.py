@@ -25,6 +25,7 @@ from engine.steps import (
     evaluate,
     is_right,
     load_optimizer,
+    make_sgd,
     train_one_epoch,
     training_step,
 )
@@ -444,6 +445,27 @@ def test_training_keeps_masks_that_the_loop_knows_nothing_of():
     assert all(torch.equal(mask, before[name]) for name, mask in masks(model).items())
     for name, module in convolutions(model):
         assert not module.weight[~before[f"{name}.weight_mask"]].any()
+
+
+def test_momentum_is_sound_where_the_scaler_skips_the_very_first_step():
+    """A fused kernel that skips it leaves the momentum as memory was."""
+    on_cuda = Execution(torch.device("cuda"), amp=torch.float16)
+    values = []
+    for optimizer_of in (lambda p: make_sgd(p, 0.1, 0.9, 0, on_cuda),
+                         lambda p: SGD(p.parameters(), 0.1, momentum=0.9)):  # fmt: skip
+        model = nn.Linear(1000, 1)
+        nn.init.ones_(model.weight)
+        optimizer, scaler = optimizer_of(model), torch.amp.GradScaler("cpu", init_scale=2.0)
+        for gradient in (float("inf"), 2.0, 2.0):
+            scaler.scale(torch.ones(()))  # the loss: its scale is made with the first one
+            model.weight.grad = torch.full_like(model.weight, gradient)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        values.append(model.weight.detach().clone())
+    assert torch.equal(*values)
+    assert [Execution(torch.device("cuda"), amp=amp).fused_sgd
+            for amp in (None, torch.bfloat16, torch.float16)] == [True, True, False]  # fmt: skip
 
 
 @pytest.mark.parametrize("fused", [True, None])

@@ -45,7 +45,7 @@ def losses_over_a_prune(execution: Execution, network: Callable[..., nn.Module])
     if execution.compiled:
         compile_passes(model, execution.layout, execution.cuda_graphs)
     perturb = make_pgd(model, PGDConfig(4 / 255, 2, 2 / 255, random_start=False))
-    optimizer = make_sgd(model, 0.01, 0.9, 5e-4)
+    optimizer = make_sgd(model, 0.01, 0.9, 5e-4, execution)
     generator, losses = torch.Generator().manual_seed(2), []
     for step, count in enumerate((20, 20, 20, 20, 20, 20, 20, 9)):
         if step == 4:

@@ -16,7 +16,7 @@ from models.normalize import check_constants
 
 
 def check_milestones(args: argparse.Namespace, given: Sequence[int] | None) -> list[str]:
-    """What to warn of where the milestones that were given have no effect, or not all of them.
+    """What to warn of where the milestones have no effect, or not all of them.
 
     Args:
         given: what --decreasing_lr said, or None; `args` has the recipe's milestones by now.
@@ -26,17 +26,24 @@ def check_milestones(args: argparse.Namespace, given: Sequence[int] | None) -> l
     """
     if args.lr_schedule == "multistep":
         _check_multistep(args)
-    flag = f"--decreasing_lr {','.join(map(str, given or ()))}"
-    if given and args.lr_schedule != "multistep":
-        uses = "--lr_schedule multistep uses them"
-        return [f"{flag}: not used, the learning rate's schedule is {args.lr_schedule}; {uses}"]
+    flag = f"--decreasing_lr {_listed(given or ())}"
+    if args.lr_schedule != "multistep":
+        uses = f"the learning rate's schedule is {args.lr_schedule}; --lr_schedule multistep uses"
+        return [f"{flag}: not used, {uses} them"] if given else []
     name = "prune_epoch" if hasattr(args, "prune_epoch") else "epochs"
     epochs = getattr(args, name)
-    late = [milestone for milestone in given or () if milestone >= epochs]
+    late = [milestone for milestone in args.decreasing_lr if milestone >= epochs]
     if late:
-        beyond = f"{','.join(map(str, late))} is never reached: with --{name} {epochs} the last "
-        return [f"{flag}: {beyond}epoch is {epochs - 1}, counted from 0"]
+        whose = flag if given else f"the recipe's --decreasing_lr {_listed(args.decreasing_lr)}"
+        return [
+            f"{whose}: {_listed(late)} is never reached: with --{name} {epochs} the last epoch is "
+            f"{epochs - 1}, counted from 0"
+        ]
     return []
+
+
+def _listed(epochs: Sequence[int]) -> str:
+    return ",".join(map(str, epochs))
 
 
 def _check_multistep(args: argparse.Namespace) -> None:
@@ -172,7 +179,7 @@ def check_together(args: argparse.Namespace) -> None:
     """Raise InputError for values that contradict each other or this machine."""
     milestones = args.decreasing_lr
     if any(b <= a for a, b in zip(milestones, milestones[1:], strict=False)):
-        raise InputError(f"--decreasing_lr {','.join(map(str, milestones))}: must increase")
+        raise InputError(f"--decreasing_lr {_listed(milestones)}: must increase")
     length = min(args.epochs, getattr(args, "prune_epoch", args.epochs))
     if args.warmup > length:
         raise InputError(f"--warmup {args.warmup}: more than the {length} epochs there are")

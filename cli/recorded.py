@@ -90,7 +90,8 @@ def _take_test(args: argparse.Namespace, parser: Parser) -> None:
     before = read_args(folder)
     if not newest and not before and Path(args.resume).is_file():
         args.notes.append(
-            f"{args.resume}: no {names.ARGS} beside it: framing and attack are as flags say"
+            f"{args.resume}: no {names.ARGS} beside it: framing and attack are as flags say, or "
+            "the recipe (a network of native CIFAR images takes --input_size 32 --augment crop)"
         )
     theirs, given = before.get("dataset"), getattr(args, "dataset", None)
     if None not in (theirs, given) and theirs != given:

@@ -36,8 +36,9 @@ def add_image_flags(group) -> None:
     add(
         "--augment",
         choices=("rrc", "crop", "none"),
-        help="training images: random resized crops, padded crops at native size, or framed as in "
-        "evaluation; flips are apart (recipe)",
+        help="framing. rrc: random resized crops, in evaluation resized by 256/224 and the centre; "
+        "crop: padded crops at native size, in evaluation whole; none: as in evaluation, below 64 "
+        "pixels whole; flips are apart (recipe)",
     )
     add("--hflip", action=Switch, help="random horizontal flips in training (recipe)")
     add("--classes", metavar="N|FILE", help="the first N classes, or those that FILE names by line")

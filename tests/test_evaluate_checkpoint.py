@@ -24,6 +24,7 @@ from helpers.main_cases import (
     read_json,
     run_transfer,
     skip_pictures,
+    steady,
     write_images,
 )
 
@@ -355,7 +356,7 @@ def test_running_out_of_memory_in_evaluation_names_its_own_flag(
     (folder / "results.json").unlink()
     told = "out of memory with 128 images per pass: in evaluation, try --eval_batch_size 64"
     where = ["--dataset", "folder", "--data", data, "--save_dir", folder, *TINY, *ATTACK]
-    for flags in ([*TRAIN, "--resume"], ["--evaluate", "--resume", checkpoint]):
+    for flags in ([*TRAIN, *steady(TRAIN), "--resume"], ["--evaluate", "--resume", checkpoint]):
         assert told in refused(capsys, *where, *flags)
 
 
@@ -415,8 +416,9 @@ def test_the_entry_that_is_named_is_tested(data, checkpoint, tmp_path, capsys):
 
 def test_what_flags_were_warned_of_is_recorded(data, checkpoint, tmp_path):
     alone = shutil.copy(checkpoint, tmp_path / "alone.pth.tar")
-    told = f"{alone}: no args.json beside it: framing and attack are as flags say"
-    assert told in evaluate(alone, tmp_path / "out", data=data)["warnings"]
+    (told,) = evaluate(alone, tmp_path / "out", data=data)["warnings"]
+    assert told.startswith(f"{alone}: no args.json beside it: framing and attack are as flags say")
+    assert "--input_size 32 --augment crop" in told
 
 
 def test_a_test_takes_the_batches_of_its_run_and_tells_of_other_processes(

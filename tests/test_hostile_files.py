@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.hostile_cases import armed_arrays, armed_files, flips, headers
-from helpers.main_cases import HERE, TINY, contents, one_error_line, skip_pictures, write_images
+from helpers.main_cases import (
+    HERE,
+    TINY,
+    contents,
+    one_error_line,
+    skip_pictures,
+    steady,
+    write_images,
+)
 from safetensors.torch import save_file
 from torch import nn
 
@@ -64,7 +72,7 @@ def imp(root: Path, save: Path, *flags: str) -> list[str]:
 def transfer(root: Path, save: Path, *flags: str) -> list[str]:
     data = ["--dataset", "folder", "--data", str(root / "data"), "--save_dir", str(save)]
     init = ["--init", str(root / "init.pth.tar"), "--epochs", "1", "--mode", "std"]
-    return [*data, *TINY, *HERE, *init, *flags]
+    return [*data, *TINY, *steady(flags), *HERE, *init, *flags]
 
 
 # --- code in files --------------------------------------------------------------------------------

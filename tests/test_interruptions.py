@@ -28,6 +28,7 @@ from helpers.main_cases import (
     read_json,
     replace,
     skip_pictures,
+    steady,
     write_images,
 )
 from helpers.process_cases import MAINS, Process
@@ -69,7 +70,7 @@ def transfer(root: Path, save: Path, *flags: str) -> list[str]:
     data = ["--dataset", "folder", "--data", str(root / "data"), "--save_dir", str(save)]
     ticket = ["--tickets_file", str(root / "imp" / "2-ticket.safetensors")]
     init = ["--init", str(root / "imp" / "init.pth.tar"), "--eval_batch_size", "4"]
-    return [*data, *TINY, *HERE, *EPOCHS, *ATTACK, *init, *ticket, *flags]
+    return [*data, *TINY, *steady(flags), *HERE, *EPOCHS, *ATTACK, *init, *ticket, *flags]
 
 
 GROUP_SIGNALS = 3  # each kind once

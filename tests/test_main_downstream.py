@@ -381,7 +381,7 @@ def test_checkpoints_have_the_released_entries_and_open_without_an_allow_list(
             assert {len(curve) for curve in file["result"].values()} == {file["epoch"]}
     last = load(adversarial.folder / "checkpoint.pth.tar")
     assert torch.allclose(last["state_dict"]["0.mean"], torch.tensor(IMAGENET[0]))
-    assert last["scheduler"] == {"kind": "multistep", "last_epoch": 4}
+    assert last["scheduler"] == {"kind": "constant", "last_epoch": 4}
     assert load(standard.folder / "checkpoint.pth.tar")["best_ra"] is None
 
 

@@ -206,6 +206,9 @@ def test_the_readmes_table_of_recipes_is_the_one_in_use(name, of):
     assert attack.startswith(steps)
 
 
+CONSTANT = ["--lr_schedule", "constant"]
+
+
 @pytest.mark.parametrize(
     ("task", "words", "told"),
     [
@@ -216,11 +219,21 @@ def test_the_readmes_table_of_recipes_is_the_one_in_use(name, of):
             ["--epochs", "45"],
             "state 2 trains 15 of --prune_epoch 30 epochs only, and ticket",
         ),
-        ("transfer", ["--mode", "std", "--epochs", "2"], None),  # the recipe's own may lie beyond
-        ("transfer", ["--epochs", "46"], "--eval_from 45 of the recipe: with --epochs 46 the last"),
-        ("transfer", ["--epochs", "47"], None),
-        ("transfer", ["--epochs", "46", "--eval_from", "45"], None),
-        ("transfer", ["--epochs", "1"], None),
+        ("transfer", ["--mode", "std", "--epochs", "2", *CONSTANT], None),
+        (
+            "transfer",
+            ["--epochs", "60"],
+            "the recipe's --decreasing_lr 50,75: 75 is never reached: with --epochs 60 the last",
+        ),
+        ("transfer", ["--epochs", "76"], None),
+        (
+            "transfer",
+            ["--epochs", "46", *CONSTANT],
+            "--eval_from 45 of the recipe: with --epochs 46 the last",
+        ),
+        ("transfer", ["--epochs", "47", *CONSTANT], None),
+        ("transfer", ["--epochs", "46", "--eval_from", "45", *CONSTANT], None),
+        ("transfer", ["--epochs", "1", *CONSTANT], None),
         ("transfer", ["--decreasing_lr", "50,75"], None),
         (
             "transfer",

@@ -16,6 +16,7 @@ from helpers.main_cases import (
     run_imp,
     run_transfer,
     skip_pictures,
+    steady,
     write_images,
 )
 
@@ -53,7 +54,7 @@ def plan_imp(capsys, data, *words):
 
 
 def transfer_flags(data, *words):
-    return ["--dataset", "folder", "--data", str(data), *TINY, *HERE, *words]
+    return ["--dataset", "folder", "--data", str(data), *TINY, *steady(words), *HERE, *words]
 
 
 def plan_transfer(capsys, data, *words):

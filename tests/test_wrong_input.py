@@ -26,6 +26,7 @@ from helpers.main_cases import (
     contents,
     one_error_line,
     skip_pictures,
+    steady,
     write_images,
 )
 from PIL import Image
@@ -78,7 +79,7 @@ def imp(place: Place, *flags: str) -> Arguments:
 def transfer(place: Place, *flags: str) -> Arguments:
     data = ["--dataset", "folder", "--data", str(place.data), "--save_dir", str(place.save)]
     init = ["--init", str(place.good / "width4.pth.tar")]
-    return [*data, *TINY, *HERE, "--epochs", "1", *init, *flags]
+    return [*data, *TINY, *steady(flags), *HERE, "--epochs", "1", *init, *flags]
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,13 @@ def run_imp(data: Path, save_dir: Path, *flags: str) -> None:
 
 def run_transfer(data: Path, save_dir: Path, *flags: str) -> None:
     where = ["--dataset", "folder", "--data", str(data), "--save_dir", str(save_dir)]
-    main_downstream.main([*where, *_tiny(flags), *HERE, *flags])
+    main_downstream.main([*where, *_tiny(flags), *steady(flags), *HERE, *flags])
+
+
+def steady(flags: Sequence[str]) -> list[str]:
+    """A rate that never drops, for the few epochs of a test: the recipe's drops come later."""
+    asked = {"--lr_schedule", "--decreasing_lr"} & {*flags}
+    return [] if asked else ["--lr_schedule", "constant"]
 
 
 def _tiny(flags: Sequence[str]) -> list[str]:

@@ -52,7 +52,8 @@ def plan_imp(args: argparse.Namespace) -> RunPlan:
     epochs = states.total_epochs - done
     passes = epochs * (images * training_passes(steps) + validated)
     # A checkpoint is weights, momentum and masks (a byte each), a best one without the momentum.
-    kept = states.last if args.keep == "all" else 1
+    trained = states.last + (states.pretrain_epochs > 0)  # state 0 among them
+    kept = trained if args.keep == "all" else 1
     copies = 1 + kept * (2.25 + 1.25) + 2.25 + (states.last + 2) / 32
     return RunPlan(
         task="imp",

@@ -186,7 +186,7 @@ writes into runs/imp:
 cost (estimate from FLOPs): 480 passes of one image, 6.4e+08 FLOP, 3.6e-09 GPU-hours at 50 TFLOP/s
 memory (estimate): 0.00044 GB for weights, gradients, momentum and masks, 0.0012 GB for 12 \
 images per pass (--micro_batch N: fewer)
-disk (estimate): 0.0014 GB
+disk (estimate): 0.0019 GB
 """
 TRANSFER_TEXT = """\
 transfer, adv: resnet20s to folder at 16 pixels, seed 1

@@ -162,7 +162,10 @@ def same_on_all(value: Any, what: str) -> Any:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Make every rank's gradients their sum over all: of shares of one mean they are its own."""
+    """Put the sum over all ranks in the place of each one's gradients.
+
+    Those are of its share of the global batch's mean loss, so that the sum is that mean's gradient.
+    """
     if not dist.is_initialized():
         return
     gradients = [p.grad for p in parameters if p.grad is not None]

@@ -123,8 +123,7 @@ class SplitTest:
             run: what tells the run from others, as `results.json` says it.
         """
         total = self.loader.num_images
-        skipped = self.loader.skipped or self.asked.skipped
-        if skipped or any(
+        if self.loader.skipped or any(
             len(bits) not in (total, self.asked.num_images) for bits in self.bits.values()
         ):
             self.warnings.add(

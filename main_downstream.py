@@ -37,7 +37,8 @@ from engine.training import StopSignals
 from errors import InputError, run_main
 from evaluation.autoattack import forget_progress
 from evaluation.checkpoint import evaluate_checkpoint
-from evaluation.split_test import SplitTest, check_source_classes
+from evaluation.classes import check_source_classes
+from evaluation.split_test import SplitTest
 from files import names, transfer_run
 from files.checkpoints import to_cpu
 from files.class_names import class_names_in

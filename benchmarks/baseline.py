@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 from torchvision.datasets import ImageFolder
 
-from attack_utils import PGDConfig, advertorch_attack, frozen
+from attack_utils import PGDConfig, advertorch_attack, make_advertorch_pgd
 from models import build_model
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -80,8 +80,7 @@ def training_step(
 ) -> None:
     """One step in train mode; parameters ask for no gradient while the attack runs."""
     if config:
-        with frozen(model):
-            images = advertorch_attack(model, config).perturb(images, labels)
+        images = make_advertorch_pgd(model, config)(images, labels)
     loss = nn.CrossEntropyLoss()(model(images), labels)
     optimizer.zero_grad()
     loss.backward()

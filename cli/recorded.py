@@ -80,9 +80,10 @@ def _take_tag(args: argparse.Namespace, parser: Parser) -> None:
 def _take_test(args: argparse.Namespace, parser: Parser) -> None:
     """Take what frames and attacks images as in the run that trained the network.
 
-    A sentence in `args.recorded` says which, and from where; it is None where the checkpoint does
-    not lie in the folder of a run. `args.arch_given` keeps what -a said before a recipe fills it
-    in: the network of a file is the recipe's only by chance.
+    A sentence in `args.recorded` says which, and from where; it is None where nothing is taken,
+    since flags say all of it or the checkpoint does not lie in the folder of a run.
+    `args.arch_given` keeps what -a said before a recipe fills it in: the network of a file is the
+    recipe's only by chance.
     """
     newest = args.resume in (None, "auto")
     folder = Path(args.save_dir) if newest else Path(args.resume).parent

@@ -14,6 +14,7 @@ from cli import build, folders
 from cli.flags import OF_INIT
 from engine.distributed import Runtime
 from engine.log import Warnings
+from engine.sharing import share
 from engine.training import Training
 from errors import InputError
 from files import names
@@ -138,10 +139,5 @@ def _passes(training: Training) -> Iterator[int]:
     rank, world = training.runtime.rank, training.runtime.world_size
     for step in range(training.steps):
         batch = training.loader.images_in_batch(step)
-        images, pieces = _share(batch, world, rank), training.execution.pieces(batch, world)
-        yield from (_share(images, pieces, piece) for piece in range(pieces))
-
-
-def _share(count: int, parts: int, number: int) -> int:
-    """How many of `count` are in the part of that number: the first parts take the rest."""
-    return count // parts + (number < count % parts)
+        images, pieces = share(batch, world, rank), training.execution.pieces(batch, world)
+        yield from (share(images, pieces, piece) for piece in range(pieces))

@@ -6,9 +6,9 @@ Without PyTorch, for the report, which compares runs by it.
 from __future__ import annotations
 
 
-def share(batch: int, processes: int) -> int:
-    """The largest share of a process."""
-    return -(-batch // processes)
+def share(count: int, parts: int, number: int = 0) -> int:
+    """How many of `count` are in the part of that number: the first take the rest, 0 the most."""
+    return count // parts + (number < count % parts)
 
 
 def passes(batch: int, processes: int, micro_batch: int | None) -> int:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from attack_utils import AutoAttackSuite, Perturb, checked, choose_attacks, make_autoattack
 from engine.distributed import is_main, sum_over_ranks
 from engine.log import Progress, say, warn
-from engine.steps import Meter
+from engine.steps import Meter, is_right
 from errors import memory_advice
 from evaluation.evaluator import Evaluator, gather_in_order, percent
 from files.atomic import write_json
@@ -79,7 +79,7 @@ def run_autoattack(
     eps, world = evaluator.attack.eps, evaluator.runtime.world_size
     perturb = checked(make_autoattack(network, eps, suite, evaluator.seed), eps)
     steps = len(loader)
-    task = _task(evaluator, network, loader, suite, total)
+    task = _task(evaluator, network, loader, suite)
     path = folder / name
     progress = _take_up(evaluator, path, task)
     if progress.done:
@@ -132,8 +132,8 @@ def _attack(
         adversarial = perturb(images, labels)
         with torch.no_grad():
             logits = network(adversarial)
-            clean = network(images).argmax(1) == labels
-            robust = clean & (logits.argmax(1) == labels)
+            clean = is_right(network(images), labels)
+            robust = clean & is_right(logits, labels)
             loss += F.cross_entropy(logits, labels, reduction="sum").double()
         parts = [(place, WRONG + clean.int() + robust.int())]
     return float(sum_over_ranks(loss)), gather_in_order(parts, total, device)
@@ -149,14 +149,14 @@ def forget_progress(folder: Path, name: str = AUTOATTACK_PROGRESS) -> None:
 
 
 def _task(
-    evaluator: Evaluator, network: nn.Module, loader: Loader, suite: AutoAttackSuite, total: int
+    evaluator: Evaluator, network: nn.Module, loader: Loader, suite: AutoAttackSuite
 ) -> dict[str, Any]:
     """What must be the same for progress to be taken up."""
     first = next(iter(loader.epoch(0)))
     return {
         "network": _fingerprint(network.state_dict().values()),
         "images": _fingerprint(first),
-        "count": total,
+        "count": loader.num_images,
         "batch": loader.batch_size,
         "eps": evaluator.attack.eps,
         "seed": evaluator.seed,

@@ -20,10 +20,11 @@ from engine.data_warnings import some_images, warn_of_notes, warn_of_skipped
 from engine.log import Warnings, say
 from errors import InputError
 from evaluation.autoattack import forget_progress
+from evaluation.classes import check_source_classes, count_classes
 from evaluation.evaluator import Evaluator
 from evaluation.request import Request
 from evaluation.sets import SEVERITIES, adversarial_loader, cifar10_c_loader, corruptions
-from evaluation.split_test import SplitTest, check_source_classes, count_classes
+from evaluation.split_test import SplitTest
 from evaluation.tested import (
     NetworkFile,
     Tested,

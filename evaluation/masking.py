@@ -14,6 +14,7 @@ from engine.log import say, warn
 from engine.steps import Metrics
 from evaluation.evaluator import Evaluator
 from input_pipeline.loader import Loader
+from models import load_network
 
 MASKING_IMAGES = 512
 MASKING_STEPS = (1, 2, 5)  # times the attack's own
@@ -60,6 +61,18 @@ def masking_checks(
         line = f"masking check {check['name']}: {check['detail']}"
         say(f"{line}: passed") if check["passed"] else warn(f"{line}: FAILED")
     return checks
+
+
+def load_source(path: str, model: nn.Module | None = None) -> nn.Module:
+    """The network of --masking_source; where the file has no mean and std, `model`'s are used.
+
+    Without a `model` it is only to be looked at.
+    """
+    advice = "name a checkpoint of a run, which tells"
+    if model is None:
+        return load_network(path, otherwise=((0.0,) * 3, (1.0,) * 3), advice=advice)
+    mean, std = (model.get_buffer(f"normalize.{n}").tolist() for n in ("mean", "std"))
+    return load_network(path, otherwise=(mean, std), tell=warn, advice=advice)
 
 
 def _large_attack(attack: PGDConfig) -> PGDConfig:

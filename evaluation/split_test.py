@@ -8,22 +8,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from attack_utils import Perturb
-from engine.data_warnings import compare_classes, some_images
+from engine.data_warnings import some_images
 from engine.distributed import on_main, seed_everything
-from engine.log import Warnings, say, warn
-from errors import InputError
+from engine.log import Warnings, say
 from evaluation.autoattack import run_autoattack
 from evaluation.evaluator import Evaluator, percent
-from evaluation.masking import MASKING_IMAGES, masking_checks
+from evaluation.masking import MASKING_IMAGES, load_source, masking_checks
 from evaluation.request import Request
-from files.checkpoints import load_checkpoint
-from files.class_names import class_names_in
 from files.features import discard
 from files.names import AUTOATTACK_PROGRESS, EVALUATION_PROGRESS
 from files.outcomes import AUTOATTACK, CLEAN, NORM, PGD, RESTARTS, Key, Outcomes, save_outcomes
 from files.results import Accuracy
 from input_pipeline.loader import Loader
-from models import classifier, load_network
 
 
 class SplitTest:
@@ -127,8 +123,7 @@ class SplitTest:
             run: what tells the run from others, as `results.json` says it.
         """
         total = self.loader.num_images
-        skipped = self.loader.skipped or self.asked.skipped
-        if skipped or any(
+        if self.loader.skipped or any(
             len(bits) not in (total, self.asked.num_images) for bits in self.bits.values()
         ):
             self.warnings.add(
@@ -154,41 +149,3 @@ def _kept(attack: Perturb, crafted: list[tuple[Tensor, Tensor]]) -> Perturb:
         return adversarial
 
     return perturb
-
-
-def check_classes(network: nn.Module, loader: Loader, what: str) -> None:
-    """Raise InputError, naming `what`, if a network has other classes than the images."""
-    classes = count_classes(network)
-    if classes != loader.num_classes:
-        raise InputError(
-            f"{what}: a network of {classes} classes, the evaluation set has "
-            f"{loader.num_classes}; name another set, or --classes"
-        )
-
-
-def check_source_classes(request: Request, loader: Loader, warnings: Warnings) -> None:
-    """Compare the classes of --masking_source, which is only used at the end, with the images'.
-
-    Raises InputError for a file without a whole network, or with one of other classes.
-    """
-    path = request.masking_source
-    if path:
-        check_classes(load_source(path), loader, f"--masking_source {path}")
-        names = class_names_in(load_checkpoint(path))
-        compare_classes(names, loader, f"--masking_source {path}", warnings)
-
-
-def load_source(path: str, model: nn.Module | None = None) -> nn.Module:
-    """The network of --masking_source; where the file has no mean and std, `model`'s are used.
-
-    Without a `model` it is only to be looked at.
-    """
-    advice = "name a checkpoint of a run, which tells"
-    if model is None:
-        return load_network(path, otherwise=((0.0,) * 3, (1.0,) * 3), advice=advice)
-    mean, std = (model.get_buffer(f"normalize.{n}").tolist() for n in ("mean", "std"))
-    return load_network(path, otherwise=(mean, std), tell=warn, advice=advice)
-
-
-def count_classes(network: nn.Module) -> int:
-    return network.get_parameter(f"{classifier(network)}.weight").shape[0]

@@ -16,8 +16,8 @@ from dataset import DataSpec, build_loaders, mean_std
 from engine.data_warnings import compare_classes
 from engine.distributed import on_main
 from engine.log import Warnings, provenance, say, warn
+from evaluation.classes import check_classes
 from evaluation.evaluator import Evaluator
-from evaluation.split_test import check_classes
 from files.atomic import move, write_json
 from files.checkpoints import load_checkpoint
 from files.class_names import class_names_in

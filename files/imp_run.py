@@ -16,6 +16,7 @@ from files.checkpoints import load_checkpoint, load_first_good, save_checkpoint
 from files.class_names import CLASSES
 from files.features import discard
 from files.mask_layouts import as_floats
+from files.results import IMP
 from files.state_dicts import holds_weights
 from files.tickets import kind_noted, load_ticket, ticket_header
 
@@ -194,7 +195,8 @@ def export_released(save_dir: Path, state: int, mode: str) -> Path:
         init = load_initial_weights(
             ticket, {"file": names.INIT, "sha256": header.get("init_sha256", "")}
         )
-        about = {"arch": header.get("arch"), "state_prune": state, **kind_noted(header)}
+        kind = kind_noted(header.get("kind", IMP))
+        about = {"arch": header.get("arch"), "state_prune": state, **kind}
         weights = _masked(init, load_ticket(ticket))
     elif checkpoint:
         raise InputError(

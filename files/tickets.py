@@ -197,9 +197,8 @@ def ticket_header(path: AnyPath) -> dict[str, str]:
         raise InputError(f"{path}: not a readable ticket ({error})") from error
 
 
-def kind_noted(header: Mapping[str, str]) -> dict[str, str]:
+def kind_noted(kind: str) -> dict[str, str]:
     """What another file with a ticket's masks says of how they were found, if not by IMP."""
-    kind = header.get("kind", IMP)
     return {} if kind == IMP else {KIND: kind}
 
 

@@ -96,7 +96,7 @@ def save_transfer(
         "arch": arch,
         "state_dict": transfer_keys(weights),
         CLASSES: list(classes),
-        **kind_noted({"kind": ticket_kind}),
+        **kind_noted(ticket_kind),
     }
     for name in best:
         save_checkpoint(save_dir / name, network)

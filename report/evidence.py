@@ -81,11 +81,11 @@ class Difference:
             return None
         tail = (1 - level) / 2
         seeds = sum(term.variance for term in self.seed_terms)
-        weighted = seeds * _quantile(tail, _welch(self.seed_terms))
+        of_seeds = _quantile(tail, _welch(self.seed_terms))
         if self.images is None:
-            return math.sqrt(seeds) * _quantile(tail, _welch(self.seed_terms))
+            return math.sqrt(seeds) * of_seeds
         of_images = _quantile(tail, self.images - 1)
-        weighted += self.image_variance * of_images
+        weighted = seeds * of_seeds + self.image_variance * of_images
         variance = self.image_variance + seeds
         half = weighted / math.sqrt(variance) if variance > 0 else 0.0
         # Never narrower than for these very runs, nor than if no image at all had differed.
@@ -99,7 +99,7 @@ def _quantile(tail: float, df: float) -> float:
 
 
 def _welch(terms: Sequence[SeedTerm]) -> float:
-    """Welch's degrees of freedom of a sum of variances, at least those of its smallest part.
+    """Welch's degrees of freedom of a sum of variances, never below those of its smallest part.
 
     Where a part has just one, which Welch's approximation does not bear, there is one in all.
     """
@@ -108,7 +108,7 @@ def _welch(terms: Sequence[SeedTerm]) -> float:
     if total <= 0 or fewest == 1:
         return fewest
     shares = sum((term.variance / total) ** 2 / (term.seeds - 1) for term in terms)
-    return max(fewest, 1 / shares)
+    return 1 / shares
 
 
 # --- from outcomes per image ----------------------------------------------------------------------

@@ -265,7 +265,7 @@ def time_figure(
         for axis, measure in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
             for name, dense, points in curves.get(measure.name, ()):
                 colour, marker = styles[name]
-                key = "ra" if measure.name == "at_ra" else "sa"
+                key = "ra" if measure.attacked else "sa"
                 xy = [(p.seconds / scale, v) for p in points
                       if p.seconds is not None and (v := getattr(p, key)) is not None]  # fmt: skip
                 axis.plot(

@@ -137,7 +137,7 @@ def _by_weights(runs: Sequence[RunResult]) -> tuple[list[RunResult], list[str]]:
 
     found = [settled(run) for run in runs]
     apart, notes = _told_apart(found)
-    where = f"{found[0].group.data}"
+    where = found[0].group.data
     for sha256, several in tags.items():
         if len(several) > 1 and sha256 != NO_INIT:
             listed = " and ".join(sorted(several, key=natural_order))

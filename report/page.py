@@ -208,8 +208,8 @@ def _run_table(runs: Sequence[RunResult], curves: Mapping[Path, Sequence[Point]]
     rows = []
     for run in runs:
         pairs: list[Accuracy] = [run.sa_best, run.ra_best, run.last]
-        points = curves.get(run.path, ())
-        top = max((p.sa for p in points if p.sa is not None), default=None)
+        curve = curves.get(run.path, ())
+        top = max((p.sa for p in curve if p.sa is not None), default=None)
         command = "not recorded" if run.command is None else run.command
         rows.append(
             [
@@ -217,7 +217,7 @@ def _run_table(runs: Sequence[RunResult], curves: Mapping[Path, Sequence[Point]]
                 words(REGIMES[run.mode]),
                 number(run.seed, "{:d}"),
                 *(number(value) for pair in pairs for value in pair),
-                Cell(curve_svg(points), top),
+                Cell(curve_svg(curve), top),
                 Cell(
                     f"<details><summary>how</summary><pre>{text(command)}</pre>"
                     f"<p>{text(run.path)}</p></details>",
@@ -232,13 +232,13 @@ def _run_table(runs: Sequence[RunResult], curves: Mapping[Path, Sequence[Point]]
     return table(caption, heads, rows)
 
 
-def curve_svg(points: Sequence[Point]) -> str:
-    """Draw a run's accuracy by epoch as a small inline SVG; without points, say 'none'."""
-    if not points:
+def curve_svg(curve: Sequence[Point]) -> str:
+    """Draw a run's accuracy by epoch as a small inline SVG; without one, say 'none'."""
+    if not curve:
         return '<span class="missing">none</span>'
-    step = max(1, -(-len(points) // MOST_POINTS))
-    kept = [*points[:-1:step], points[-1]]
-    first, last = points[0].epoch, points[-1].epoch
+    step = max(1, -(-len(curve) // MOST_POINTS))
+    kept = [*curve[:-1:step], curve[-1]]
+    first, last = curve[0].epoch, curve[-1].epoch
     lines = []
     for name, read in (("sa", lambda p: p.sa), ("ra", lambda p: p.ra)):
         lines.append(_polyline(name, kept, read, first, max(last - first, 1.0)))
@@ -251,14 +251,14 @@ def curve_svg(points: Sequence[Point]) -> str:
 
 def _polyline(
     name: str,
-    points: Sequence[Point],
+    curve: Sequence[Point],
     read: Callable[[Point], float | None],
     first: float,
     span: float,
 ) -> str:
     places = [
         f"{2 + 116 * (p.epoch - first) / span:.1f},{42 - 0.4 * min(max(value, 0.0), 100.0):.1f}"
-        for p in points
+        for p in curve
         if (value := read(p)) is not None
     ]
     if len(places) == 1:

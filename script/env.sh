@@ -28,6 +28,24 @@ import runpy; runpy.run_module(package, run_name="__main__", alter_sys=True)'
   exec "$(find_python "$root")" -c "$start" "$package" "$@"
 }
 
+# Become the search for tickets of INIT by IMP with MODE's training on DATA, on all visible GPUs.
+# Arguments: ROOT MODE TAG INIT SAVE DATA [flags of main_imp_pretrain.py …]
+search() {
+  local root=$1 mode=$2 tag=$3 init=$4 save=$5 data=$6
+  shift 6
+  exec "$(find_python "$root")" "$root/main_imp_pretrain.py" "$data" --multiprocessing_distributed \
+    --mode "$mode" --tag "$tag" --init "$init" --save_dir "$save" "$@"
+}
+
+# Become the making of INIT's tickets of KIND, which need no training.
+# Arguments: ROOT KIND INIT SAVE [flags of main_imp_pretrain.py …]
+one_shot() {
+  local root=$1 kind=$2 init=$3 save=$4
+  shift 4
+  exec "$(find_python "$root")" "$root/main_imp_pretrain.py" \
+    --ticket "$kind" --init "$init" --save_dir "$save" "$@"
+}
+
 # Become the transfer of INIT, under the masks of TICKET if there is one, to DATASET by MODE.
 # Arguments: ROOT MODE DATASET INIT SAVE [TICKET] [flags of main_downstream.py …]
 transfer() {

@@ -17,7 +17,7 @@ from errors import InputError
 from files import names
 from files.results import IMP, MODES, REINIT, TICKETS, UNTRAINED
 from files.study_record import Plan
-from study.table import REQUIRED, Table, is_name
+from study.table import COUNT, FRACTION, NAME, REQUIRED, Table
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -121,7 +121,7 @@ def read_study(path: Path, out: str | None = None) -> Study:
     runs, tags = [], []
     for table in pretrainings:
         table.texts.update(out=str(folder))
-        tags.append(table.text("tag", good=is_name))
+        tags.append(table.text("tag", good=NAME))
         runs.append(_pretraining(table, tags[-1], flags, folder))
         if len(set(tags)) < len(tags):
             raise InputError(f"{path}: [[pretraining]] tag {tags[-1]!r} is there twice")
@@ -170,11 +170,11 @@ class Grid:
         self.out = out
         self.common = flags
         self.data = table.text("data")
-        self.datasets = table.several("datasets", str, is_name)
+        self.datasets = table.several("datasets", str, NAME)
         self.modes = table.several("modes", str, MODES, [*MODES])
-        self.states = table.several("states", int, lambda k: k >= 0)
-        self.fractions = table.several("data_numbers", float, lambda f: 0 < f <= 1, [1.0])
-        self.seeds = table.several("seeds", int, lambda s: s >= 0, [1])
+        self.states = table.several("states", int, COUNT)
+        self.fractions = table.several("data_numbers", float, FRACTION, [1.0])
+        self.seeds = table.several("seeds", int, COUNT, [1])
         self.tickets = table.several("tickets", str, TICKETS, [IMP])
         pairs = tuple(f"{dataset} {mode}" for dataset in self.datasets for mode in self.modes)
         self.flags = table.flags_by(["all", *self.modes, *self.datasets, *pairs])

@@ -5,17 +5,28 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from errors import InputError
 
 
-def is_name(text: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9][\w.+-]*", text) is not None
+@dataclass(frozen=True)
+class Rule:
+    """What a value must fulfil, and how that is said."""
+
+    holds: Callable[[Any], bool]
+    wanted: str
 
 
-Check = Callable[[Any], bool] | tuple[str, ...] | None
+NAME = Rule(
+    lambda text: re.fullmatch(r"[A-Za-z0-9][\w.+-]*", text) is not None,
+    "a plain name (letters, digits, . _ + -)",
+)
+COUNT = Rule(lambda number: number >= 0, "a whole number of at least 0")
+FRACTION = Rule(lambda number: 0 < number <= 1, "a fraction above 0 and at most 1")
+Check = Rule | tuple[str, ...] | None  # a tuple: the values that may be
 REQUIRED = object()
 
 
@@ -31,7 +42,7 @@ class Table:
         self.known: list[str] = []
         self.texts: dict[str, str] = {}  # what {NAME} in a text stands for
 
-    def wrong(self, key: str | None, value: Any, wanted: str) -> None:
+    def wrong(self, key: str | None, value: Any, wanted: str) -> NoReturn:
         where = " ".join(part for part in (f"[{self.name}]" if self.name else "", key) if part)
         raise InputError(f"{self.path}: {where} is {value!r}; it must be {wanted}")
 
@@ -110,13 +121,8 @@ class Table:
         wanted = {str: "text in quotes", int: "a whole number", float: "a number"}[kind]
         if not isinstance(value, kinds) or isinstance(value, bool):
             self.wrong(key, value, wanted)
-        if isinstance(good, tuple):
-            if value not in good:
-                self.wrong(key, value, f"one of {', '.join(good)}")
-        elif good is not None and not good(value):
-            reasons = {
-                str: "a plain name (letters, digits, . _ + -)",
-                int: "a whole number of at least 0",
-                float: "a fraction above 0 and at most 1",
-            }
-            self.wrong(key, value, reasons[kind])
+        if isinstance(good, Rule):
+            if not good.holds(value):
+                self.wrong(key, value, good.wanted)
+        elif good is not None and value not in good:
+            self.wrong(key, value, f"one of {', '.join(good)}")

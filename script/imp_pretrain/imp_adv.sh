@@ -6,7 +6,4 @@ root=$(CDPATH='' cd "$(dirname "$0")/../.." && pwd)
 source "$root/script/env.sh"
 usage="usage: bash script/imp_pretrain/imp_adv.sh INIT SAVE DATA [flags of main_imp_pretrain.py …]"
 need_positions 3 "$usage" "$@"
-init=$1 save=$2 data=$3
-shift 3
-exec "$(find_python "$root")" "$root/main_imp_pretrain.py" "$data" --multiprocessing_distributed \
-  --mode adv --tag adv --init "$init" --save_dir "$save" "$@"
+search "$root" adv adv "$@"

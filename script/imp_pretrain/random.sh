@@ -5,7 +5,4 @@ root=$(CDPATH='' cd "$(dirname "$0")/../.." && pwd)
 source "$root/script/env.sh"
 usage="usage: bash script/imp_pretrain/random.sh INIT SAVE [flags of main_imp_pretrain.py …]"
 need_positions 2 "$usage" "$@"
-init=$1 save=$2
-shift 2
-exec "$(find_python "$root")" "$root/main_imp_pretrain.py" \
-  --ticket random --init "$init" --save_dir "$save" "$@"
+one_shot "$root" random "$@"

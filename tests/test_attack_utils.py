@@ -25,6 +25,7 @@ from attack_utils import (
     make_pgd,
     with_restarts,
 )
+from engine.steps import Execution
 from errors import InputError, RunFailed
 from models import build_model
 from pruning_utils import prune_by_magnitude
@@ -302,12 +303,36 @@ def test_the_random_start_follows_torchs_generator():
     assert not torch.equal(call(attack, images, labels, 1), call(attack, images, labels, 2))
 
 
+def test_the_loss_of_half_precision_logits_is_in_single_precision():
+    class Alike(nn.Module):
+        def forward(self, images):  # a pixel raises the wrong logit by a trace more
+            pixels = images.flatten(1)
+            return torch.cat([5 + pixels, 1.005 * pixels], 1).bfloat16()
+
+    images, labels = torch.linspace(0.1, 0.8, 16).reshape(16, 1, 1, 1), torch.zeros(16).long()
+    adversarial = make_pgd(Alike(), PGDConfig(0.1, 2, 0.05, False))(images, labels)
+    assert torch.allclose(adversarial, images + 0.1)
+
+
 def test_a_scale_of_the_loss_changes_no_bit():
-    """Scaled by a power of two, gradients keep their bits, and a tiny loss its signs."""
+    """Scaled by a power of two, gradients keep their bits."""
     images, labels = some_images()
     expected = call(make_pgd(network(), ATTACK), images, labels)
     scaled = call(make_pgd(network(), ATTACK, loss_scale=2.0**16), images, labels)
     assert torch.equal(scaled, expected)
+
+
+@pytest.mark.parametrize("count", [1, 256])
+def test_scaled_float16_gradients_neither_vanish_nor_overflow_in_any_batch(count):
+    class Faint(nn.Module):
+        def forward(self, images):  # unscaled, gradients are below float16's least number
+            return images.flatten(1).half() * 2.0**-27
+
+    images, labels = torch.full((count, 3, 1, 1), 0.5), torch.zeros(count).long()
+    config, scale = PGDConfig(0.1, 2, 0.05, False), Execution(amp=torch.float16).loss_scale
+    assert torch.equal(make_pgd(Faint(), config)(images, labels), images)
+    shift = make_pgd(Faint(), config, scale)(images, labels).flatten(1) - 0.5
+    assert torch.allclose(shift, torch.tensor([-0.1, 0.1, 0.1]))
 
 
 # --- the configuration ----------------------------------------------------------------------------
@@ -378,6 +403,16 @@ def test_an_attacks_output_out_of_bounds_is_an_error_that_says_which(pixel, mess
     wrong[0, 1] = pixel
     with pytest.raises(RunFailed, match=message):
         checked(lambda *_: wrong, 0.1)(images, torch.tensor([0]))
+
+
+def test_an_attack_that_goes_wrong_later_is_found_at_the_next_of_its_checks():
+    images, labels = torch.full((1, 3, 1, 1), 0.5), torch.tensor([0])
+    outputs = iter([images, images + 0.2, images + 0.2, images + 0.2])
+    perturb = checked(lambda *_: next(outputs), 0.1, every=3)
+    for _ in range(3):
+        perturb(images, labels)
+    with pytest.raises(RunFailed, match="a perturbation of 0.2"):
+        perturb(images, labels)
 
 
 class TellsPixel(nn.Module):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from helpers.evaluation_cases import Quantised, Scaled, evaluator, loader, trained
 
+from attack_utils import PGDConfig
 from engine.steps import Metrics
 from evaluation.evaluator import Evaluator
 from evaluation.masking import masking_checks
@@ -59,6 +61,7 @@ def test_without_a_source_the_transfer_check_is_left_out_and_that_is_said(model,
         ((50.0, 62.5, 50.0, 19.0, 38.0), (True, True, True)),
         ((50.0, 62.6, 50.0, 20.0, 37.4), (False, False, False)),
         ((50.0, 40.0, 53.0, 0.0, 50.0), (False, True, True)),
+        ((50.0, 57.0, 63.0, 0.0, 50.0), (False, True, True)),  # bit by bit
         ((0.0, 0.0, 0.0, 0.0, 0.0), (True, True, True)),
     ],
 )
@@ -67,6 +70,29 @@ def test_what_counts_as_more_than_noise(model, monkeypatch, found, passed):
     monkeypatch.setattr(Evaluator, "measure", lambda *_: Metrics(64, 0.0, left.pop(0), 0.0))
     names = ("more_steps", "large_eps", "transfer")
     assert outcome(model, model) == dict(zip(names, passed, strict=True))
+
+
+@pytest.mark.parametrize(("steps", "large_steps"), [(0, 20), (5, 20), (40, 40)])
+def test_every_check_makes_its_own_attack_from_one_seed(model, monkeypatch, steps, large_steps):
+    tested, crafted, starts = evaluator(12 / 255, steps), [], set()
+
+    def measure(self, network, split, label, perturb):
+        source, attack = perturb
+        crafted.append((attack, source is network))
+        starts.add(torch.rand(()).item())
+        return Metrics(64, 0.0, 0.0, 0.0)
+
+    monkeypatch.setattr(Evaluator, "pgd", lambda _, *source_and_attack: source_and_attack)
+    monkeypatch.setattr(Evaluator, "measure", measure)
+    outcome(model, trained(eps=0), tested)
+    own, least = tested.attack, max(steps, 1)
+    large = PGDConfig(0.5, large_steps, 1.25 / large_steps)
+    assert crafted == [
+        *((replace(own, steps=factor * least), True) for factor in (1, 2, 5)),
+        (large, True),
+        (own, False),  # by transfer
+    ]
+    assert len(starts) == 1
 
 
 def test_masking_checks_take_512_images_unless_told(model, monkeypatch, tmp_path):

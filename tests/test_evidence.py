@@ -1,5 +1,6 @@
 """Evidence on results whose answers are known, and how often it is right on simulated ones."""
 
+import dataclasses
 import math
 import re
 import subprocess
@@ -384,6 +385,14 @@ def test_where_the_images_are_too_few_no_seed_helps():
     assert found.images == math.ceil(2000 * 0.16 * (1.959964 / 0.5) ** 2)
     assert str(found) == f"more images: at least {found.images:,}"
     assert missing(today, 1.0).seeds is not None
+
+
+def test_where_no_image_differs_it_takes_as_many_as_would_have_shown_a_difference():
+    today = Difference(0.0, 3, 100, "paired", 0.0, (SeedTerm(0.0, 3),))
+    found = missing(today, 0.5)
+    assert found.seeds is None
+    judged = [judge(dataclasses.replace(today, images=found.images - n), 0.5) for n in (1, 0)]
+    assert judged == ["undecided", "matches"]
 
 
 def test_one_seed_shows_no_spread_so_the_first_seeds_are_a_start():

@@ -1,6 +1,7 @@
 """Training steps, evaluation, learning rates: against plain loops and the released recipe."""
 
 import copy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -434,6 +435,19 @@ def test_mixed_precision_keeps_weights_and_figures_in_single_precision():
     attacked = evaluate(model, batches(8), execution=execution, perturb=attack)
     assert attacked.loss > 0
     assert dtypes == {torch.bfloat16}  # in training, in the attack and in evaluation
+
+
+def test_the_loss_of_a_mixed_precision_pass_is_taken_in_single_precision():
+    execution, model, some_batches = Execution(amp=torch.bfloat16), network(), batches(8, 8)
+    training = partial(train_one_epoch, optimizer=sgd(model), learning_rate=lambda step: 0.1)
+    outputs = []
+    model.register_forward_hook(lambda *call: outputs.append(call[-1].detach().float()))
+    labels = torch.cat([labels for _, labels in some_batches])
+    for run in (evaluate, training):
+        outputs.clear()
+        metrics = run(model, some_batches, execution=execution)
+        expected = F.cross_entropy(torch.cat(outputs), labels)
+        assert metrics.loss == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_training_keeps_masks_that_the_loop_knows_nothing_of():

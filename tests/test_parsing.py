@@ -845,12 +845,11 @@ def test_another_pipe_that_breaks_is_a_bug_with_its_traceback(tmp_path):
 @pytest.mark.parametrize(
     "message", ["CUDA out of memory", "DefaultCPUAllocator: can't allocate memory"]
 )
-def test_running_out_of_memory_names_a_value_to_try(message):
+@pytest.mark.parametrize(("images", "fewer"), [(128, 64), (3, 2)])  # a single one is refused
+def test_running_out_of_memory_names_a_value_to_try(message, images, fewer):
     error = torch.OutOfMemoryError if "CUDA" in message else RuntimeError
-    with (
-        pytest.raises(InputError, match=r"128 .*: try --micro_batch 64, and another --save_dir"),
-        errors.memory_advice(128),
-    ):
+    told = f"{images} .*: try --micro_batch {fewer}, and another --save_dir"
+    with pytest.raises(InputError, match=told), errors.memory_advice(images):
         raise error(message)
     with pytest.raises(RuntimeError, match="another"), errors.memory_advice(128):
         raise RuntimeError("another")

@@ -870,6 +870,16 @@ def test_a_plan_is_recorded_once_for_each_change_of_a_file(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_plan_of_before_tickets_were_recorded_is_not_another_for_lack_of_them(tmp_path):
+    for tickets in (None, ("imp",), ("imp",)):
+        plan(tmp_path, [1], [1], tickets=tickets)
+        study(tmp_path, {0: (), 1: ()})  # what is planned from now on is late
+    assert [known.begun for known in read_study_record(tmp_path).plans] == [False]
+    plan(tmp_path / "new", [1], [1], tickets=("imp",))
+    plan(tmp_path / "new", [1], [1], tickets=("imp", "omp"))
+    assert len(read_study_record(tmp_path / "new").plans) == 2
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"plans": [{"seeds": 1}]}', "null", "late"])
 def test_a_damaged_record_is_a_warning_and_nothing_is_taken_as_planned(tmp_path, text):
     plan(tmp_path, [1, 2], [1, 2, 3])

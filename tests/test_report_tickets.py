@@ -176,9 +176,10 @@ def test_inspect_reads_foreign_tickets_and_says_so(tmp_path):
     assert layer_densities(load_ticket(path)) == layer_densities(masks)
 
 
-def test_inspect_warns_when_header_and_masks_differ(tmp_path):
-    path = write_ticket(tmp_path / "1-ticket.safetensors", density=0.5)
-    assert "warning  the header tells another density" in inspect_ticket(path)
+@pytest.mark.parametrize(("density", "warned"), [(0.5, True), (0.74, True), (0.7505, False)])
+def test_inspect_warns_when_header_and_masks_differ(tmp_path, density, warned):
+    path = write_ticket(tmp_path / "1-ticket.safetensors", density=density)  # 3 of 4 are left
+    assert ("warning  the header tells another density" in inspect_ticket(path)) == warned
 
 
 def test_inspect_of_no_ticket_is_an_input_error(tmp_path):

@@ -41,6 +41,12 @@ def test_a_seed_that_failed_is_pointed_out_since_it_widens_what_the_rule_tolerat
     assert not any("points apart" in line for line in judge(fine).warnings)
 
 
+@pytest.mark.parametrize(("ra", "told"), [(34.9, 1), (35.1, 0), (44.9, 0), (45.1, 1)])
+def test_seeds_more_than_five_points_apart_are_pointed_out(ra, told):
+    runs = [r for seed, ra in ((1, 40.0), (2, ra)) for r in ticket(0, 90.0, 80.0, ra, seed=seed)]
+    assert sum("more than 5 points apart" in line for line in judge(runs).warnings) == told
+
+
 @pytest.mark.parametrize(("ra", "told"), [(45.5, 1), (28.2, 1), (28.0, 0), (20.0, 0)])
 def test_ra_above_sa_is_told_of(ra, told):
     lines = judge(ticket(0, 90.0, 80.0, 40.0) + ticket(1, 90.0, 27.1, ra)).warnings

@@ -345,6 +345,15 @@ def test_a_run_that_goes_on_with_other_evaluation_batches_says_so_in_its_results
     assert all("--eval_batch_size 5: the run began with 128" in line for line in lines)
 
 
+def test_evaluation_batches_do_not_matter_to_a_run_without_an_attack(data, tmp_path, monkeypatch):
+    skip_pictures(monkeypatch)
+    folder, flags = tmp_path / "run", ["--mode", "std", "--epochs", "1"]
+    run_transfer(data, folder, *flags)
+    (folder / "results.json").unlink()
+    run_transfer(data, folder, *flags, "--resume", "--eval_batch_size", "5")
+    assert "eval_batch" not in str(read_json(folder / "results.json")["warnings"])
+
+
 def test_running_out_of_memory_in_evaluation_names_its_own_flag(
     data, run, checkpoint, tmp_path, capsys, monkeypatch
 ):
@@ -431,6 +440,8 @@ def test_a_test_takes_the_batches_of_its_run_and_tells_of_other_processes(
     assert found["eval_batch_size"] == 5
     (line,) = found["warnings"]
     assert line.startswith("the network's run had 4 processes, this test has 1")
+    clean = evaluate(other / checkpoint.name, tmp_path / "clean", "--mode", "std", data=data)
+    assert clean["warnings"] == []  # nothing is drawn
     assert evaluate(checkpoint, tmp_path / "own", data=data)["warnings"] == []
 
 

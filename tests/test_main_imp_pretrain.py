@@ -633,17 +633,22 @@ def test_a_run_that_dies_before_its_first_checkpoint_starts_anew(data, run, tmp_
     assert_same_run(folder, run.folder)
 
 
+@pytest.mark.parametrize("epochs", [6, 2])
 def test_resume_does_not_begin_anew_over_a_run_whose_checkpoints_are_lost(
-    data, run, tmp_path, capsys
+    data, run, tmp_path, capsys, epochs
 ):
     folder = tmp_path / "run"
     shutil.copytree(run.folder, folder)
-    for path in [*folder.glob("*checkpoint.pth.tar"), folder / "3-ticket.safetensors"]:
+    trained = [folder / f"{state}-ticket.safetensors" for state in (2, 3)]
+    for path in [*folder.glob("*checkpoint.pth.tar"), *trained]:
         path.unlink()
+    metrics = folder / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:epochs]))
     before = contents(folder)
     argv = flags_of(data, folder, *SCHEDULE, "--resume")
     line = one_error_line(argv, main_imp_pretrain.main, capsys)
-    assert "holds the figures of 6 epochs, but no checkpoint; --continue_from a ticket" in line
+    told = f"holds the figures of {epochs} epochs, but no checkpoint; --continue_from a ticket"
+    assert told in line
     assert contents(folder) == before
 
 

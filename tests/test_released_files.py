@@ -22,6 +22,7 @@ from helpers.main_cases import (
     run_imp,
     run_transfer,
     skip_pictures,
+    steady,
     write_images,
 )
 
@@ -212,7 +213,7 @@ def test_a_best_network_of_ours_is_not_taken_for_theirs(data, imp, transfer, tmp
     where = ["--dataset", "folder", "--data", data, "--save_dir", tmp_path / "run", *TINY]
     given = ["--init", imp / "init.pth.tar", "--tickets_file", imp / "2-ticket.safetensors"]
     best = transfer / "model_SA_best.pth.tar"
-    argv = [*where, "--device", "cpu", *TRANSFER, *given, "--resume", best]
+    argv = [*where, "--device", "cpu", *TRANSFER, *steady(TRANSFER), *given, "--resume", best]
     assert "it lacks 'resume'" in refused(main_downstream.main, argv, capsys)
 
 

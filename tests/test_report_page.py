@@ -215,7 +215,10 @@ def test_an_error_in_the_console_would_be_noticed(opened, tmp_path):
         broken = tmp_path / "broken.html"
         broken.write_text(f"<script>{script}</script>")
         tab.open(broken)
-        tab.run("new Promise(done => setTimeout(done, 300))", wait=True)
+        for _ in range(100):  # a busy browser tells later
+            tab.run("new Promise(done => setTimeout(done, 100))", wait=True)
+            if tab.problems:
+                break
         assert tab.problems
         tab.problems.clear()
         tab.requests.clear()

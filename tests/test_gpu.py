@@ -28,6 +28,7 @@ from helpers.main_cases import (
 )
 from helpers.network_cases import enliven
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from attack_utils import PGDConfig, check_perturbation, make_pgd, with_restarts
 from engine.distributed import Runtime, seed_everything
@@ -79,6 +80,11 @@ def batch(count=16, side=32) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
     return images, torch.randint(0, 10, (count,), generator=generator)
+
+
+def weights_of(model: nn.Module) -> Tensor:
+    """A copy, as one vector."""
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
 
 
 def distance(one: Tensor, two: Tensor) -> float:
@@ -217,6 +223,24 @@ def test_a_step_in_half_precision_is_near_one_in_float32(amp):
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
     assert (execution.scaler() is not None) == (amp == "fp16")
+
+
+def test_a_step_that_the_scaler_skips_leaves_no_trace_in_the_next():
+    execution, moved = Execution(DEVICE, amp=torch.float16), []
+    for skipped in (True, False):
+        model, (images, labels) = network(), batch()
+        optimizer, scaler = make_sgd(model, 0.1, 0.9, 5e-4, execution), GradScaler(ON, 256.0)
+        images, labels = execution.images(images), labels.to(DEVICE)
+        before = weights_of(model)
+        if skipped:
+            spoilt = images.clone()
+            spoilt[0, 0, 0, 0] = torch.inf
+            training_step(model, spoilt, labels, optimizer, execution, scaler=scaler)
+            assert torch.equal(weights_of(model), before)
+        training_step(model, images, labels, optimizer, execution, scaler=scaler)
+        moved.append(weights_of(model) - before)
+    assert moved[1].norm() > 0
+    assert distance(*moved) < 0.01
 
 
 @pytest.mark.parametrize("amp", DTYPES)

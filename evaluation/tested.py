@@ -14,7 +14,7 @@ from torch import nn
 import pruning_utils as pruning
 from dataset import DataSpec, build_loaders, mean_std
 from engine.data_warnings import compare_classes
-from engine.distributed import on_main
+from engine.distributed import on_main, same_on_all
 from engine.log import Warnings, provenance, say, warn
 from evaluation.classes import check_classes
 from evaluation.evaluator import Evaluator
@@ -102,14 +102,17 @@ def splits_to_test(evaluator: Evaluator, spec: DataSpec) -> tuple[Loader, Loader
 
 
 def about(tested: Tested, evaluator: Evaluator, spec: DataSpec, eval_set: str) -> dict[str, Any]:
-    """What `eval.json` says of a test, whatever is measured: the network, the images, how."""
+    """What `eval.json` says of a test, whatever is measured: the network, the images, how.
+
+    Raises InputError where a process has read another network than rank 0.
+    """
     constants = {
         name: [round(value, 6) for value in tested.model.get_buffer(f"normalize.{name}").tolist()]
         for name in ("mean", "std")
     }
     return {
         "checkpoint": str(tested.path),
-        "weights_sha256": weights_sha256(tested.model.state_dict()),
+        "weights_sha256": same_on_all(weights_sha256(tested.model.state_dict()), "weights"),
         **constants,
         "eval_set": eval_set,
         "dataset": spec.dataset,

@@ -369,6 +369,16 @@ def test_running_out_of_memory_in_evaluation_names_its_own_flag(
         assert told in refused(capsys, *where, *flags)
 
 
+def test_processes_that_read_other_networks_are_refused(
+    data, checkpoint, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("engine.distributed.gather_from_ranks", lambda own: [own, "another"])
+    where = ["--dataset", "folder", "--data", data, "--save_dir", tmp_path / "out", *TINY, *ATTACK]
+    line = refused(capsys, *where, "--evaluate", "--resume", checkpoint)
+    assert "process 1 has other weights than process 0 (another, not " in line
+    assert not (tmp_path / "out" / "eval.json").exists()
+
+
 def test_an_evaluation_leaves_what_one_of_another_kind_has_found(data, checkpoint, tmp_path):
     first = evaluate(checkpoint, tmp_path, data=data)
     outcomes = (tmp_path / "eval.outcomes.safetensors").read_bytes()

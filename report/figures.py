@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -35,7 +35,12 @@ from report.judged import MEASURES, GroupVerdict, Measure, TicketRow
 from report.runs import Point
 from report.words import needed
 
-BASELINES: dict[str, Dashes] = {"omp": SOLID, "random": (0, (1, 1.5)), "reinit": (0, (6, 2, 1, 2))}
+Fill = Literal["none", "bottom", "left"]  # of a marker: what tells points without a line apart
+BASELINES: dict[str, tuple[Dashes, Fill]] = {
+    "omp": (SOLID, "none"),
+    "random": ((0, (1, 1.5)), "bottom"),
+    "reinit": ((0, (6, 2, 1, 2)), "left"),
+}
 
 
 # --- accuracy against sparsity ------------------------------------------------------------------
@@ -142,14 +147,24 @@ def _draw_found(axis: Axes, one: _Series, measure: Measure) -> None:
 
 
 def _draw_baselines(axis: Axes, one: _Series, measure: Measure) -> None:
-    for kind, dashes in BASELINES.items():
+    for kind in BASELINES:
         points = _points(one, [row for row in one.group.rows if row.ticket == kind], measure)
         if points:
             x, y, _ = zip(*points, strict=True)
             axis.plot(
-                x, y, color=one.colour, linestyle=dashes, linewidth=0.8, marker=one.marker,
-                markersize=3.5, markerfacecolor="white", zorder=2,
+                x, y, color=one.colour, marker=one.marker, zorder=2, **_style_of(kind)
             )  # fmt: skip
+
+
+def _style_of(baseline: str) -> dict[str, Any]:
+    dashes, filled = BASELINES[baseline]
+    return {
+        "linestyle": dashes,
+        "linewidth": 0.8,
+        "markersize": 4.5,
+        "fillstyle": filled,
+        "markerfacecoloralt": "white",
+    }
 
 
 def _mark_beyond(axis: Axes, one: _Series, measure: Measure) -> None:
@@ -212,14 +227,9 @@ def _legend(groups: Sequence[GroupVerdict], styles: Styles) -> list[Line2D]:
     tolerance = "dense less the rule’s tolerance"
     handles.append(Line2D([], [], color=INK, linestyle=DOTTED, linewidth=0.8, label=tolerance))
     used = {row.ticket for group in groups for row in group.rows}
-    for kind, dashes in BASELINES.items():
+    for kind in BASELINES:
         if kind in used:
-            handles.append(
-                Line2D(
-                    [], [], color=INK, linestyle=dashes, linewidth=0.8, marker="o",
-                    markersize=3.5, markerfacecolor="white", label=kind,
-                )
-            )  # fmt: skip
+            handles.append(Line2D([], [], color=INK, marker="o", label=kind, **_style_of(kind)))
     star = Line2D(
         [], [], color=INK, linestyle="", marker="*", markersize=11, label="double win by the rule"
     )

@@ -252,7 +252,7 @@ def test_the_axis_of_sparsity_labels_both_ends_and_none_of_what_would_overlap():
     ]  # fmt: skip
 
 
-def test_baselines_are_thinner_and_each_has_its_own_dashes():
+def test_baselines_are_thinner_and_each_has_its_own_dashes_and_markers():
     runs = grid()
     for kind in ("omp", "random", "reinit"):
         runs += ticket(2, 90, 80, 40, ticket=kind) + ticket(3, 90, 80, 40, ticket=kind)
@@ -269,6 +269,9 @@ def test_baselines_are_thinner_and_each_has_its_own_dashes():
         *SHARED[2:],
     ]
     assert len({str(line._unscaled_dash_pattern) for line in thin}) == 3
+    assert len({line.get_fillstyle() for line in thin}) == 3  # a single state has no line
+    told = {line.get_label(): line.get_fillstyle() for line in figure.legends[0].get_lines()}
+    assert [told[kind] for kind in ("omp", "random", "reinit")] == ["none", "bottom", "left"]
 
 
 def arrows_of(axis):

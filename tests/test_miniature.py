@@ -98,8 +98,12 @@ def test_all_networks_were_tested_on_the_same_images_and_transferred_alike():
 
 
 def alike(run: RunResult) -> str:
-    """The flags of a transfer without those that tell one from another."""
+    """The flags of a transfer without those that tell one from another.
+
+    Nor with what the images are, which the code of the first runs did not record yet.
+    """
     args = json.loads(run.path.with_name("args.json").read_text())
     own = ("tag", "seed", "init", "init_content", "init_sha256", "tickets_file", "save_dir",
-           "tickets_file_content", "command", "code", "hardware", "packages")  # fmt: skip
+           "tickets_file_content", "command", "code", "hardware", "packages",
+           "images_content")  # fmt: skip
     return json.dumps({key: value for key, value in args.items() if key not in own})

@@ -108,7 +108,6 @@ class Queue:
         """
         try:
             run.folder.mkdir(parents=True, exist_ok=True)
-            (run.folder / names.PREEMPTED).unlink(missing_ok=True)
             # The job holds the lock too, so that a study that is started again after its process
             # was killed does not run a second time what is still going on.
             with open(run.log, "ab") as log:
@@ -173,7 +172,7 @@ class Queue:
         if status == 0 and state_of(run) == DONE:
             self.pace.finished(job)
             return self.finish(run, f"in {clock(job.seconds)}")
-        if status == names.PREEMPTED_STATUS or (run.folder / names.PREEMPTED).exists():
+        if status == names.PREEMPTED_STATUS:
             return self.fail(run, "was asked to stop, and has saved")
         if status == -signal.SIGTERM:
             return self.fail(run, "was asked to stop before it had begun")

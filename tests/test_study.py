@@ -31,6 +31,7 @@ from study import forecast, machine
 from study.config import Run, read_study
 from study.forecast import Forecast, study_seconds
 from study.progress import Epochs, Pace
+from study.running import Queue
 from study.slurm import USUAL_ARRAY_SIZE, sbatch_script
 from study.state import CUT_OFF, other_flags, other_input, state_of
 
@@ -470,6 +471,25 @@ def test_a_run_that_was_asked_to_stop_is_named_and_can_be_taken_up(project):
     project.append('[transfer.flags]\n"cifar10 adv" = "--ask_to_stop"')
     done = project.run("-J", "4", "--only", "^(imp|transfer)/std", check=1)
     assert f"failed: {transfer('std', 'adv')}: was asked to stop, and has saved" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [
+        (75, "was asked to stop, and has saved"),
+        (-signal.SIGTERM, "was asked to stop before it had begun"),
+        (1, "exit status 1: something broke"),
+        (0, "ended without its result"),
+    ],
+)
+def test_a_runs_status_says_how_it_ended_whatever_files_it_left(tmp_path, status, why):
+    """PREEMPTED is there after an error too, if another process of the run stopped in order."""
+    (tmp_path / "PREEMPTED").write_text("SIGTERM\n")
+    run = Run("imp/std", "main_imp_pretrain.py", (), tmp_path)
+    queue = Queue([run], lambda _: [], folder=tmp_path, jobs=1, gpus=[], forecasts={})
+    queue.waiting.clear()
+    queue.reap(SimpleNamespace(run=run, last="something broke", seconds=1.0), status)
+    assert (queue.failed, queue.done) == ([(run, why)], [])
 
 
 def test_flags_that_a_main_refuses_are_found_before_anything_runs(project):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -48,8 +49,9 @@ def files_below(folder: Path, pattern: str) -> tuple[list[Path], list[str]]:
 class Plan:
     """What a study's file asked for at one time: the states of tickets and the seeds, and where.
 
-    config: the TOML file. evidence_margin: in points, if it fixes one. regimes: (data set, mode) of
-    what is run. tickets: their kinds. Either is None where an earlier version did not record it.
+    config: the TOML file, by its latest name. evidence_margin: in points, if it fixes one. regimes:
+    (data set, mode) of what is run. tickets: their kinds. Either is None where an earlier version
+    did not record it.
     late: results of groups that are in this plan first were there already, so that it is unknown
     what was fixed beforehand. begun: results of any of its groups were.
     """
@@ -74,6 +76,11 @@ class Plan:
             and group.dataset in self.datasets
             and f"{group.data_number:g}" in shares
         )
+
+    def overlaps(self, other: Plan) -> bool:
+        """Whether both plan transfers of some pre-training to some share of some data set."""
+        groups = itertools.product(self.pretrainings, self.datasets, self.data_numbers)
+        return any(other.covers(Group(*group)) for group in groups)
 
     def runs(self, dataset: str, mode: str) -> bool:
         """Whether it plans transfers to this data set under this regime, as far as is known."""
@@ -148,16 +155,46 @@ def record_plan(out: Path, plan: Plan) -> None:
         before = read_study_record(out)
     except InputError:  # damaged: what was planned first is not known any more
         before = None
-    plans = before.plans if before else ()
+    recorded = before.plans if before else ()
+    plans = _under_its_name(recorded, plan)
     latest = {known.config: known for known in plans}
-    if plan.config in latest and _same(latest[plan.config], plan):
-        return
-    begun = _groups_with_results(out, plan)
-    late = any(group is None or not any(known.covers(group) for known in plans) for group in begun)
-    plan = dataclasses.replace(plan, late=late, begun=bool(begun))
-    out.mkdir(parents=True, exist_ok=True)
-    data = [dataclasses.asdict(known) for known in (*plans, plan)]
-    write_json(out / names.STUDY, {"plans": data})
+    if plan.config not in latest or not _same(latest[plan.config], plan):
+        begun = _groups_with_results(out, plan)
+        new = [g for g in begun if g is None or not any(known.covers(g) for known in plans)]
+        plans += (dataclasses.replace(plan, late=bool(new), begun=bool(begun)),)
+    if plans != recorded:
+        out.mkdir(parents=True, exist_ok=True)
+        data = [dataclasses.asdict(known) for known in plans]
+        write_json(out / names.STUDY, {"plans": data})
+
+
+def _under_its_name(plans: tuple[Plan, ...], plan: Plan) -> tuple[Plan, ...]:
+    """The plans of before; those of the file that was renamed to `plan`'s go by its name.
+
+    That is a file which is gone and planned some of the same groups: of several the one that had
+    the same name in another folder, else none.
+    """
+    if any(known.config == plan.config for known in plans):
+        return plans
+    gone = {known.config for known in plans if known.overlaps(plan) and _is_gone(known.config)}
+    moved = {config for config in gone if os.path.basename(config) == os.path.basename(plan.config)}
+    if len(before := moved or gone) != 1:
+        return plans
+    return tuple(
+        dataclasses.replace(known, config=plan.config) if known.config in before else known
+        for known in plans
+    )
+
+
+def _is_gone(path: str) -> bool:
+    """Whether there is no such file; one in a folder that others may not look into may be there."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def _same(known: Plan, plan: Plan) -> bool:

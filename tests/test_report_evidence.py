@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -50,8 +51,10 @@ def study(root, tickets, **changes):
 def plan(root, states, seeds, **changes):
     """Record what a study in this folder plans."""
     where = {"pretrainings": ("adv",), "datasets": ("cifar10",), "data_numbers": (1.0,)} | changes
-    config = str(root / where.pop("config", "my.toml"))
-    record_plan(root, Plan(config, tuple(states), tuple(seeds), **where))
+    config = root / where.pop("config", "my.toml")
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.touch()
+    record_plan(root, Plan(str(config), tuple(states), tuple(seeds), **where))
 
 
 def verdict_of(root, margin=0.5, **options):
@@ -870,6 +873,52 @@ def test_a_plan_is_recorded_once_for_each_change_of_a_file(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("moved", ["our.toml", "there/my.toml"])
+def test_a_file_that_was_renamed_is_awaited_as_it_is_now(tmp_path, moved):
+    plan(tmp_path, [1, 2, 3], [1, 2, 3], evidence_margin=1.0)
+    plan(tmp_path, [1], [1], config="other.toml", datasets=("svhn",))
+    study(tmp_path, {0: (), 1: ()})
+    (tmp_path / "my.toml").unlink()
+    (tmp_path / "other.toml").unlink()  # has planned none of these groups
+    plan(tmp_path, [1], [1, 2, 3], config=moved)
+    row = only(verdict_of(tmp_path))
+    assert (row.awaited["imp"], row.planned, row.look) == ({1}, {1, 2, 3}, "fixed")
+    plans = read_study_record(tmp_path).plans
+    assert [Path(known.config).relative_to(tmp_path).as_posix() for known in plans] == [
+        moved, "other.toml", moved,
+    ]  # fmt: skip
+
+
+def test_a_file_that_was_renamed_and_not_changed_goes_by_its_new_name(tmp_path):
+    plan(tmp_path, [1], [1])
+    (tmp_path / "my.toml").rename(tmp_path / "our.toml")
+    plan(tmp_path, [1], [1], config="our.toml")
+    (known,) = read_study_record(tmp_path).plans
+    assert known.config == str(tmp_path / "our.toml")
+
+
+@pytest.mark.parametrize("why", ["there", "out of sight", "which of two"])
+def test_a_file_that_may_not_have_been_renamed_is_awaited_beside_the_new_one(
+    tmp_path, monkeypatch, why
+):
+    plan(tmp_path, [1], [1])
+    plan(tmp_path, [2], [1], config="his.toml")
+    real = os.stat
+
+    def stat(path, **how):
+        if why == "out of sight" and Path(path).name == "his.toml":
+            raise PermissionError(13, "Permission denied", path)
+        return real(path, **how)
+
+    monkeypatch.setattr(os, "stat", stat)
+    for name in {"there": [], "out of sight": ["his"], "which of two": ["my", "his"]}[why]:
+        (tmp_path / f"{name}.toml").unlink()
+    new = Plan("our.toml", (3,), (1,), ("adv",), ("cifar10",), (1.0,))
+    record_plan(tmp_path, new)
+    plans = read_study_record(tmp_path).plans
+    assert [Path(known.config).name for known in plans] == ["my.toml", "his.toml", "our.toml"]
+
+
 def test_a_plan_of_before_tickets_were_recorded_is_not_another_for_lack_of_them(tmp_path):
     for tickets in (None, ("imp",), ("imp",)):
         plan(tmp_path, [1], [1], tickets=tickets)
@@ -1040,6 +1089,7 @@ def test_planned_seeds_that_have_not_run_come_before_new_ones(tmp_path, late, na
     for seed, robust in ((1, 740), (2, 760), (3, 780)):
         write_ticket(tmp_path, 1, st=1790, robust=robust, seeds=(seed,))
     plan(tmp_path, [1], [5, 11, 12])
+    (tmp_path / "my.toml").unlink()  # there are no commands without it
     told = plan_text(verdict_of(tmp_path, 0.5))
     assert f"imp state 1 and the dense network under AT with --seed {named}\n" in told
     assert "added after a look and were not planned beforehand" in told

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from errors import InputError
+from errors import InputError, first_line
 from files import names
 from files.results import IMP, MODES, REINIT, TICKETS, UNTRAINED
 from files.study_record import Plan
@@ -41,15 +41,16 @@ class Needed:
 
 
 # Flags that a study gives each run, by its own keys; another value would belie the run's folder.
-OF_EVERY_RUN = frozenset(
-    ("--mode", "--tag", "--save_dir", "--resume")
-    + ("--evaluate", "-e", "--dry_run", "--export_released")  # with these a run is none
-)
+OF_EVERY_RUN = frozenset(("--mode", "--tag", "--save_dir", "--resume"))
 OF_A_SEARCH = OF_EVERY_RUN | {"--ticket", "--pretrained"}
 OF_THE_GRID = OF_EVERY_RUN | {
     *("--dataset", "--init", "--tickets_file", "--ticket_file", "--reinit"),
     *("--data_number", "--seed"),
 }
+# With one of these a main makes no run.
+OF_NO_RUN = frozenset(
+    ("--evaluate", "-e", "--export_released", "--dry_run", "--json", "--time_it", "--help", "-h")
+)
 
 
 def flag_of(word: str) -> str:
@@ -102,8 +103,8 @@ def read_study(path: Path, out: str | None = None) -> Study:
             whole = Table(path, "", tomllib.load(file))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give a study's TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # not TOML, or more of it than can be read
+        raise InputError(f"{path}: not TOML: {first_line(error)}") from error
     study, transfer = whole.table("study"), whole.table("transfer", {})
     pretrainings = [Table(path, "pretraining", table) for table in whole.tables("pretraining")]
     whole.end()
@@ -241,9 +242,14 @@ class Grid:
 
 
 def _refuse(flags: Collection[str], words: Sequence[str], table: Table, instead: str) -> None:
-    """Raise InputError where words of a command give a flag that the study itself gives."""
+    """Raise InputError where words of a command give a flag of OF_NO_RUN, or the study's own."""
     for word in words:
-        if (flag := flag_of(word)) in flags:
+        if (flag := flag_of(word)) in OF_NO_RUN:
+            raise InputError(
+                f"{table.path}: [{table.name}]: flags set {flag}, with which nothing is run; leave "
+                "it out"
+            )
+        if flag in flags:
             raise InputError(
                 f"{table.path}: [{table.name}]: flags set {flag}, as the study does for each run; "
                 f"{instead}"

@@ -24,7 +24,7 @@ NAME = Rule(
     lambda text: re.fullmatch(r"[A-Za-z0-9][\w.+-]*", text) is not None,
     "a plain name (letters, digits, . _ + -)",
 )
-COUNT = Rule(lambda number: number >= 0, "a whole number of at least 0")
+COUNT = Rule(lambda number: 0 <= number < 2**63, "a whole number from 0 to 2**63 - 1")
 FRACTION = Rule(lambda number: 0 < number <= 1, "a fraction above 0 and at most 1")
 Check = Rule | tuple[str, ...] | None  # a tuple: the values that may be
 REQUIRED = object()
@@ -121,6 +121,8 @@ class Table:
         wanted = {str: "text in quotes", int: "a whole number", float: "a number"}[kind]
         if not isinstance(value, kinds) or isinstance(value, bool):
             self.wrong(key, value, wanted)
+        if isinstance(value, str) and "\0" in value:
+            self.wrong(key, value, "text that a command can hold, without \\u0000")
         if isinstance(good, Rule):
             if not good.holds(value):
                 self.wrong(key, value, good.wanted)

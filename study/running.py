@@ -178,6 +178,8 @@ class Queue:
             return self.fail(run, "was asked to stop before it had begun")
         if status == 0:
             return self.fail(run, "ended without its result")
+        if status < 0:
+            return self.fail(run, f"{_ended_by(-status)}; the last line: {job.last}")
         return self.fail(run, f"exit status {status}: {job.last}")
 
     def finish(self, run: Run, how: str) -> None:
@@ -216,6 +218,12 @@ class Queue:
                     if job.process.poll() is None:
                         job.kill()
             time.sleep(0.05)
+
+
+def _ended_by(number: int) -> str:
+    """Say which signal ended a run, and what often sends it."""
+    memory = "; if memory ran out, run fewer at a time (-J)" if number == signal.SIGKILL else ""
+    return f"was ended by signal {number} ({signal.strsignal(number)}){memory}"
 
 
 def _without_label(line: str) -> str:

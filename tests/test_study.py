@@ -480,6 +480,15 @@ def test_a_run_that_was_asked_to_stop_is_named_and_can_be_taken_up(project):
         (-signal.SIGTERM, "was asked to stop before it had begun"),
         (1, "exit status 1: something broke"),
         (0, "ended without its result"),
+        (
+            -signal.SIGSEGV,
+            "was ended by signal 11 (Segmentation fault); the last line: something broke",
+        ),
+        (
+            -signal.SIGKILL,
+            "was ended by signal 9 (Killed); if memory ran out, run fewer at a time (-J); the last "
+            "line: something broke",
+        ),
     ],
 )
 def test_a_runs_status_says_how_it_ended_whatever_files_it_left(tmp_path, status, why):

@@ -58,6 +58,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check_flags(args: argparse.Namespace) -> None:
+    """Raise InputError for a flag that would have no effect beside the others."""
+    one_run = bool(args.run or args.folder)
+    if args.time_it and not args.dry_run:
+        raise InputError("--time_it goes with --dry_run")
+    if args.numbers is not None and not one_run:
+        raise InputError("--numbers goes with --run or --folder")
+    if one_run and (args.only or args.jobs):
+        flag = "--only" if args.only else "-J"
+        raise InputError(
+            f"{flag} does not go with --run or --folder: N is one run of the whole list"
+        )
+
+
 def _count(text: str) -> int:
     if not re.fullmatch(r"[1-9]\d*", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
@@ -73,8 +87,7 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    if args.time_it and not args.dry_run:
-        raise InputError("--time_it goes with --dry_run")
+    check_flags(args)
     try:
         study = read_study(args.config, args.out)
         if args.list:

@@ -1268,6 +1268,15 @@ def test_a_wrong_study_is_one_line_and_status_2(change, message, project, capsys
         ),
         (["--list", "--slurm"], "argument --slurm: not allowed with argument --list"),
         (["--time_it", "--slurm"], "--time_it goes with --dry_run"),
+        (["--numbers", "0"], "--numbers goes with --run or --folder"),
+        (
+            ["--run", "1", "--only", "x"],
+            "--only does not go with --run or --folder: N is one run of",
+        ),
+        (
+            ["--folder", "1", "-J", "2"],
+            "-J does not go with --run or --folder: N is one run of the",
+        ),
     ],
 )
 def test_a_wrong_flag_is_one_line_and_status_2(arguments, message, project):

@@ -39,8 +39,14 @@ def sbatch_script(
     `array_size` is Slurm's MaxArraySize.
 
     Raises:
-        InputError: a run needs a ticket that is not there and that no chosen run writes.
+        InputError: a run needs a ticket that is not there and that no chosen run writes; or the
+            cluster has no arrays.
     """
+    if array_size < 2:
+        raise InputError(
+            f"this cluster takes no job arrays (MaxArraySize is {array_size}); submit jobs of your "
+            "own that call script/study.sh CONFIG --run N, N from --list"
+        )
     left = {run.name for run in chosen if state_of(run) != DONE}
     todo = {number: run for number, run in enumerate(study.runs, 1) if run.name in left}
     check_needs(list(todo.values()))

@@ -1060,6 +1060,14 @@ def test_the_sbatch_commands_of_what_is_left_and_within_slurms_limits(project, t
     )
 
 
+@pytest.mark.parametrize("size", ["0", "1"])
+def test_a_cluster_without_arrays_is_told_of(project, tools, size):
+    path = f"{tools}:/usr/bin:/bin"
+    done = project.run("--slurm", check=2, PATH=path, MAX_ARRAY_SIZE=size)
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: this cluster takes no job arrays (MaxArraySize is ")
+
+
 def test_a_task_whose_number_has_come_to_be_another_runs_refuses(project, tools, slurm):
     first = submitted(project, tools)[0][-3:]
     project.append("seeds = [1, 2]\n")

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from errors import InputError
-from files.results import TICKETS
 from study.config import Needed, Run, Study, without
 from study.state import has_last_ticket
 
@@ -72,7 +71,7 @@ def make_forecasts(
     try:
         with _held_signals():  # one that raised while a thread starts would break the thread
             made = pool.map(
-                lambda run: _forecast(run, python, study.out, further(run)), groups.values()
+                lambda run: _forecast(run, python, study, further(run)), groups.values()
             )
         forecasts = dict(zip(groups, made, strict=True))
     finally:
@@ -104,20 +103,20 @@ def _kind(run: Run) -> tuple[str, ...]:
     return (run.main, *without(run.arguments, *SPECIFIC, *written))
 
 
-def _forecast(run: Run, python: str, out: Path, further: Sequence[str]) -> Forecast:
+def _forecast(run: Run, python: str, study: Study, further: Sequence[str]) -> Forecast:
     command = run.command(python, "--dry_run", "--json", *further)
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode:
         lines = answer.stderr.strip().splitlines() or ["no message"]
         raise InputError(f"{run.name}: {lines[-1].removeprefix('error: ')}")
-    return read_plan(json.loads(answer.stdout), out)
+    return read_plan(json.loads(answer.stdout), study)
 
 
-def read_plan(plan: Mapping[str, Any], out: Path) -> Forecast:
-    """What matters here of a plan; `out` is the study's folder."""
+def read_plan(plan: Mapping[str, Any], study: Study) -> Forecast:
+    """What matters here of the plan of one of the study's runs."""
     cost = plan["cost"] or {}
     timed = plan.get("timed")
-    own = [out / kind for kind in TICKETS]
+    own = {run.folder for run in study.runs}
     return Forecast(
         epochs=plan["epochs"],
         epochs_taken=plan["epochs_taken"],
@@ -130,7 +129,7 @@ def read_plan(plan: Mapping[str, Any], out: Path) -> Forecast:
         missing=tuple(
             f"{needed['name']} {needed['path']}"
             for needed in plan["inputs"]
-            if needed["missing"] and not any(Path(needed["path"]).is_relative_to(f) for f in own)
+            if needed["missing"] and own.isdisjoint(Path(needed["path"]).parents)
         ),
     )
 

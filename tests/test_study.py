@@ -725,6 +725,17 @@ def test_initial_weights_from_outside_are_looked_for_in_each_search_and_a_studys
     assert [path.as_posix() for path in asked] == kinds
 
 
+def test_what_no_run_of_the_study_writes_is_missing_wherever_it_lies(project):
+    study = read_study(project.config)
+    paths = ["imp/std/init.pth.tar", "imp/stdd/init.pth.tar", "data/x"]
+    inputs = [
+        {"name": "--init", "path": str(project.out / path), "missing": True} for path in paths
+    ]
+    plan = {"epochs": 2, "epochs_taken": 0, "last_ticket": None, "cost": None, "inputs": inputs}
+    missing = forecast.read_plan(plan, study).missing
+    assert missing == tuple(f"--init {project.out / path}" for path in paths[1:])
+
+
 def test_runs_that_do_not_train_take_no_time():
     def told(flop, seconds, epochs=1):
         return Forecast(epochs, 0, None, flop, 1.0, flop, 0.0, seconds, ())

@@ -209,15 +209,23 @@ class Queue:
         """Ask the jobs to save and end; kill them after GRACE, or at one more signal."""
         for job in self.running:
             job.process.terminate()
-        with contextlib.suppress(OSError):  # nobody may be listening
-            self.screen.say(f"stopping {len(self.running)} runs; they save first (or again: kill)")
+        within = f"within {GRACE:.0f} seconds (or again: kill)"
+        self._say_if_heard(f"stopping {len(self.running)} runs; they save first, {within}")
         asked, deadline = len(self.signals), time.monotonic() + GRACE
-        while any(job.process.poll() is None for job in self.running):
+        while left := [job for job in self.running if job.process.poll() is None]:
             if len(self.signals) > asked or time.monotonic() > deadline:
-                for job in self.running:
-                    if job.process.poll() is None:
-                        job.kill()
+                for job in left:
+                    job.kill()
+                which = ", ".join(job.run.name for job in left)
+                self._say_if_heard(f"killed, to go on from the checkpoint before: {which}")
+                for job in left:
+                    job.process.wait()
             time.sleep(0.05)
+
+    def _say_if_heard(self, text: str) -> None:
+        """Say a line where perhaps nobody is listening any more."""
+        with contextlib.suppress(OSError):
+            self.screen.say(text)
 
 
 def _ended_by(number: int) -> str:

@@ -422,7 +422,12 @@ def test_a_file_system_without_locks_is_told_once_and_the_study_goes_on(project,
     assert f"{project.out}: the file system {lost}" in told[0]
 
 
-def test_a_second_signal_kills_jobs_that_do_not_stop(project):
+@pytest.mark.parametrize("by", ["a second signal", "time"])
+def test_jobs_that_do_not_stop_are_killed_and_named(project, by):
+    if by == "time":
+        running = project.folder / "study/running.py"
+        assert "GRACE = 60.0 " in running.read_text()
+        running.write_text(running.read_text().replace("GRACE = 60.0 ", "GRACE = 2.0 "))
     project.write(**{'"--epochs 2"': '"--epochs 2 --seconds 60 --deaf"'})
     study = project.start()
     project.wait_for("imp/std")
@@ -430,9 +435,11 @@ def test_a_second_signal_kills_jobs_that_do_not_stop(project):
     study.send_signal(signal.SIGINT)
     time.sleep(1)
     assert study.poll() is None
-    study.send_signal(signal.SIGINT)
-    study.communicate(timeout=20)
+    if by == "a second signal":
+        study.send_signal(signal.SIGINT)
+    text, _ = study.communicate(timeout=20)
     assert study.returncode == 130
+    assert text.count("killed, to go on from the checkpoint before: imp/std\n") == 1
     started = re.findall(r"pid=(\d+)", (project.folder / "calls").read_text())
     assert len(started) == 1
     with pytest.raises(ProcessLookupError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import signal
 import sys
 from collections.abc import Sequence
@@ -89,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack ’ and ±, or a file's name
+        sys.stdout.reconfigure(errors="backslashreplace")
     with contextlib.suppress(AttributeError):  # `| head` ends the command quietly; not on Windows
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     run_main(lambda: sys.exit(main()))

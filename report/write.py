@@ -103,5 +103,6 @@ def _make_folder(out: Path) -> Path:
 
 
 def _write_text(path: Path, content: str) -> None:
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        stream.write(content)
+    """Write a file in UTF-8; what is none, as a folder's name may be, is written as escapes."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode(errors="backslashreplace"))

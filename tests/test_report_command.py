@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.folder_cases import LATIN
 from helpers.report_cases import write_grid, write_run
 
 from errors import InputError, run_main
@@ -280,6 +281,19 @@ def test_the_scripts_help_names_the_script_and_bad_usage_is_status_2(tmp_path):
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
 
 
+def test_a_folder_whose_name_is_not_utf8_has_its_report(tmp_path):
+    write_grid(tmp_path, "adv")
+    try:
+        (tmp_path / "adv-1-std").rename(tmp_path / LATIN)
+    except OSError:
+        pytest.skip("names are UTF-8 on this file system")
+    write_report(tmp_path)
+    out = tmp_path / "report"
+    with open(out / "results.csv", newline="", encoding="utf-8") as file:
+        assert "caf\\udce9" in [row["folder"] for row in csv.DictReader(file)]
+    assert "caf\\udce9/results.json" in (out / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_full_disk_is_one_line_and_status_1_and_leaves_no_part_of_a_figure(
     tmp_path, capsys, monkeypatch
 ):
@@ -326,6 +340,15 @@ def test_an_interrupted_report_says_so_and_has_a_status_of_its_own():
         [sys.executable, "-c", INTERRUPTED], cwd=ROOT, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+def test_a_terminal_that_lacks_a_sign_gets_an_escape_for_it(tmp_path):
+    write_grid(tmp_path, "adv")
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    command = [sys.executable, "-m", "report", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True)
+    assert (done.returncode, done.stderr.count(b"Traceback")) == (0, 0)
+    assert b"the rule\\u2019s tolerance" in done.stdout
 
 
 def test_a_reader_that_has_seen_enough_ends_the_command_quietly(tmp_path):

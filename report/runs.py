@@ -15,7 +15,11 @@ from files.study_record import files_below
 
 def natural_order(text: object) -> list[tuple[int, int, str]]:
     """Sort key under which 'state 10' comes after 'state 9'."""
-    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in re.split(r"(\d+)", str(text))]
+    parts = re.split(r"(\d+)", str(text))
+    return [
+        (0, len(digits := part.lstrip("0")), digits) if part.isdecimal() else (1, 0, part)
+        for part in parts
+    ]
 
 
 def read_runs(runs_dir: str | Path) -> tuple[list[RunResult], list[str]]:

@@ -10,7 +10,7 @@ from helpers.report_cases import result, run, sha256, write_run
 
 from errors import InputError
 from files.results import Accuracy, Group
-from report.runs import read_curve, read_runs
+from report.runs import natural_order, read_curve, read_runs
 
 
 def test_every_results_json_below_the_folder_is_read_in_natural_order(tmp_path):
@@ -25,6 +25,11 @@ def test_every_results_json_below_the_folder_is_read_in_natural_order(tmp_path):
     assert (first.ticket, first.state, first.density, first.seed) == ("imp", 1, 0.8, 3)
     assert first.ra_best == Accuracy(81.5, 33.25)
     assert first.sa_best == Accuracy(84.5, 28.25)
+
+
+def test_digits_of_a_name_sort_by_their_value_however_many_there_are():
+    names = ["runs", f"run {'1' * 5000}", "run 0011", "run 10", "run 9"]
+    assert sorted(names, key=natural_order) == names[::-1]
 
 
 BAD = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -28,12 +29,19 @@ def settings(runs: Iterable[RunResult], recipes: Recipes, tested: AllTested) -> 
         told = places.setdefault(run.group.place, {name: {} for name in WORDS})
         of_tests = tested.get(run.path, {})
         for name, value in _told(run, recipes.get(run.path, {}), of_tests):
-            if isinstance(value, str | int | float) and value != "":  # of a foreign file, any kind
+            if _is_told(value):
                 told[name][value] = None
     return tuple(
         Setting(place, {name: tuple(values) for name, values in told.items()})
         for place, told in places.items()
     )
+
+
+def _is_told(value: Any) -> bool:
+    """Whether it can be told of a setting; a foreign file holds anything."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, str | int) and value != ""
 
 
 def _told(

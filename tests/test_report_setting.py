@@ -100,3 +100,10 @@ def test_flags_of_a_foreign_kind_are_left_out_of_the_setting(tmp_path):
     told = verdict.settings[0].told
     assert (told["input_size"], told["code"], told["st_epochs"]) == ((), (), ())
     assert told["training_data"] == ("9 images",)
+
+
+def test_a_flag_that_is_no_number_is_left_out_of_the_setting(tmp_path):
+    verdict = write(tmp_path, input_size=float("nan"), epochs=float("inf"))
+    told = verdict.settings[0].told
+    assert (told["input_size"], told["st_epochs"]) == ((), ())
+    json.dumps(verdict_json(verdict), allow_nan=False)  # or the report ends without its tables

@@ -98,7 +98,8 @@ def _points(
     """List (place, mean, std) of one kind of tickets in order of sparsity.
 
     A missing mean is NaN and leaves a gap. So does a state that is awaited and has no row, and what
-    is beside one of several tickets of a state, as none of them is the one that the line is of.
+    is beside one of several tickets of a state, as none of them is the one that the line is of. The
+    std of one seed is NaN and has no bar.
     """
     points: list[tuple[float, float, float]] = []
     before = None
@@ -107,10 +108,10 @@ def _points(
         if before is not None and (
             before.which or row.which or _skipped(before.state, row.state, awaited)
         ):
-            points.append((math.nan, math.nan, 0.0))
+            points.append((math.nan, math.nan, math.nan))
         stat = row.stats[measure.name]
-        mean, std = (math.nan, 0.0) if stat is None else (stat.mean, stat.std or 0.0)
-        points.append((one.place(row), mean, std))
+        mean, std = (math.nan, None) if stat is None else (stat.mean, stat.std)
+        points.append((one.place(row), mean, math.nan if std is None else std))
         before = row
     return points if any(not math.isnan(mean) for _, mean, _ in points) else []
 
@@ -140,9 +141,10 @@ def _draw_found(axis: Axes, one: _Series, measure: Measure) -> None:
     points = _points(one, one.group.found, measure)
     if points:
         x, y, spread = zip(*points, strict=True)
+        bars = spread if any(std > 0 for std in spread) else None
         axis.errorbar(
-            x, y, spread if any(spread) else None, color=one.colour, marker=one.marker,
-            linewidth=1.8, markersize=5, capsize=3, elinewidth=1, zorder=3,
+            x, y, bars, color=one.colour, marker=one.marker, linewidth=1.8, markersize=5,
+            capsize=3, elinewidth=1, zorder=3,
         )  # fmt: skip
 
 

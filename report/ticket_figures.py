@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from report.drawing import COLOURS, house_style, plain
+from report.drawing import INK, house_style, plain
 from report.tickets import Table
 
 
@@ -20,7 +20,7 @@ def density_figure(
     Args:
         densities: {source: {ticket: {layer: fraction of the weights left}}}, the densest first.
             Sparser tickets are nested in these, so their bars are drawn in front, darker.
-        colours: of sources that have one in the other figures.
+        colours: of sources that have one in the other figures; the rest are grey.
     """
     most = max(len(values) for states in densities.values() for values in states.values())
     with house_style():
@@ -30,7 +30,7 @@ def density_figure(
         own_layers = [list(next(iter(states.values()))) for states in densities.values()]
         for index, (axis, (source, states)) in enumerate(zip(axes, densities.items(), strict=True)):
             own = own_layers[index]
-            colour = to_rgb(colours.get(source, COLOURS[0]))
+            colour = to_rgb(colours.get(source, INK))
             for rank, (ticket, values) in enumerate(states.items()):
                 mix = (rank + 1) / len(states)
                 shade = tuple(1 - mix * (1 - part) for part in colour)

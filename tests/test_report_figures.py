@@ -184,6 +184,14 @@ def test_several_seeds_have_error_bars_and_one_has_none():
     assert [len(axis.collections) for axis in draw(grid(seeds=(1, 2))).axes] == [2, 2, 2]
 
 
+def test_a_ticket_of_one_seed_has_no_bar_beside_those_of_several():
+    runs = [run for run in grid(seeds=(1, 2)) if run.seed == 1 or run.state != 2]
+    for axis in draw(runs).axes:
+        caps = [caps for line, caps, _ in axis.containers if len(line.get_xdata()) > 1]
+        lengths = [np.asarray(cap.get_ydata(), float) for cap in caps[0]]
+        assert all(np.isnan(ends[1]) and np.isfinite(ends[[0, 2]]).all() for ends in lengths)
+
+
 def test_a_missing_run_is_a_gap_in_the_line():
     runs = [r for r in grid() if not (r.mode == "adv" and r.state == 2)]
     gaps = []
@@ -452,6 +460,14 @@ def test_density_bars_have_a_panel_a_source_and_sparser_ones_in_front():
     assert reds[2] < 0.1 < 0.9 < reds[-1]  # the darkest of each panel has its source's colour
     names = [text.get_text() for text in figure.axes[1].get_xticklabels()]
     assert names == ["conv1", "layer1.0.conv1"]
+
+
+def test_bars_of_a_source_that_no_other_figure_has_are_in_no_series_colour():
+    bars = {"state 1": {"conv1": 0.9}}
+    figure = density_figure({"adv": bars, "std, omp": bars}, {"adv": "#0072b2"})
+    own, other = (axis.patches[0].get_facecolor() for axis in figure.axes)
+    assert own[:3] == pytest.approx(to_rgb("#0072b2"))
+    assert len(set(other[:3])) == 1  # grey
 
 
 def test_the_heat_map_writes_each_overlap_and_leaves_the_unknown_blank():

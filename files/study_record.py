@@ -10,6 +10,7 @@ import fnmatch
 import itertools
 import json
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,7 +231,10 @@ def read_study_record(out: Path) -> StudyRecord | None:
 
 
 def read_study_records(root: Path) -> tuple[list[StudyRecord], list[str]]:
-    """Read the records of all studies below a folder: those, and a line for each damaged one."""
+    """Read the records of all studies below a folder: those, and a line for each damaged one.
+
+    There is a line too where a folder above has the only record: it is not read.
+    """
     records, problems = [], []
     for path in files_below(root, names.STUDY)[0]:
         try:
@@ -239,7 +243,17 @@ def read_study_records(root: Path) -> tuple[list[StudyRecord], list[str]]:
             problems.append(str(error))
         else:
             records += [record] if record else []
+    above = next((folder for folder in root.absolute().parents if _has_record(folder)), None)
+    if above and not records and not problems:
+        problems.append(
+            f"{above / names.STUDY}: what was planned beforehand does not count, as {root} is a "
+            f"part of that study; give {above}"
+        )
     return records, problems
+
+
+def _has_record(folder: Path) -> bool:
+    return (folder / names.STUDY).is_file()
 
 
 def _plan(data: Any) -> Plan:
@@ -254,6 +268,8 @@ def _plan(data: Any) -> Plan:
     margin = data.get("evidence_margin")
     if margin is not None:
         (margin,) = _several([margin], (int, float))
+        if not 0 <= margin <= sys.float_info.max:  # NaN fails this
+            raise ValueError(f"{margin!r} is no margin in points")
     regimes = data.get("regimes")
     if regimes is not None:
         regimes = tuple((dataset, mode) for dataset, mode in map(_texts, regimes))

@@ -929,6 +929,28 @@ def test_a_plan_of_before_tickets_were_recorded_is_not_another_for_lack_of_them(
     assert len(read_study_record(tmp_path / "new").plans) == 2
 
 
+def test_a_part_of_a_study_is_judged_without_its_plan_and_a_warning_says_so(tmp_path):
+    plan(tmp_path, [1], [1, 2, 3], evidence_margin=2.0)
+    study(tmp_path / "transfer", {0: (), 1: ()})
+    whole, part = verdict_of(tmp_path, None), verdict_of(tmp_path / "transfer", None)
+    assert (only(whole).evidence_margin, whole.warnings) == (2.0, ())
+    assert only(part).evidence_margin is None
+    (line,) = part.warnings
+    assert line.startswith(f"{tmp_path}/study.json: what was planned beforehand does not count")
+    assert line.endswith(f"give {tmp_path}")
+
+
+@pytest.mark.parametrize("margin", ["NaN", "Infinity", "-1", "1" + 400 * "0"])
+def test_a_record_with_a_margin_that_is_none_is_damaged(tmp_path, margin):
+    plan(tmp_path, [1], [1, 2, 3], evidence_margin=2.0)
+    study(tmp_path, {0: (), 1: ()})
+    file = tmp_path / "study.json"
+    file.write_text(file.read_text().replace("2.0", margin))
+    verdict = verdict_of(tmp_path, None)
+    assert "study.json: damaged" in verdict.warnings[0]
+    assert only(verdict).evidence_margin is None
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"plans": [{"seeds": 1}]}', "null", "late"])
 def test_a_damaged_record_is_a_warning_and_nothing_is_taken_as_planned(tmp_path, text):
     plan(tmp_path, [1, 2], [1, 2, 3])

@@ -107,6 +107,8 @@ def _missing(
         return [len(side.union(numbers)) for side in _sides(group, row, measure.mode)]
 
     if found is None or margin is None:  # not measured at all
+        if all(_sides(group, row, measure.mode)):  # though there are runs of both
+            return Missing(None, anew="some did not measure it")
         enough = max(ENOUGH_TO_START, len(_seeds(group.all_rows)))
         return Missing(fewest(enough, seeds_after), at_least=True)
     return missing(found, margin, level, seeds_after)

@@ -965,6 +965,16 @@ def test_a_damaged_record_is_a_warning_and_nothing_is_taken_as_planned(tmp_path,
     assert (only(verdict).look, verdict.warnings) == (None, ())
 
 
+def test_runs_that_did_not_measure_what_is_judged_are_to_be_repeated_by_the_plan(tmp_path):
+    study(tmp_path, {0: (), 1: ()})
+    for path in tmp_path.glob("adv/1-*/adv/results.json"):
+        data = json.loads(path.read_text())
+        data["ra_best"]["ra"] = None
+        path.write_text(json.dumps(data))
+    (lack,) = wanted(verdict_of(tmp_path))
+    assert lack.cannot == ("RA under AT: runs to repeat: some did not measure it",)
+
+
 def test_plan_lists_the_cheapest_first_with_the_studys_commands(tmp_path, capsys):
     config = tmp_path / "my.toml"
     config.write_text("")

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -112,7 +113,7 @@ def split_per_class(
     if (counts < 2).any():
         name = classes[int(counts.argmin())]
         raise InputError(f"class {name}: {counts.min()} image(s); train and val need one each")
-    rest, val = cut_per_class(split.labels, lambda n: n - max(1, n // 10))
+    rest, val = cut_per_class(split.labels, lambda n: n - held_out(n))
     return fraction_per_class(split.take(rest), data_number), split.take(val)
 
 
@@ -120,4 +121,14 @@ def fraction_per_class(split: Split, data_number: float) -> Split:
     """Keep the first data_number of each class, at least one image."""
     if data_number == 1:
         return split
-    return split.take(cut_per_class(split.labels, lambda n: max(1, int(n * data_number)))[0])
+    return split.take(cut_per_class(split.labels, lambda n: share_of(n, data_number))[0])
+
+
+def held_out(images: int) -> int:
+    """How many of a class's training images are its val, where a set has none: the last tenth."""
+    return max(1, images // 10)
+
+
+def share_of(images: int, data_number: float) -> int:
+    """How many of a class's images data_number keeps: 7 tenths of 90 are 63, by floats 62."""
+    return max(1, int(images * Fraction(str(data_number))))

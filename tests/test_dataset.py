@@ -26,6 +26,7 @@ from input_pipeline.counts import count_images
 from input_pipeline.decoding import read_image
 from input_pipeline.listings import VISDA_CLASSES
 from input_pipeline.sources import load_splits
+from input_pipeline.splits import Split, fraction_per_class
 from input_pipeline.transforms import Transform, uniforms
 
 
@@ -296,6 +297,15 @@ def test_data_number_takes_the_first_of_each_class_and_leaves_val_alone(folder):
     assert names_of(tenth.val) == names_of(whole.val)
     least = load_splits("folder", str(folder), 0.001, None)
     assert names_of(least.train) == ["cat/000.png", "dog/000.png"]
+
+
+@pytest.mark.parametrize(
+    ("images", "data_number", "kept"), [(90, 0.7, 63), (100, 0.29, 29), (1300, 0.35, 455)]
+)
+def test_data_number_is_the_decimal_that_was_written(images, data_number, kept):
+    whole = Split(np.array([b"x"] * (images + 9)), np.array([0] * images + [1] * 9))
+    part = fraction_per_class(whole, data_number)
+    assert np.bincount(part.labels)[0] == kept > int(images * data_number)
 
 
 def test_a_folder_with_val_and_test_uses_them_as_they_are(tmp_path):

@@ -90,11 +90,8 @@ def is_fetched(dataset: str) -> bool:
 
 
 def count_images(spec: DataSpec) -> Counts | None:
-    """Count the images of the chosen classes, for an estimate; None where they are not counted.
-
-    All of the training images are counted, whatever share of them is taken.
-    """
-    return count_stored(_stored_as(spec.dataset), spec.root, spec.classes)
+    """Count the images that a run takes, for an estimate; None where they are not counted."""
+    return count_stored(_stored_as(spec.dataset), spec.root, spec.classes, spec.data_number)
 
 
 def _named(dataset: str) -> DataSet:

@@ -142,7 +142,6 @@ def plan_transfer(args: argparse.Namespace) -> RunPlan:
     to_be_fetched = is_data_fetched(args.dataset) and not Path(args.data).exists()
     counted = count_images(build.data_spec(args))
     train, val, test, shared, classes = counted or Counts(0, 0, 0)
-    train = max(int(train * args.data_number), 1)
     if counted:
         _check_batch(args, train, classes)
     evaluations = args.epochs - min(args.eval_from, args.epochs - 1)

@@ -7,10 +7,14 @@ from typing import NamedTuple
 from input_pipeline.disk import LeftOut, entries, images_below, is_folder, is_system
 from input_pipeline.folders import SPLIT_NAMES, is_unlabelled, split_folders
 from input_pipeline.names import choose_classes, class_name, count_chosen
+from input_pipeline.splits import held_out, share_of
 
 
 class Counts(NamedTuple):
-    """Images of a data set's splits, whether those of val are the test images too, and classes."""
+    """Images of a data set's splits, whether those of val are the test images too, and classes.
+
+    train: those that a run takes.
+    """
 
     train: int
     val: int
@@ -29,45 +33,50 @@ KNOWN = {
 IMAGENET = Counts(1_281_167, 50_000, 0), 1000
 
 
-def count_images(dataset: str, root: str, wanted: str | None) -> Counts | None:
+def count_images(
+    dataset: str, root: str, wanted: str | None, data_number: float = 1.0
+) -> Counts | None:
     """Count the images of the wanted classes; None where class folders do not show any.
 
     Of CIFAR and the like they are taken to be equally many in each class, and so of an ImageNet
     that is not there.
     """
     if dataset in KNOWN:
-        return _share(*KNOWN[dataset], wanted)
-    found = _in_folders(Path(root), wanted, dataset)
-    return found or (_share(*IMAGENET, wanted) if dataset == "imagenet" else None)
+        return _share(*KNOWN[dataset], wanted, data_number)
+    found = _in_folders(Path(root), wanted, dataset, data_number)
+    return found or (_share(*IMAGENET, wanted, 1.0) if dataset == "imagenet" else None)
 
 
-def _share(counts: Counts, classes: int, wanted: str | None) -> Counts:
+def _share(counts: Counts, classes: int, wanted: str | None, data_number: float) -> Counts:
     chosen = count_chosen(wanted, classes)
-    train, val, test = (count * chosen // classes for count in counts[:3])
-    return Counts(train, val, test, classes=chosen)
+    all_of = int(counts.train * data_number), counts.val, counts.test
+    train, val, test = (count * chosen // classes for count in all_of)
+    return Counts(max(train, 1), val, test, classes=chosen)
 
 
-def _in_folders(root: Path, wanted: str | None, dataset: str) -> Counts | None:
+def _in_folders(root: Path, wanted: str | None, dataset: str, data_number: float) -> Counts | None:
     """Count what ROOT/SPLIT/CLASS/* holds; a split that is not there is made of another."""
     folders = split_folders(root, tuple(SPLIT_NAMES))[0] if root.is_dir() else {}
-    classes = _class_folders(folders["train"]) if "train" in folders else {}
+    classes = _class_folders(folders.pop("train")) if "train" in folders else {}
     if not classes:
         return None
     there = wanted is None or wanted.isdecimal() or os.path.isfile(wanted)
     keep = choose_classes(tuple(classes), wanted if there else None)[0]
+    train = [_images(classes[name]) for name in keep]
+    if not any(train):
+        return None
     counts = {
         split: _of_split(folder, keep, len(classes))
         for split, folder in folders.items()
         if split != "test" or (dataset == "folder" and not is_unlabelled(folder, set(classes)))
     }
-    if counts["train"] == 0:
-        return None
     if not counts.get("val") and dataset == "folder":
-        counts["val"] = counts["train"] // 10
-        counts["train"] -= counts["val"]
+        counts["val"] = sum(map(held_out, train))
+        train = [images - held_out(images) for images in train]
+    taken = sum(share_of(images, data_number) for images in train)
     val = counts.get("val", 0)
     test = counts.get("test")
-    return Counts(counts["train"], val, test or val, not test, len(keep))
+    return Counts(taken, val, test or val, not test, len(keep))
 
 
 def _of_split(folder: Path, keep: tuple[str, ...], classes: int) -> int:

@@ -358,6 +358,17 @@ def test_digits_are_counted_beforehand_as_many_as_there_are():
     assert [counted.train, counted.val, counted.test] == found
 
 
+@pytest.mark.parametrize("data_number", [1.0, 0.7, 0.1, 0.01])
+@pytest.mark.parametrize("parts", [("train", "test"), ("train", "val"), ("train", "val", "test")])
+def test_class_folders_are_counted_beforehand_as_many_as_a_run_takes(tmp_path, parts, data_number):
+    write_folder(tmp_path, dict.fromkeys(parts, {"a": 19, "b": 6, "c": 11}), size=(2, 2))
+    splits = load_splits("folder", str(tmp_path), data_number, "2")
+    found = [len(split.labels) for split in (splits.train, splits.val, splits.test)]
+    counted = count_images("folder", str(tmp_path), "2", data_number)
+    assert counted is not None
+    assert [counted.train, counted.val, counted.test] == found
+
+
 @pytest.mark.parametrize("part", ["val", "test"])
 def test_an_empty_file_among_what_is_evaluated_is_told_before_training(tmp_path, part):
     for name in ("train", "val", "test"):

@@ -127,13 +127,14 @@ def pixel_notes(files: np.ndarray) -> list[str]:
     """
     chosen = np.unique(np.linspace(0, len(files) - 1, LOOKED_AT).astype(int))
     found: Counter[str] = Counter()
-    largest, deep = 0, ""
+    largest, deep, dark = 0, "", 0
     for path in files[chosen].tolist():
         try:
             with Image.open(os.fsdecode(path)) as picture:
                 found.update(_unused(picture))
                 if _is_16_bit(picture):
-                    largest, deep = max(largest, int(np.asarray(picture).max())), shown(path)
+                    brightest, deep = int(np.asarray(picture).max()), shown(path)
+                    largest, dark = max(largest, brightest), dark + (brightest < 256)
         except Exception:  # of any kind: a look at what may surprise must not end a run
             continue
     if deep and largest < 256:
@@ -142,7 +143,14 @@ def pixel_notes(files: np.ndarray) -> list[str]:
             "at; save them with 8 bits"
         )
     notes = [f"{n} of {len(chosen)} images looked at {what}" for what, n in found.items()]
-    return [*notes, f"the largest 16-bit value in them is {largest} of 65535"] if deep else notes
+    if deep:
+        notes.append(f"the largest 16-bit value in them is {largest} of 65535")
+    if dark:
+        notes.append(
+            f"{dark} of them hold 16-bit values up to 255 only and become black; if these are "
+            "8-bit values, save them with 8 bits"
+        )
+    return notes
 
 
 def _unused(picture: Image.Image) -> list[str]:

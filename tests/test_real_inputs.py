@@ -627,6 +627,14 @@ def test_8_bit_values_in_16_bit_files_are_refused(tmp_path):
         loaders_of(root)
 
 
+def test_8_bit_values_in_some_of_the_16_bit_files_are_noted(tmp_path):
+    root = filled(tmp_path, save(UPPER.astype(np.uint16), "x.png"))
+    for path in root.rglob("0.png"):
+        Image.fromarray(UPPER.astype(np.uint16) * 257).save(path)
+    train, _, _ = loaders_of(root)
+    assert any("12 of them hold 16-bit values up to 255 only and" in note for note in train.notes)
+
+
 @pytest.mark.parametrize(("suffix", "kind"), [(".png", np.uint16), (".tif", np.uint16)])
 def test_a_set_that_brightness_separates_stays_separable(tmp_path, suffix, kind):
     for part in ("train", "val"):

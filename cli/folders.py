@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cli.build import states
 from cli.flags import FILES, FREE_FLAGS, OF_INIT
-from engine.run_folder import IMAGES, RunFolder
+from engine.run_folder import BYTES, IMAGES, RunFolder
 from errors import InputError
 from files import imp_run, names, transfer_run
 from files.atomic import fingerprint, sha256_of
@@ -59,6 +59,7 @@ def contents(
     found = {
         "data": loaders[0].described(),
         IMAGES: ", ".join(loader.sampled() for loader in loaders),
+        BYTES: ", ".join(loader.sampled_bytes() for loader in loaders),
     }
     if salvaged is not None:
         found["continue_from"] = fingerprint(salvaged.ticket.sha256)

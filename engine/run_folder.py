@@ -28,7 +28,9 @@ WRITTEN_BESIDE = (
 )  # fmt: skip
 CONTENT = "_content"  # ends the name under which the fingerprint of an input is recorded
 IN_SIGHT = 60.0  # seconds until all nodes see a new file
-IMAGES = "images"  # of the data, whose content is not only that of the training split
+# Of the data's content, what is not only that of the training split: its files by name and size,
+# and by their bytes.
+IMAGES, BYTES = "images", "bytes"
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,7 @@ class RunFolder:
 
 def _as_flag(name: str) -> str:
     """What a message calls a recorded value, behind `--`."""
-    if name == f"{IMAGES}{CONTENT}":
+    if name in (f"{IMAGES}{CONTENT}", f"{BYTES}{CONTENT}"):
         return "data whose images are"
     return name.replace(CONTENT, " that holds")
 

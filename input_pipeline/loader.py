@@ -19,7 +19,13 @@ from torch.utils.data import Dataset
 from errors import InputError
 from input_pipeline.decoding import read_image
 from input_pipeline.names import compare_classes, doubtful_order
-from input_pipeline.splits import Split, fingerprint, sampled_fingerprint, short_fingerprint
+from input_pipeline.splits import (
+    Split,
+    bytes_fingerprint,
+    fingerprint,
+    sampled_fingerprint,
+    short_fingerprint,
+)
 from input_pipeline.transforms import DRAWS, KEPT_BYTES, Transform, uniforms
 from input_pipeline.workers import loaded, useful_workers
 
@@ -173,6 +179,12 @@ class Loader:
         if self._source is None:
             return self._content
         return sampled_fingerprint(self._source, self.classes)
+
+    def sampled_bytes(self) -> str:
+        """The same by the first bytes of some of its files, not by their sizes."""
+        if self._source is None:
+            return self._content
+        return bytes_fingerprint(self._source, self.classes)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the split's classes, labels and images, in their order.

@@ -105,5 +105,5 @@ def alike(run: RunResult) -> str:
     args = json.loads(run.path.with_name("args.json").read_text())
     own = ("tag", "seed", "init", "init_content", "init_sha256", "tickets_file", "save_dir",
            "tickets_file_content", "command", "code", "hardware", "packages",
-           "images_content")  # fmt: skip
+           "images_content", "bytes_content")  # fmt: skip
     return json.dumps({key: value for key, value in args.items() if key not in own})

@@ -435,12 +435,15 @@ def test_a_run_that_goes_on_keeps_its_name(data, tmp_path, given, tag):
     assert told == ([f"--tag {tag}: the run began as adv; its results say {tag}"] if given else [])
 
 
+@pytest.mark.parametrize(
+    "anew", [lambda old: old + b" ", lambda old: old[:-1] + b"?"], ids=["size", "bytes"]
+)
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_images_that_were_made_anew_are_noticed(data, tmp_path, capsys, split):
+def test_images_that_were_made_anew_are_noticed(data, tmp_path, capsys, split, anew):
     images = Path(shutil.copytree(data, tmp_path / "data"))
     cut_off(run_transfer, images, tmp_path / "run", SHORT, 2)
     for path in (images / split).rglob("*.png"):
-        path.write_bytes(path.read_bytes() + b" ")
+        path.write_bytes(anew(path.read_bytes()))
     line = transfer_line(images, tmp_path / "run", [*SHORT, "--resume"], capsys)
     assert "holds a run with --data whose images are " in line
 

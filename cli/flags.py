@@ -252,7 +252,7 @@ def _add_further_tests(add: Callable[..., object]) -> None:
         "--eval_images",
         type=positive_int,
         metavar="N",
-        help="only the first N images (N evenly spaced ones, where the set is sorted by class), in "
+        help="only the first N images (one of each Nth part, where the set is sorted by class), in "
         "--evaluate, autoattack and --check_masking (all; 512 for the last)",
     )
     add(

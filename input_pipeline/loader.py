@@ -114,6 +114,19 @@ def training_batches(images: int, batch_size: int, processes: int) -> int:
     return full + (rest >= 2 * processes)
 
 
+def _one_of_each_part(labels: np.ndarray, parts: int) -> np.ndarray:
+    """Return an image of each of so many equal parts, of the class with which the part begins.
+
+    Which one is drawn, always alike: equal steps may be those of the file names, which tell views
+    of a thing or frames of a film. labels (N,): sorted by class.
+    """
+    edges = np.arange(parts + 1) * len(labels) // parts
+    first, after = edges[:-1], edges[1:]
+    ends = np.append(np.flatnonzero(np.diff(labels)) + 1, len(labels))  # of the classes
+    after = np.minimum(after, ends[np.searchsorted(ends, first, side="right")])
+    return first + (uniforms(0, 0, 0, parts)[:, 0] * (after - first)).astype(np.int64)
+
+
 class Loader:
     """Batches of one split, in an order and with an augmentation fixed by (seed, epoch).
 
@@ -206,8 +219,8 @@ class Loader:
     def some(self, images: int | None) -> "Loader":
         """A loader of so many of an evaluation split's images, in its order; of all, if None.
 
-        They are the first, or, where the split is sorted by class, evenly spaced ones, so that a
-        class keeps its share. A rare one may be left out: `labels_held` tells.
+        They are the first, or, where the split is sorted by class, one of each of `images` equal
+        parts, so that a class keeps its share. A rare one may be left out: `labels_held` tells.
         """
         assert not self._batches.train
         if images is None or images >= self.num_images:
@@ -215,7 +228,7 @@ class Loader:
         split, found = self._batches.split, copy.copy(self)
         chosen = np.arange(images)
         if np.count_nonzero(np.diff(split.labels)) < len(np.unique(split.labels)):
-            chosen = chosen * self.num_images // images
+            chosen = _one_of_each_part(split.labels, images)
         found._batches = copy.copy(self._batches)
         found._batches.split = split.take(chosen)
         found._source = self._source and self._source.take(chosen)

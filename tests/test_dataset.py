@@ -784,7 +784,7 @@ def labels_of(loader):
 
 
 @pytest.mark.parametrize("names", ["cat\ndog\n", "dog\ncat\n"])
-def test_some_images_of_a_set_sorted_by_class_are_spaced_evenly(tmp_path, names):
+def test_some_images_of_a_set_sorted_by_class_are_one_of_each_part(tmp_path, names):
     (tmp_path / "names.txt").write_text(names)
     write_folder(tmp_path, {"train": {"cat": 4, "dog": 4}, "test": {"cat": 6, "dog": 3}})
     _, _, test = loaders(
@@ -794,8 +794,21 @@ def test_some_images_of_a_set_sorted_by_class_are_spaced_evenly(tmp_path, names)
     some = test.some(3)
     assert labels_of(some) == [labels_of(test)[place] for place in (0, 3, 6)]
     assert len(set(labels_of(some))) == 2
-    assert torch.equal(next(iter(some.epoch(0)))[0], torch.cat(every)[[0, 3, 6]])
+    (found,), parts = [images for images, _ in some.epoch(0)], torch.cat(every).view(3, 3, -1)
+    taken = (found.view(3, 1, -1) == parts).all(2)
+    assert taken.sum(1).tolist() == [1, 1, 1]
+    assert torch.equal(next(iter(test.some(3).epoch(0)))[0], found)
     assert (some.num_images, len(some), len(test)) == (3, 1, 3)
+
+
+def test_some_images_of_a_set_sorted_by_class_follow_no_pattern_of_its_names():
+    views = torch.arange(10, dtype=torch.uint8).repeat(100)  # ten of each thing
+    pixels = views.view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
+    split = Split(pixels, np.repeat([0, 1], 500))
+    some = Loader(split, Transform(4, "stretch"), list("ab"), batch_size=100).some(100)
+    ((images, labels),) = some.epoch(0)
+    assert torch.bincount(labels).tolist() == [50, 50]
+    assert len(images[:, 0, 0, 0].unique()) == 10
 
 
 def test_some_images_of_a_set_in_another_order_are_the_first():

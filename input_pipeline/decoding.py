@@ -131,16 +131,18 @@ def pixel_notes(files: np.ndarray) -> list[str]:
     for path in files[chosen].tolist():
         try:
             with Image.open(os.fsdecode(path)) as picture:
+                brightest = _largest_16_bit(picture)
                 found.update(_unused(picture))
-                if _is_16_bit(picture):
-                    brightest, deep = int(np.asarray(picture).max()), shown(path)
-                    largest, dark = max(largest, brightest), dark + (brightest < 256)
+                if brightest is not None:
+                    found["have 16-bit pixels: the upper 8 bits are used"] += 1
+                    largest, deep = max(largest, brightest), shown(path)
+                    dark += brightest < 256
         except Exception:  # of any kind: a look at what may surprise must not end a run
             continue
     if deep and largest < 256:
         raise InputError(
-            f"{deep}: 16-bit grey with values up to {largest} only, as in all such images looked "
-            "at; save them with 8 bits"
+            f"{deep}: 16-bit pixels with values up to 255 only, as in all such images looked at; "
+            "save them with 8 bits"
         )
     notes = [f"{n} of {len(chosen)} images looked at {what}" for what, n in found.items()]
     if deep:
@@ -153,6 +155,16 @@ def pixel_notes(files: np.ndarray) -> list[str]:
     return notes
 
 
+def _largest_16_bit(picture: Image.Image) -> int | None:
+    """The largest 16-bit value, of colour as PIL's upper 8 bits tell it; None of 8-bit pixels."""
+    if _is_16_bit(picture):
+        return int(np.asarray(picture).max())
+    tiles = getattr(picture, "tile", [])  # until it is loaded: how its pixels are stored
+    if any(";16" in str(tile[-1]) for tile in tiles):
+        return 257 * int(np.asarray(picture.convert("RGB")).max())
+    return None
+
+
 def _unused(picture: Image.Image) -> list[str]:
     unused = []
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
@@ -161,6 +173,4 @@ def _unused(picture: Image.Image) -> list[str]:
         unused.append("are to be turned by their EXIF orientation, which is not applied")
     if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
         unused.append("hold several frames or pages: the first is used")
-    if _is_16_bit(picture):
-        unused.append("have 16-bit grey pixels: the upper 8 bits are used")
     return unused

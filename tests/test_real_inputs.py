@@ -6,8 +6,10 @@ Three tables, one row a situation: folders, pixels, CIFAR-10-C.
 import errno
 import os
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -381,6 +383,7 @@ def test_broken_images_alone_are_no_accuracy_where_processes_share_them(tmp_path
 
 SHOW = """
 import sys
+import zlib
 from dataset import DataSpec, build_loaders
 spec = DataSpec("folder", sys.argv[1], 16, "none", False)
 loaders = build_loaders(spec, batch_size=4, eval_batch_size=4, workers=0, seed=0)
@@ -455,6 +458,22 @@ def with_alpha(mode: str) -> Image.Image:
     image = Image.fromarray(COLOURS).convert(mode)
     image.putalpha(Image.fromarray(UPPER))
     return image
+
+
+def png_of_16_bits(pixels: np.ndarray, kind: int) -> Callable[[Path], str]:
+    """Of colour (kind 2, 6 with alpha): PIL itself writes none."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    head = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, kind, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, data in ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        content += struct.pack(">I", len(data)) + name + data
+        content += struct.pack(">I", zlib.crc32(name + data))
+
+    def write(folder: Path) -> str:
+        (folder / "x.png").write_bytes(content)
+        return str(folder / "x.png")
+
+    return write
 
 
 def twelve_bits(folder: Path) -> str:
@@ -609,7 +628,7 @@ def filled(root: Path, write: Callable[[Path], str]) -> Path:
         ("palette with an alpha each", "an alpha channel or a transparent colour"),
         ("JPEG that EXIF turns", "to be turned by their EXIF orientation, which is not applied"),
         ("animated GIF", "several frames or pages: the first is used"),
-        ("16-bit grey PNG", "16-bit grey pixels: the upper 8 bits are used"),
+        ("16-bit grey PNG", "16-bit pixels: the upper 8 bits are used"),
         ("16-bit PGM", "the largest 16-bit value in them is 65535 of 65535"),
         ("JPEG", ""),
         ("JPEG with an EXIF block cut off", ""),
@@ -623,8 +642,18 @@ def test_what_pixels_hold_beyond_what_is_used_is_noted(name, words, tmp_path):
 
 def test_8_bit_values_in_16_bit_files_are_refused(tmp_path):
     root = filled(tmp_path, save(UPPER.astype(np.uint16), "x.png"))
-    with pytest.raises(InputError, match="16-bit grey with values up to 255 only"):
+    with pytest.raises(InputError, match="16-bit pixels with values up to 255 only"):
         loaders_of(root)
+
+
+@pytest.mark.parametrize("kind", [2, 6], ids=["RGB", "RGBA"])
+def test_16_bit_colour_is_looked_at_like_grey(tmp_path, kind):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3 if kind == 2 else 4))
+    opaque = np.array([1, 1, 1, 257])[: pixels.shape[2]]
+    with pytest.raises(InputError, match="16-bit pixels with values up to 255 only"):
+        loaders_of(filled(tmp_path / "dark", png_of_16_bits(pixels * opaque, kind)))
+    full = loaders_of(filled(tmp_path / "full", png_of_16_bits(pixels * 257, kind)))[0].notes
+    assert "16 of 16 images looked at have 16-bit pixels: the upper 8 bits are used" in full
 
 
 def test_8_bit_values_in_some_of_the_16_bit_files_are_noted(tmp_path):

@@ -164,17 +164,12 @@ def adversarial_loader(
     if not _in_range(labels.numpy(), len(classes)):
         raise InputError(f"{path}: labels are not integers of 0 to {len(classes) - 1}")
     of_its_size = tuple(data.shape[2:]) == (spec.input_size, spec.input_size)
-    if data.is_floating_point():
-        data = data.float()
-        if not of_its_size:
-            raise InputError(
-                f"{path}: images of {data.shape[2]}×{data.shape[3]} pixels for an input size of "
-                f"{spec.input_size}; floats are taken as they are"
-            )
-        if not (data.min() >= 0 and data.max() <= 1):
-            raise InputError(f"{path}: float images outside [0, 1]")
-    elif data.dtype != torch.uint8:
-        raise InputError(f"{path}: images of type {data.dtype}; uint8 or floats in [0, 1] expected")
+    if data.is_floating_point() and not of_its_size:
+        raise InputError(
+            f"{path}: images of {data.shape[2]}×{data.shape[3]} pixels for an input size of "
+            f"{spec.input_size}; floats are taken as they are"
+        )
+    data = _pixels(path, data)
     # "stretch" leaves images of this size alone.
     transform = Transform(spec.input_size, "stretch") if of_its_size else eval_transform(spec)
     height, width = data.shape[2:]
@@ -194,6 +189,23 @@ def adversarial_loader(
         threads=threads,
         notes=() if of_its_size else (framed,),
     )
+
+
+def _pixels(path: str, data: Tensor) -> Tensor:
+    """Return images as uint8 or float32; raise InputError where their values are in no range."""
+    if data.dtype == torch.uint8:
+        if data.max() <= 1:
+            raise InputError(
+                f"{path}: uint8 images with values up to {data.max()} only, of 255: floats in "
+                "[0, 1] that were cast, perhaps; save them as floats"
+            )
+        return data
+    if not data.is_floating_point():
+        raise InputError(f"{path}: images of type {data.dtype}; uint8 or floats in [0, 1] expected")
+    data = data.float()
+    if not (data.min() >= 0 and data.max() <= 1):
+        raise InputError(f"{path}: float images outside [0, 1]")
+    return data
 
 
 def _images_and_labels(path: str, content: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

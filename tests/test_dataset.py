@@ -1010,6 +1010,7 @@ def test_a_saved_uint8_set_of_the_networks_size_is_not_framed_again(tmp_path, si
         ({"data": torch.zeros(2, 3, 16, 16), "label": torch.zeros(2).long()}, "16×16 pixels"),
         ({"data": torch.full((2, 3, 32, 32), 1.5), "label": torch.zeros(2).long()}, "outside"),
         ({"data": torch.zeros(2, 3, 32, 32).int(), "label": torch.zeros(2).long()}, "of type"),
+        ({"data": torch.ones(2, 3, 32, 32).byte(), "label": torch.zeros(2).long()}, "up to 1 only"),
     ],
 )
 def test_a_wrong_saved_set_is_an_error(tmp_path, content, message):

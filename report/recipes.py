@@ -45,6 +45,8 @@ OF_PRETRAINING = frozenset(("mean", "std"))  # each has those that its weights w
 OF_PIXELS = ("train_eps", "train_gamma", "test_eps", "test_gamma")  # fractions of their range
 WORDS = {
     "data_content": "training data",
+    "images_content": "files of images by names and sizes",
+    "bytes_content": "files of images by their bytes",
     "global_batch": "images a step",
     "images_a_pass": "images a pass",
 }

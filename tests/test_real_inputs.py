@@ -383,7 +383,6 @@ def test_broken_images_alone_are_no_accuracy_where_processes_share_them(tmp_path
 
 SHOW = """
 import sys
-import zlib
 from dataset import DataSpec, build_loaders
 spec = DataSpec("folder", sys.argv[1], 16, "none", False)
 loaders = build_loaders(spec, batch_size=4, eval_batch_size=4, workers=0, seed=0)

@@ -57,21 +57,22 @@ def weights_file(init: str, arch: str) -> Found:
 def torchvision_file(arch: str) -> Path:
     """Give the file of torchvision's V1 weights (the released code's), downloaded if need be.
 
-    Raises InputError for an architecture that torchvision has no weights of, or without network.
+    It lies where torchvision keeps it; the first digits of its hash are in its name. Raises
+    InputError for an architecture that torchvision has no weights of, for another file in that
+    place, and where the file cannot be had.
     """
     try:
-        weights = get_model_weights(arch)["IMAGENET1K_V1"]
+        url = get_model_weights(arch)["IMAGENET1K_V1"].url
     except (ValueError, KeyError) as error:
         raise InputError(f"--init torchvision: torchvision has no V1 weights of {arch}") from error
-    path = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[1]
-    try:
-        weights.get_state_dict(progress=True, check_hash=True)
-    except (URLError, OSError) as error:
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+    sha256 = path.stem.rpartition("-")[2]
+    if path.is_file() and not sha256_of(path).startswith(sha256):
         raise InputError(
-            f"--init torchvision: download failed ({error}); fetch {weights.url} elsewhere, put it "
-            f"at {path}, or pass its path to --init"
-        ) from error
-    return path
+            f"--init torchvision: {path} is torn, or not torchvision's file, whose SHA-256 begins "
+            f"with {sha256}; delete it, and it is downloaded again, or pass its path to --init"
+        )
+    return _downloaded(url, path, sha256, f"--init torchvision: {url}")
 
 
 def hub_file(init: str) -> Path:
@@ -127,19 +128,24 @@ def web_file(init: str) -> Path:
     name = Path(urlsplit(url).path).name or "weights"
     folder = hashlib.sha256(url.encode()).hexdigest()[:16]
     path = Path(torch.hub.get_dir()) / "checkpoints" / folder / name
+    return _downloaded(url, path, sha256, f"--init {url}")
+
+
+def _downloaded(url: str, path: Path, sha256: str, what: str) -> Path:
+    """Let a file whose hash begins so lie at `path`; `what` it is begins an InputError's line."""
     if path.is_file() and sha256_of(path).startswith(sha256):
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=False)
     except HTTPError as error:
-        raise InputError(f"--init {url}: the server answers {error.code} {error.reason}") from error
+        raise InputError(f"{what}: the server answers {error.code} {error.reason}") from error
     except RuntimeError as error:
         raise InputError(
-            f"--init {url}: another file than #sha256={sha256}, or a torn one; nothing was kept"
+            f"{what}: another file than #sha256={sha256}, or a torn one; nothing was kept"
         ) from error
     except (URLError, OSError, ValueError) as error:
         raise InputError(
-            f"--init {url}: download failed ({error}); fetch it elsewhere and pass its path"
+            f"{what}: download failed ({error}); fetch it elsewhere and pass its path"
         ) from error
     return path

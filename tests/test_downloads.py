@@ -6,6 +6,8 @@ import importlib
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ import torch
 import models
 from errors import InputError
 from files.checkpoints import load_checkpoint, save_checkpoint
-from models import is_fetched, weights_file
+from models import download, is_fetched, weights_file
 
 try:
     hub: Any = importlib.import_module("huggingface_hub")
@@ -258,6 +260,44 @@ def test_without_the_package_it_is_named(monkeypatch):
     monkeypatch.setitem(importlib.import_module("sys").modules, "huggingface_hub", None)
     with pytest.raises(InputError, match="pip install huggingface_hub"):
         weights_file("hf:lab/robust/weights.pt", "x")
+
+
+# --- torchvision ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def torchvisions(server, content, monkeypatch):
+    """The address of resnet18's weights, which the server has, as torchvision tells it."""
+    name = f"resnet18-{sha256(content)[:8]}.pth"
+    server.files[f"/{name}"] = content
+    weights = {"IMAGENET1K_V1": SimpleNamespace(url=f"{server.address}/{name}")}
+    monkeypatch.setattr(download, "get_model_weights", lambda arch: weights)
+    return server, name
+
+
+def test_torchvisions_weights_are_fetched_once_to_torchvisions_place(torchvisions, content):
+    server, name = torchvisions
+    path = weights_file("torchvision", "resnet18").path
+    assert path == Path(torch.hub.get_dir()) / "checkpoints" / name
+    assert path.read_bytes() == content
+    assert weights_file("torchvision", "resnet18").path == path
+    assert len(server.requests) == 1
+
+
+def test_another_or_a_torn_file_in_torchvisions_place_is_refused_and_stays(torchvisions, content):
+    server, name = torchvisions
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    path.parent.mkdir(parents=True)
+    for found in (content[:-1], b"<html>", b""):
+        path.write_bytes(found)
+        with pytest.raises(InputError, match=r"torn, or not torchvision's file.*delete it"):
+            weights_file("torchvision", "resnet18")
+        assert path.read_bytes() == found
+    path.unlink()
+    server.files[f"/{name}"] = content[::-1]
+    with pytest.raises(InputError, match="torchvision: .*another file than #sha256="):
+        weights_file("torchvision", "resnet18")
+    assert not path.exists()
 
 
 # --- all ways -------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from engine.run_folder import WARNINGS, holding
 from errors import InputError
 from files import imp_run, names
 from files.tickets import save_ticket
-from models import build_model, count_classes, stem_in
+from models import build_model, classes_and_stem
 
 # By --ticket: prunes a fraction of the weights that a model has left, brings none back, and leaves
 # as many as IMP does. A layer-wise kind would first make the scores of all layers comparable.
@@ -39,11 +39,11 @@ def prune_without_training(args: argparse.Namespace) -> None:
         raise InputError(f"--ticket {args.ticket} prunes pre-trained weights: name them by --init")
     path = networks.init_file(args)
     mean, std = networks.normalization(args, "imagenet")
-    classes = count_classes(path, args.arch, args.init_key)
-    args.stem = args.stem or stem_in(path, args.init_key)
+    classes, stem = classes_and_stem(path, args.arch, args.init_key)
+    args.stem = args.stem or stem
     model = build_model(args.arch, classes, mean, std, args.stem, args.width)
     warnings = Warnings(args.notes)
-    loaded = networks.load_init(model, args, warnings)
+    loaded = networks.load_init(model, path, args, warnings)
     networks.refuse_pruned(args.init, loaded)
     facts = {"init_sha256": networks.trunk_sha256(model, loaded), WARNINGS: warnings.lines}
     contents = folders.contents_of_files(args, FILES)

@@ -21,8 +21,6 @@ from errors import InputError
 from evaluation.tested import NetworkFile
 from files import names
 from files.atomic import sha256_of
-from files.checkpoints import load_checkpoint
-from files.class_names import class_names_in
 from files.fingerprints import weights_sha256
 from files.results import IMP
 from files.run_args import args_if_readable
@@ -55,15 +53,15 @@ def source_network(
     """
     model, sha256 = _fresh_network(args, loader.num_classes, "imagenet"), None
     if args.init:
-        loaded = load_init(model, args, warnings, fc="drop" if args.reset_fc else "strict")
+        fc = "drop" if args.reset_fc else "strict"
+        loaded = load_init(model, init_file(args), args, warnings, fc=fc)
         if loaded.trunk_only:
             raise InputError(
                 f"--init {args.init}: {loaded.layout} can only be transferred, not pruned"
             )
         refuse_pruned(args.init, loaded)
         if not args.reset_fc:
-            theirs = class_names_in(load_checkpoint(init_file(args)))
-            compare_classes(theirs, loader, f"--init {args.init}", warnings, RESET)
+            compare_classes(loaded.class_names, loader, f"--init {args.init}", warnings, RESET)
         sha256 = trunk_sha256(model, loaded)
     elif not args.pretrain_epochs:
         warnings.add(f"no --init: starting from random weights (seed {args.seed})")
@@ -154,7 +152,10 @@ def _placed(model: nn.Module, args: argparse.Namespace, execution: Execution) ->
 
 
 def init_file(args: argparse.Namespace) -> Path:
-    """Where --init lies, once it is there: rank 0 fetches what must be."""
+    """Where --init lies, once it is there: rank 0 fetches what must be.
+
+    Asked for once in a run: what is fetched is hashed, and told, each time.
+    """
     with main_first():
         found = weights_file(args.init, args.arch)
     if found.note:
@@ -188,16 +189,16 @@ def _network_file(args: argparse.Namespace, path: Path, key: str | None) -> Netw
 
 def load_init(
     model: nn.Module,
+    path: Path,
     args: argparse.Namespace,
     warnings: Warnings,
     ticket: Ticket | None = None,
     **how: str,
 ) -> Loaded:
-    """Load --init into a network, and say what it is and what is left out of it.
+    """Load --init, which lies at `path`, into a network; say what it is and what is left out of it.
 
     A `ticket` that is to be put on it accounts for weights that are exactly 0.
     """
-    path = init_file(args)
     how = {"normalization": "keep" if args.mean else "file", **how}
     loaded = load_pretrained(model, path, key=args.init_key, **how)
     normalize = model.get_submodule("normalize")
@@ -218,7 +219,8 @@ def _load_for_transfer(
     model: nn.Module, args: argparse.Namespace, ticket: Ticket | None, warnings: Warnings
 ) -> str:
     """Load --init but for its classifier, and return its hash."""
-    loaded = load_init(model, args, warnings, ticket, **FOR_TRANSFER)
+    path = init_file(args)
+    loaded = load_init(model, path, args, warnings, ticket, **FOR_TRANSFER)
     density = loaded.percent_left
     if ticket is None and density < 100:
         warnings.add(
@@ -227,12 +229,14 @@ def _load_for_transfer(
         )
     sha256 = trunk_sha256(model, loaded)
     if ticket is not None:
-        _compare_weights(args, ticket, model, None if loaded.fresh_stem else sha256, warnings)
+        known = None if loaded.fresh_stem else sha256
+        _compare_weights(args, path, ticket, model, known, warnings)
     return sha256
 
 
 def _compare_weights(
     args: argparse.Namespace,
+    path: Path,
     ticket: Ticket,
     model: nn.Module,
     sha256: str | None,
@@ -247,9 +251,9 @@ def _compare_weights(
     of the released code does) that differ.
 
     Args:
+        path: where --init lies.
         sha256: the hash of --init's weights; None where they were not loaded whole.
     """
-    path = init_file(args)
     if ticket.init_sha256 == sha256_of(path):
         return
     search = args_if_readable(Path(args.tickets_file).parent) if ticket.init_sha256 else {}

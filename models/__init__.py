@@ -9,11 +9,10 @@ from models.flops import check_input_size, estimate_activations, estimate_flops
 from models.fold import bake_masks, fold_for_evaluation
 from models.pretrained import (
     Loaded,
-    count_classes,
+    classes_and_stem,
     fit_masks,
     load_network,
     load_pretrained,
-    stem_in,
 )
 from models.timm_networks import draws_in_training
 from models.zoo import ARCHS, STEMS, build_model, classifier, is_arch, stem_of, synchronised
@@ -25,9 +24,9 @@ __all__ = [
     "bake_masks",
     "build_model",
     "check_input_size",
+    "classes_and_stem",
     "classifier",
     "compile_passes",
-    "count_classes",
     "draws_in_training",
     "estimate_activations",
     "estimate_flops",
@@ -37,7 +36,6 @@ __all__ = [
     "is_fetched",
     "load_network",
     "load_pretrained",
-    "stem_in",
     "stem_of",
     "synchronised",
     "weights_file",

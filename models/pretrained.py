@@ -43,7 +43,8 @@ class Loaded:
     {'conv1.weight_mask': bool tensor}, as the model names its layers; None for dense weights.
     `trunk_only`: a self-supervised trunk, which can be transferred but not pruned by IMP without
     further training. `fresh_stem`: the model kept its own first convolution. `has_constants`: the
-    file tells by which mean and std its images were normalised.
+    file tells by which mean and std its images were normalised. `class_names`: of the classifier's
+    outputs, if the file gives them.
     """
 
     layout: str
@@ -53,6 +54,7 @@ class Loaded:
     trunk_only: bool = False
     fresh_stem: bool = False
     has_constants: bool = False
+    class_names: tuple[str, ...] | None = None
 
     @property
     def percent_left(self) -> float:
@@ -163,20 +165,18 @@ def _usual_constants(
     return otherwise
 
 
-def count_classes(
+def classes_and_stem(
     path: str | os.PathLike[str], arch: str = "resnet50", key: str | None = None
-) -> int:
-    """How many classes the classifier of a weight file has; InputError where there is none."""
+) -> tuple[int, str | None]:
+    """How many classes the classifier of a weight file has, and the network's stem.
+
+    The stem is None where the first convolution does not tell. InputError without a classifier.
+    """
     name = torchvision_name(classifier_of_arch(arch) + ".") + "weight"
-    weight = _read(path, key).weights.get(name)
-    if weight is None:
+    weights = _read(path, key).weights
+    if name not in weights:
         raise InputError(f"{path}: has no classifier ({name}); it can only be transferred")
-    return weight.shape[0]
-
-
-def stem_in(path: str | os.PathLike[str], key: str | None = None) -> str | None:
-    """The stem of the network in a weight file; None where its first convolution does not tell."""
-    return stem_and_width(_read(path, key).weights)[0]
+    return weights[name].shape[0], stem_and_width(weights)[0]
 
 
 def fit_masks(model: nn.Module, masks: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -260,6 +260,7 @@ def _fill(
         source.trunk_only,
         fresh_stem,
         source.constants is not None,
+        source.class_names,
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from errors import InputError
+from files.class_names import class_names_in
 from files.mask_layouts import ticket_masks
 from files.state_dicts import constants_beside, other_entries, take_state_dict
 from files.weight_names import (
@@ -38,6 +39,7 @@ class Source:
     warnings: list[str]  # what bears on a figure
     arch: str | None  # what the file says it holds
     trunk_only: bool
+    class_names: tuple[str, ...] | None  # in the order of the classifier's outputs
 
 
 def read_layout(
@@ -83,6 +85,7 @@ def read_layout(
         warnings=[*beside_notes, *other_weights],
         arch=arch if isinstance(arch, str) else None,
         trunk_only=row.trunk_only,
+        class_names=class_names_in(payload),
     )
 
 

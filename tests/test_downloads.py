@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.main_cases import run_imp, run_transfer, skip_pictures, write_images
 
 import models
 from errors import InputError
 from files.checkpoints import load_checkpoint, save_checkpoint
-from models import download, is_fetched, weights_file
+from models import build_model, download, is_fetched, weights_file
 
 try:
     hub: Any = importlib.import_module("huggingface_hub")
@@ -24,6 +25,7 @@ except ImportError:
     hub = None
 needs_hub = pytest.mark.skipif(hub is None, reason="huggingface_hub is not installed (an extra)")
 COMMIT = "c" * 40
+TWO_STATES = ["--mode", "std", "--epochs", "2", "--prune_epoch", "1"]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -298,6 +300,33 @@ def test_another_or_a_torn_file_in_torchvisions_place_is_refused_and_stays(torch
     with pytest.raises(InputError, match="torchvision: .*another file than #sha256="):
         weights_file("torchvision", "resnet18")
     assert not path.exists()
+
+
+# --- a run ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["imp", "omp", "transfer", "reinit"])
+def test_a_run_fetches_hashes_and_tells_its_weights_once(
+    server, tmp_path, capsys, monkeypatch, kind
+):
+    data, initial = write_images(tmp_path / "data"), tmp_path / "initial.pt"
+    save_checkpoint(
+        initial, build_model("resnet20s", 3, (0.5,) * 3, (0.5,) * 3, width=4).state_dict()
+    )
+    server.files["/weights.pt"] = initial.read_bytes()
+    name = f"{server.address}/weights.pt#sha256={sha256(initial.read_bytes())}"
+    skip_pictures(monkeypatch)
+    run_imp(data, tmp_path / "found", "--ticket", "omp", "--init", str(initial), *TWO_STATES)
+    ticket = str(tmp_path / "found" / "1-ticket.safetensors")
+    capsys.readouterr()
+    if kind in ("imp", "omp"):
+        run_imp(data, tmp_path / "run", "--ticket", kind, "--init", name, *TWO_STATES)
+    else:
+        flags = ["--reinit"] if kind == "reinit" else []
+        flags += ["--mode", "std", "--epochs", "1", "--tickets_file", ticket]
+        run_transfer(data, tmp_path / "run", "--init", name, *flags)
+    assert capsys.readouterr().out.count(" lies at ") == 1
+    assert len(server.requests) == 1
 
 
 # --- all ways -------------------------------------------------------------------------------------

@@ -138,15 +138,15 @@ class Cost:
 def find_arch(masks: Masks, named: str | None = None) -> tuple[str, str | None, int] | None:
     """Architecture, stem and width of the network that the masks fit, None where none does.
 
-    `named` is what a ticket's header says: only so a network of timm can be known, and one of two
-    that have the same masks.
+    The stem is None where no mask of conv1 tells it. `named` is what a ticket's file says: only so
+    a network of timm can be known, and one of two that have the same masks.
     """
     from models import ARCHS  # slow to import, and only --inspect needs it
 
     first = masks.get("conv1" + MASK_SUFFIX)
     inner = [tuple(m.shape) for n, m in masks.items() if n != "conv1" + MASK_SUFFIX]
     narrow = next(iter(inner), (16,))[0]
-    stem = "cifar" if first is None or first.shape[-1] == 3 else "imagenet"
+    stem = None if first is None else "cifar" if first.shape[-1] == 3 else "imagenet"
     if named is not None and named.startswith("timm:"):
         return (named, None, 16) if _fits(masks, named, None, 16) else None
     first_tried = (named,) if named in ARCHS else ()
@@ -160,7 +160,7 @@ def _fits(masks: Masks, arch: str, stem: str | None, width: int) -> bool:
     """Whether the masks are those of all of a network's convolutions, conv1 perhaps left out."""
     from models import build_model, fit_masks
 
-    with torch.device("cpu" if stem is None else "meta"):
+    with torch.device("cpu" if arch.startswith("timm:") else "meta"):
         model = build_model(arch, 1, (0.0,) * 3, (1.0,) * 3, stem=stem, width=width)
     shapes = {
         name.removesuffix(".weight") + MASK_SUFFIX: tuple(weight.shape)
@@ -175,18 +175,21 @@ def _fits(masks: Masks, arch: str, stem: str | None, width: int) -> bool:
 def cost(masks: Masks, input_size: int | None = None, named: str | None = None) -> Cost | None:
     """What the convolutions cost; None for a network that is not of the zoo.
 
-    `input_size` is 32 for the CIFAR stem and 224 for the other if left out. `named` is the
-    architecture that a ticket's header names.
+    `input_size` is 32 for the CIFAR stem and 224 for the other if left out. A stem that the masks
+    do not tell is the one for that size, else the network's own. `named` is the architecture that a
+    ticket's file names.
     """
-    from models import build_model, estimate_flops, fit_masks
-    from models.stem import usual_size
+    from models import build_model, estimate_flops, fit_masks, stem_of
+    from models.stem import usual_size, usual_stem
 
     found = find_arch(masks, named)
     if found is None:
         return None
     arch, stem, width = found
-    size = input_size or usual_size(stem)
+    if stem is None and input_size is not None:
+        stem = usual_stem(input_size)
     model = build_model(arch, 1, (0.0,) * 3, (1.0,) * 3, stem=stem, width=width)
+    size = input_size or usual_size(stem_of(model))
     none = torch.zeros(1, dtype=torch.bool)
     linear = {n + MASK_SUFFIX: none for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     dense = estimate_flops(model, size, linear)

@@ -147,6 +147,13 @@ def test_flops_are_those_of_the_convolutions_by_hand():
     assert (pruned.dense, pruned.sparse) == (4 * by_hand, 4 * (by_hand - 2 * 3 * 16 * 9 * 32**2))
 
 
+def test_the_stem_of_a_ticket_without_a_mask_for_it_is_the_one_for_the_size():
+    whole = {"imagenet": masks_of("resnet18"), "cifar": masks_of("resnet18", "cifar")}
+    for stem, size in (("imagenet", None), ("imagenet", 224), ("cifar", 32)):
+        rest = {n: mask for n, mask in whole[stem].items() if n != "conv1.weight_mask"}
+        assert cost(rest, size) == cost(whole[stem], size)
+
+
 def test_inspect_tells_what_remains_and_where_it_is_from(tmp_path):
     masks = masks_of("resnet20s", "cifar", keep=0.5)
     left = sum(int(mask.sum()) for mask in masks.values())

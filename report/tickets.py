@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -11,11 +12,10 @@ from torch import Tensor, nn
 
 from errors import InputError
 from files import names
-from files.atomic import sha256_of
 from files.results import IMP
 from files.run_args import args_if_readable
 from files.study_record import files_below
-from files.tickets import load_ticket, ticket_header
+from files.tickets import read_ticket, ticket_header
 from pruning_utils import MASK_SUFFIX
 from report.runs import natural_order
 
@@ -202,32 +202,37 @@ def inspect_ticket(path: str | Path, input_size: int | None = None) -> str:
 
     Raises InputError when `path` holds no masks.
     """
-    masks = load_ticket(path)
-    header = ticket_header(path)
+    ticket = read_ticket(path)
+    masks, header = ticket.masks, ticket_header(path)
     left = sum(int(torch.count_nonzero(mask)) for mask in masks.values())
     total = sum(mask.numel() for mask in masks.values())
     if not total:
         raise InputError(f"{path}: its masks are empty; a ticket has one entry per weight")
     lines = [f"ticket   {path}", *_origin(header, left / total)]
-    lines.append(f"sha256   {sha256_of(path)}")
+    lines.append(f"sha256   {ticket.sha256}")
     lines.append(f"weights  {left:,} of {total:,} masked weights left: density {left / total:.6f}")
     lines.append(f"         sparsity {100 * (1 - left / total):.2f} %")
-    price = cost(masks, input_size, header.get("arch"))
-    if price is None:
-        lines.append("FLOPs    unknown: the masks fit no network of the model zoo")
-    else:
-        share = 100 * price.sparse / price.dense
-        lines.append(
-            f"FLOPs    {_short(price.sparse)} of {_short(price.dense)} ({share:.1f} %) per image: "
-            f"convolutions of {price.arch} at {price.input_size} pixels, 2 per multiply-add,"
-        )
-        lines.append("         if arithmetic skipped every pruned weight")
+    lines += _flops(masks, input_size, ticket.arch)
     lines.append(
         f"size     {_bytes(4 * left)} of {_bytes(4 * total)} as float32 values, plus "
         f"{_bytes((total + 7) // 8)} for the mask at one bit a weight; "
         f"the file has {_bytes(Path(path).stat().st_size)}"
     )
     return "\n".join([*lines, "", *_layer_table(masks)])
+
+
+def _flops(masks: Masks, input_size: int | None, named: str | None) -> list[str]:
+    if named is not None and named.startswith("timm:") and find_spec("timm") is None:
+        return [f"FLOPs    unknown: {named} needs the package timm: pip install timm"]
+    price = cost(masks, input_size, named)
+    if price is None:
+        return ["FLOPs    unknown: the masks fit no network of the model zoo"]
+    share = 100 * price.sparse / price.dense
+    return [
+        f"FLOPs    {_short(price.sparse)} of {_short(price.dense)} ({share:.1f} %) per image: "
+        f"convolutions of {price.arch} at {price.input_size} pixels, 2 per multiply-add,",
+        "         if arithmetic skipped every pruned weight",
+    ]
 
 
 def _origin(header: Mapping[str, str], density: float) -> list[str]:

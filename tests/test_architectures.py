@@ -29,7 +29,7 @@ import main_imp_pretrain
 import models
 from errors import InputError
 from files.checkpoints import save_checkpoint
-from files.tickets import load_ticket
+from files.tickets import load_ticket, save_ticket
 from models import (
     classifier,
     export,
@@ -506,9 +506,20 @@ def test_it_is_exported_with_its_masks_and_loads_back(run, tmp_path):
     assert zeros >= 0.35 * sum(weight.numel() for weight in weights)
 
 
-def test_its_ticket_is_inspected_with_flops(run):
-    told = inspect_ticket(run.imp / "2-ticket.safetensors")
+@pytest.mark.parametrize("name", ["2-ticket.safetensors", "2-checkpoint.pth.tar"])
+def test_its_ticket_is_inspected_with_flops(run, name):
+    told = inspect_ticket(run.imp / name)
     assert f"convolutions of {run.arch} at" in told
+
+
+def test_without_timm_its_ticket_is_inspected_without_flops(tmp_path, monkeypatch):
+    mask = torch.arange(108).reshape(4, 3, 3, 3) < 27
+    origin: Any = {"arch": "timm:test_resnet", "state": 6, "density": 0.25, "init_sha256": "0" * 64}
+    save_ticket(tmp_path / "6-ticket.safetensors", {"stem.conv.weight_mask": mask}, **origin)
+    monkeypatch.setitem(importlib.import_module("sys").modules, "timm", None)
+    told = inspect_ticket(tmp_path / "6-ticket.safetensors")
+    assert "FLOPs    unknown: timm:test_resnet needs the package timm: pip install timm" in told
+    assert "density 0.250000" in told
 
 
 def test_its_plan_has_costs(run, data, tmp_path, capsys):

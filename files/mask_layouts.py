@@ -28,7 +28,7 @@ def ticket_masks(payload: Mapping[str, Any], where: str) -> tuple[dict[str, Tens
         spelling, and a note on each mask that is left out: a convolution's has four dimensions.
 
     Raises:
-        InputError: no masks, two of one layer, or values other than 0 and 1.
+        InputError: no masks, two of one layer that differ, or values other than 0 and 1.
     """
     found = _find(payload, where)
     if not found:
@@ -40,7 +40,7 @@ def ticket_masks(payload: Mapping[str, Any], where: str) -> tuple[dict[str, Tens
     notes = []
     for name, value in found.items():
         bare, mask = names[name], _as_bool(value, name, where)
-        if bare in masks:
+        if bare in masks and not torch.equal(masks[bare], mask):
             raise InputError(f"{where}: holds two masks of one layer under different prefixes")
         if mask.dim() == 4:
             masks[bare] = mask

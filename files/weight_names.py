@@ -16,8 +16,9 @@ WRAPPERS = ("module.", *INNER, "model.", "net.", "network.", "backbone.", "encod
 # Entries that are no weights: state of quantisers, counters of averaged models, sizes left by thop.
 NO_WEIGHTS = ("_extra_state", "n_averaged", "total_ops", "total_params")
 OTHER_MASK_SUFFIXES = ("_mask", ".mask", ".weight", "")
-# Of the network in a file that holds more than one, or a part before it (0 is the normalisation).
-PARTS = ("encoder_q.", "base_encoder.", "online_encoder.", "1.")
+# Of the network in a file that holds more than one, or a part before it (0 is the normalisation);
+# MadryLab/robustness saves it a second time under its attacker.
+PARTS = ("encoder_q.", "base_encoder.", "online_encoder.", "attacker.", "1.")
 # torch.nn.Sequential(*resnet.children()) numbers what torchvision names.
 CHILDREN = {"0.": "conv1.", "1.": "bn1."} | {f"{i + 3}.": f"layer{i}." for i in range(1, 5)}
 
@@ -74,6 +75,8 @@ def mask_names(names: Iterable[str]) -> dict[str, str]:
     bare = {name: _with_suffix(strip_wrappers(name, parts)) for name in names}
     if {f"0{MASK_SUFFIX}", f"4.0.conv1{MASK_SUFFIX}"} <= set(bare.values()):
         bare = {name: named_child(mask) for name, mask in bare.items()}
+    wrapper = unknown_wrapper(mask.removesuffix("_mask") for mask in bare.values()) or ""
+    bare = {name: mask.removeprefix(wrapper) for name, mask in bare.items()}
     return {name: torchvision_name(mask) for name, mask in bare.items()}
 
 

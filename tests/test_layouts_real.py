@@ -427,6 +427,11 @@ TICKETS = {
     "numpy": lambda: by_weight(lambda mask: mask.numpy().astype(np.uint8)),
     "MoCo": lambda: {"state_dict": prefixed("module.encoder_q.", pruned_state())},
     "MoCo v3": lambda: prefixed("base_encoder.", floats()),
+    "under a wrapper that nobody knows": lambda: prefixed("module.trunk.", pruned_state()),
+    "MadryLab/robustness": lambda: {
+        "model": prefixed("module.model.", pruned_state())
+        | prefixed("module.attacker.model.", pruned_state())
+    },
     "BYOL": lambda: {"masks": prefixed("online_encoder.", floats())},
     "beside numbers": lambda: by_weight(lambda mask: mask.int()) | {"epoch": 3, "arch": "x"},
     "nested where nobody looks": lambda: {"best": {"ticket": floats()}, "last": {"lr": 0.1}},
@@ -507,7 +512,10 @@ def test_the_mask_of_a_classifier_is_left_out_with_a_note(name):
         ({"conv1.weight_mask": "all"}, "conv1.weight_mask is no mask"),
         ({"fc.weight_mask": torch.ones(2, 2)}, "no mask of a convolution, only of fc.weight_mask"),
         (
-            {f"{p}conv1.weight_mask": torch.ones(1, 1, 1, 1) for p in ("", "module.")},
+            {
+                f"{p}conv1.weight_mask": torch.full((1, 1, 1, 1), n)
+                for n, p in enumerate(["", "module."])
+            },
             "two masks of one layer",
         ),
     ],

@@ -30,7 +30,7 @@ CONTENT = "_content"  # ends the name under which the fingerprint of an input is
 IN_SIGHT = 60.0  # seconds until all nodes see a new file
 # Of the data's content, what is not only that of the training split: its files by name and size,
 # and by their bytes.
-IMAGES, BYTES = "images", "bytes"
+OF_IMAGES = IMAGES, BYTES = "images", "bytes"
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ class RunFolder:
 
 def _as_flag(name: str) -> str:
     """What a message calls a recorded value, behind `--`."""
-    if name in (f"{IMAGES}{CONTENT}", f"{BYTES}{CONTENT}"):
+    if name in [f"{of}{CONTENT}" for of in OF_IMAGES]:
         return "data whose images are"
     return name.replace(CONTENT, " that holds")
 

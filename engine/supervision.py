@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from engine.distributed import is_main, on_main, same_on_all
 from engine.log import Warnings, say, warn
-from engine.run_folder import WARNINGS, RunFolder, holding
+from engine.run_folder import OF_IMAGES, WARNINGS, RunFolder, holding
 from engine.training import NotFinite, Preempted, StopSignals, Training
 from errors import (
     InputError,
@@ -117,7 +117,7 @@ def _check_together(run: Run) -> None:
     training = run.training
     if training.runtime.world_size > 1:
         for flag, content in sorted(run.contents().items()):
-            same_on_all(content, f"contents of --{flag}")
+            same_on_all(content, f"contents of --{'data' if flag in OF_IMAGES else flag}")
         same_on_all(training.loader.batch_size, "images in a step")
         same_on_all((training.epoch, training.step), "(epochs, steps) done")
         same_on_all(weights_sha256(training.model.state_dict()), "weights")

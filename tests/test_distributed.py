@@ -394,7 +394,7 @@ def test_nodes_that_do_not_see_the_same_files_are_refused(tmp_path, differ):
     elif differ == "images":
         roots[1] = shutil.copytree(data, tmp_path / "other")
         next((roots[1] / "val").rglob("*.png")).unlink()
-        told = "process 1 has other contents of --images than process 0"
+        told = "process 1 has other contents of --data than process 0"
     else:
         own[1] += ["--save_dir", str(tmp_path / "local")]
         told = "process 1 does not see what process 0 writes there; name a folder that all nodes"

@@ -25,7 +25,8 @@ def ticket_masks(payload: Mapping[str, Any], where: str) -> tuple[dict[str, Tens
 
     Returns:
         `{layer + '.weight_mask': bool tensor}`, wrappers' prefixes removed and in torchvision's
-        spelling, and a note on each mask that is left out: a convolution's has four dimensions.
+        spelling, and a note on each mask that is left out: a convolution's has four dimensions;
+        and on other masks elsewhere in the file.
 
     Raises:
         InputError: no masks, two of one layer that differ, or values other than 0 and 1.
@@ -50,7 +51,8 @@ def ticket_masks(payload: Mapping[str, Any], where: str) -> tuple[dict[str, Tens
             )
     if not masks:
         raise InputError(f"{where}: holds no mask of a convolution, only of {', '.join(found)}")
-    return masks, notes
+    others = _others(payload, found)
+    return masks, notes + [f"{entry} holds other masks, which are not used" for entry in others]
 
 
 def as_floats(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -65,22 +67,30 @@ def _find(payload: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
     usual = {place: _in_place(payload, place, where) for place in PLACES}
     usual["the file itself"] = _here(payload, of_masks=False)
-    elsewhere = {
-        str(name): _find(entries, where)
+    found = {place: entries for place, entries in usual.items() if entries}
+    found = found or {
+        str(name): masks
         for name, entries in payload.items()
-        if name not in PLACES and isinstance(entries, Mapping)
+        if isinstance(entries, Mapping) and (masks := _find(entries, where))
     }
-    for places in (usual, elsewhere):
-        found = {place: entries for place, entries in places.items() if entries}
-        first, *others = found.values() or [{}]
-        if any(not _same(first, other) for other in others):
-            raise InputError(
-                f"{where}: masks lie in several places ({', '.join(found)}); take one out: "
-                f"python -m models.convert {where} OUT.pth.tar --key NAME"
-            )
-        if first:
-            return first
-    return {}
+    first, *others = found.values() or [{}]
+    if any(not _same(first, other) for other in others):
+        raise InputError(
+            f"{where}: masks lie in several places ({', '.join(found)}); take one out: "
+            f"python -m models.convert {where} OUT.pth.tar --key NAME"
+        )
+    return first
+
+
+def _others(payload: Mapping[str, Any], taken: Mapping[str, Any]) -> list[str]:
+    """The entries, as averages of the weights, that hold masks which differ from those taken."""
+    return [
+        str(name)
+        for name, entries in payload.items()
+        if isinstance(entries, Mapping)
+        and (masks := {n: v for n, v in _arrays(entries).items() if n.endswith(MASK_SUFFIX)})
+        and not _same(taken, masks)
+    ]
 
 
 def _in_place(payload: Mapping[str, Any], place: str, where: str) -> dict[str, Any]:
@@ -103,11 +113,14 @@ def _same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
 
 def _here(entries: Mapping[str, Any], of_masks: bool) -> dict[str, Any]:
     """A dictionary's own entries that are masks, by their names or by their values."""
-    named = {str(n): value for n, value in entries.items() if str(n).endswith(MASK_SUFFIX)}
-    if named:
+    if named := {str(n): v for n, v in entries.items() if str(n).endswith(MASK_SUFFIX)}:
         return named
-    arrays = {str(n): v for n, v in entries.items() if isinstance(v, (Tensor, np.ndarray))}
+    arrays = _arrays(entries)
     return arrays if of_masks or _are_masks(entries, arrays) else {}
+
+
+def _arrays(entries: Mapping[str, Any]) -> dict[str, Tensor | np.ndarray]:
+    return {str(n): v for n, v in entries.items() if isinstance(v, (Tensor, np.ndarray))}
 
 
 def _are_masks(entries: Mapping[str, Any], arrays: Mapping[str, Any]) -> bool:

@@ -38,8 +38,8 @@ class Ticket:
     file's bytes. init_sha256: that of the file with the initial weights it belongs to.
     weights_sha256: that of these weights, in whatever file, without classifier and normalisation.
     arch: the network. State, hashes and arch are None where the file does not say. init: the
-    initial weights of convolutions themselves, which files of the released code hold. notes: a
-    line for each mask left out.
+    initial weights of convolutions themselves, which files of the released code hold. notes: what
+    is left out or not known.
     """
 
     masks: dict[str, Tensor]

@@ -468,6 +468,15 @@ def test_masks_in_several_places_are_no_silent_choice():
         ticket_masks(payload, "ticket.pt")
 
 
+def test_other_masks_beside_those_that_are_taken_are_told_of_and_zeros_of_an_optimizer_are_none():
+    other = {name: 1 - mask for name, mask in floats().items()}
+    state = {index: {"momentum_buffer": torch.zeros(index + 1, 3, 3, 3)} for index in range(2)}
+    file = {"state_dict": pruned_state(), "state_dict_ema": other, "optimizer": {"state": state}}
+    found, notes = ticket_masks(file, "x.pt")
+    assert all(torch.equal(found[name], mask) for name, mask in KEPT.items())
+    assert notes == ["state_dict_ema holds other masks, which are not used"]
+
+
 def test_masks_among_the_weights_and_beside_them_are_taken_if_they_are_equal():
     beside = prefixed("module.", floats())
     found, _ = ticket_masks({"state_dict": pruned_state(), "mask": beside}, "ticket.pt")

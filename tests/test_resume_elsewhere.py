@@ -370,9 +370,12 @@ def test_a_transfer_from_elsewhere_is_not_mixed_with_another_of_equal_flags(
 ):
     cut_off(run_transfer, data, tmp_path / "cut", sparse(search), 2)
     cut_off(run_transfer, data, tmp_path / "own", sparse(search), 3)
+    figures = tmp_path / "own" / "metrics.jsonl"
+    first, *rest = figures.read_text().splitlines()
+    figures.write_text("\n".join([json.dumps({**json.loads(first), "train_loss": 9.0}), *rest]))
     resume = ["--resume", str(tmp_path / "cut" / "checkpoint.pth.tar")]
     line = transfer_line(data, tmp_path / "own", [*sparse(search), *resume], capsys)
-    assert "holds metrics.jsonl of another run than --resume's" in line  # by its seconds
+    assert "holds metrics.jsonl of another run than --resume's" in line
 
 
 # --- what --continue_from takes as it is ----------------------------------------------------------

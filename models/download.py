@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,8 @@ def _downloaded(url: str, path: Path, sha256: str, what: str) -> Path:
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=False)
+        bar = sys.stderr.isatty()  # in a log it would be hundreds of lines
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=bar)
     except HTTPError as error:
         raise InputError(f"{what}: the server answers {error.code} {error.reason}") from error
     except RuntimeError as error:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
 from files.atomic import sha256_of
 from files.fingerprints import weights_sha256
-from files.outcomes import CLEAN, PGD, read_outcomes
+from files.outcomes import CLEAN, PGD, Outcomes, read_outcomes, save_outcomes
 from files.results import RunResult, read_results
 from models import load_network
 from report.write import write_report
@@ -88,6 +92,48 @@ def test_the_source_accuracies_are_those_of_the_outcomes_and_of_the_weights_that
     network = load_network(str(MINIATURE / "runs" / "imp" / side / "init.pth.tar"))
     assert found["weights_sha256"] == weights_sha256(network.state_dict())
     assert "| {:.1f} / {:.1f} |".format(*accuracies) in (MINIATURE / "README.md").read_text()
+
+
+def flipped(outcomes: Outcomes, measure: str, images: int) -> Outcomes:
+    """The test of ra_best alone, with other outcomes for the first images."""
+    bits = {key: of.copy() for key, of in outcomes.bits.items() if key[0] == "ra_best"}
+    bits["ra_best", measure][:images] ^= True
+    return replace(outcomes, bits=bits)
+
+
+def first_half(outcomes: Outcomes) -> Outcomes:
+    bits = {key: of[: outcomes.images // 2] for key, of in flipped(outcomes, PGD, 0).bits.items()}
+    return replace(outcomes, bits=bits)
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "told"),
+    [
+        (lambda run: flipped(run, CLEAN, 8), 0, "99.9000% clean, 100.0000% under PGD"),
+        (lambda run: flipped(run, CLEAN, 9), 1, "99.8875% clean"),
+        (lambda run: all_wrong(run, 40), 0, "-0.5000 points"),
+        (lambda run: all_wrong(run, 41), 1, "-0.5125 points"),
+        (lambda run: replace(run, split="others"), 1, "other images than those of the record"),
+        (lambda run: run, 2, "must be the test of one network of"),
+        (first_half, 2, "is not there twice, of all 8000 images"),
+    ],
+)
+def test_the_check_compares_images_clean_outcomes_and_ra(change, status, told, tmp_path):
+    (recorded, *_) = [path for path in PATHS if path.match("adv/f0.1/state0/seed1/*")]
+    recorded = recorded.with_name("outcomes.safetensors")
+    save_outcomes(tmp_path / "again.safetensors", change(read_outcomes(recorded)))
+    command = [sys.executable, MINIATURE / "compare.py", recorded, tmp_path / "again.safetensors"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == status
+    assert told in ended.stdout + ended.stderr
+
+
+def all_wrong(outcomes: Outcomes, images: int) -> Outcomes:
+    """The test of ra_best alone, where that many fewer images withstand PGD."""
+    robust = np.flatnonzero(outcomes.bits["ra_best", PGD])[:images]
+    found = flipped(outcomes, PGD, 0)
+    found.bits["ra_best", PGD][robust] = False
+    return found
 
 
 def test_all_networks_were_tested_on_the_same_images_and_transferred_alike():

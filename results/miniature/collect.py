@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from tables import write_tables  # noqa: E402
 
+from errors import InputError, run_main  # noqa: E402
 from files import names  # noqa: E402
 from report.console import print_verdict  # noqa: E402
 from report.write import write_report  # noqa: E402
@@ -35,7 +36,7 @@ PLACE = re.compile(r'/[^"]*?(?=main_\w+\.py|results/miniature/study\.toml)')
 def collect(runs: Path) -> None:
     finished = [path.parent for path in runs.glob(f"transfer/**/{names.RESULTS}")]
     if not finished:
-        raise SystemExit(f"error: {runs}: no finished transfer; give the study's folder")
+        raise InputError(f"{runs}: no finished transfer; give the study's folder")
     for folder in finished:
         take(runs, folder, OF_A_TRANSFER)
     for folder in set(runs.glob(TESTED_AGAIN)) & set(finished):
@@ -66,8 +67,12 @@ def write_report_again() -> int:
     return len(verdict.errors) > 0
 
 
+def main(argv: list[str]) -> int:
+    if len(argv) != 1:
+        raise InputError("usage: python results/miniature/collect.py RUNS")
+    collect(Path(argv[0]))
+    return write_report_again()
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        raise SystemExit("usage: python results/miniature/collect.py RUNS")
-    collect(Path(sys.argv[1]))
-    sys.exit(write_report_again())
+    run_main(lambda: sys.exit(main(sys.argv[1:])))

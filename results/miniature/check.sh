@@ -5,6 +5,7 @@
 # the clean ones are, and RA is within 0.5 points. About 25 minutes on one core each.
 set -euo pipefail
 [ $# -eq 1 ] || { echo "usage: bash results/miniature/check.sh DIR" >&2; exit 2; }
+[ -d "$1/test" ] || { echo "error: $1: no folder of images with a test/ (README.md here says how to make it)" >&2; exit 2; }
 here=$(CDPATH='' cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 data=$(CDPATH='' cd "$1" && pwd)
@@ -14,7 +15,7 @@ out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 status=0
 for network in "$here"/runs/transfer/*/folder/adv/f0.1/state0/seed1/model_RA_best.pth.tar; do
-  [ -f "$network" ] || { echo "no network of a transfer in $here/runs yet" >&2; exit 2; }
+  [ -f "$network" ] || { echo "error: no network of a transfer in $here/runs" >&2; exit 2; }
   run=$(dirname "$network")
   side=${run#"$here"/runs/transfer/}
   side=${side%%/*}

@@ -15,7 +15,7 @@ from files.atomic import sha256_of
 from files.checkpoints import load_checkpoint, load_first_good, save_checkpoint
 from files.class_names import CLASSES
 from files.features import discard
-from files.mask_layouts import as_floats
+from files.mask_layouts import as_released
 from files.results import IMP
 from files.state_dicts import holds_weights
 from files.tickets import kind_noted, load_ticket, ticket_header
@@ -211,7 +211,7 @@ def export_released(save_dir: Path, state: int, mode: str) -> Path:
         return {n: v for n, v in state_dict.items() if kept or not n.startswith("normalize.")}
 
     path = save_dir / names.released(state)
-    parts = {"state_dict": for_mode(as_floats(weights)), "init": for_mode(init)}
+    parts = {"state_dict": for_mode(as_released(weights)), "init": for_mode(init)}
     save_checkpoint(path, {**about, **parts})
     return path
 

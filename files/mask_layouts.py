@@ -55,9 +55,18 @@ def ticket_masks(payload: Mapping[str, Any], where: str) -> tuple[dict[str, Tens
     return masks, notes + [f"{entry} holds other masks, which are not used" for entry in others]
 
 
-def as_floats(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with its masks as the released code and PyTorch's own pruning keep them."""
-    return {n: v.float() if n.endswith(MASK_SUFFIX) else v for n, v in state_dict.items()}
+def as_released(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with its masks as the released code keeps them: floats, of every convolution.
+
+    That code fails on a ticket without one of them; a convolution that was never pruned gets ones.
+    """
+    released: dict[str, Tensor] = {}
+    for name, value in state_dict.items():
+        if name.endswith(".weight") and value.dim() == 4:  # a convolution's
+            released |= {f"{name}_orig": value, f"{name}_mask": torch.ones_like(value)}
+        else:
+            released[name] = value.float() if name.endswith(MASK_SUFFIX) else value
+    return released
 
 
 def _find(payload: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from files.checkpoints import (
     transfer_keys,
 )
 from files.class_names import CLASSES
-from files.mask_layouts import as_floats
+from files.mask_layouts import as_released
 from files.state_dicts import holds_weights
 from files.tickets import KIND, kind_noted
 from pruning_utils import MASK_SUFFIX
@@ -197,7 +197,7 @@ def export_released(checkpoint: Path, save_dir: Path) -> Path:
     weights = bare_keys(found) if holds_weights(found) else {}
     if not any(name.endswith(MASK_SUFFIX) for name in weights):
         raise InputError(f"{checkpoint}: no transfer checkpoint with masks, so no ticket")
-    kept = {n: v for n, v in as_floats(weights).items() if not n.startswith("normalize.")}
+    kept = {n: v for n, v in as_released(weights).items() if not n.startswith("normalize.")}
     path = save_dir / names.released_transfer(checkpoint)
     about: dict[str, Any] = {n: content[n] for n in ("epoch", "arch", KIND) if n in content}
     save_checkpoint(path, {**about, "state_dict": kept})

@@ -298,6 +298,20 @@ def test_a_transferred_network_is_exported_as_a_ticket(imp, transfer, tmp_path, 
     assert torch.equal(weights["conv1.weight_orig"], trained["conv1.weight_orig"])
 
 
+def test_a_convolution_that_stayed_dense_has_a_mask_of_ones_for_them(transfer, tmp_path):
+    """As conv1 does under a ticket of another stem: their reader asks for every mask."""
+    content = load(transfer / "checkpoint.pth.tar")
+    weights = dict(content["state_dict"])
+    mask = weights.pop("1.conv1.weight_mask")
+    weights["1.conv1.weight"] = weights.pop("1.conv1.weight_orig")
+    save_checkpoint(tmp_path / "checkpoint.pth.tar", {**content, "state_dict": weights})
+    main_downstream.main(["--save_dir", str(tmp_path), "--export_released"])
+    path = tmp_path / "checkpoint-released.pth.tar"
+    ticket = read_as_they_do(path, network())
+    assert torch.equal(ticket["conv1.weight_mask"], torch.ones(mask.shape))
+    assert torch.equal(load(path)["state_dict"]["conv1.weight_orig"], weights["1.conv1.weight"])
+
+
 def test_a_transfer_without_masks_is_no_ticket(data, imp, tmp_path, capsys):
     run_transfer(data, tmp_path / "run", *TRANSFER, "--init", str(imp / "init.pth.tar"))
     argv = ["--save_dir", tmp_path / "run", "--export_released"]

@@ -315,7 +315,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError("DATA is missing: the folder with train/CLASS/* and val/CLASS/*")
     if args.export_released is not None:
         save_dir, mode = Path(args.save_dir), recorded_mode(args, parser)
-        say(f"wrote {imp_run.export_released(save_dir, args.export_released, mode)}")
+        theirs = networks.normalization(args, "imagenet")
+        path = imp_run.export_released(save_dir, args.export_released, mode, theirs, warn)
+        say(f"wrote {path}")
     elif args.dry_run:
         say(plan_imp(args).shown(as_json=args.json))
     elif args.ticket != IMP:

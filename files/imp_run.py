@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from errors import InputError
 from files import names
 from files.atomic import sha256_of
-from files.checkpoints import load_checkpoint, load_first_good, save_checkpoint
+from files.checkpoints import CONSTANTS, load_checkpoint, load_first_good, save_checkpoint
 from files.class_names import CLASSES
 from files.features import discard
 from files.mask_layouts import as_released
@@ -177,12 +178,19 @@ def load_newest(path: Path, tell: Callable[[str], None]) -> dict[str, Any]:
 # --- for the released code ------------------------------------------------------------------------
 
 
-def export_released(save_dir: Path, state: int, mode: str) -> Path:
+def export_released(
+    save_dir: Path,
+    state: int,
+    mode: str,
+    theirs: Sequence[Sequence[float]],
+    tell: Callable[[str], None],
+) -> Path:
     """Write one state as the released code's checkpoint: float masks, the initial weights inside.
 
     A state without a checkpoint is written from its ticket: its masks on the initial weights,
     without an optimizer or an accuracy. In the standard mode the released code normalises in the
-    transforms, so `normalize.*` goes.
+    transforms, so `normalize.*` goes; `tell` is told where that is not by `theirs`, the mean and
+    std (3 numbers each) of those transforms.
     """
     source, ticket = save_dir / names.imp_checkpoint(state), save_dir / names.ticket(state)
     checkpoint = load_checkpoint(source) if source.is_file() else {}
@@ -213,7 +221,23 @@ def export_released(save_dir: Path, state: int, mode: str) -> Path:
     path = save_dir / names.released(state)
     parts = {"state_dict": for_mode(as_released(weights)), "init": for_mode(init)}
     save_checkpoint(path, {**about, **parts})
+    if mode != "adv":
+        _compare_constants(init, theirs, lambda line: tell(f"{path}: {line}"))
     return path
+
+
+def _compare_constants(
+    init: Mapping[str, Tensor], theirs: Sequence[Sequence[float]], tell: Callable[[str], None]
+) -> None:
+    """Tell of a network that is made for another normalisation than `theirs`, mean and std."""
+    own = [init[name] for name in CONSTANTS if name in init]
+    if all(torch.allclose(o, o.new_tensor(t)) for o, t in zip(own, theirs, strict=False)):
+        return
+    shown = ", ".join(" ".join(f"{value:.4g}" for value in values.tolist()) for values in own)
+    tell(
+        f"images of this network are normalised by mean and std {shown}, which the file does not "
+        "hold; the released code's transforms have others and must be changed to them"
+    )
 
 
 def _masked(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -502,10 +502,14 @@ def search_folder(tmp_path):
     return tmp_path, model, init
 
 
+def export(save_dir, state, mode):
+    return export_released(save_dir, state, mode, (MEAN, STD), pytest.fail)
+
+
 @pytest.mark.parametrize("mode", ["adv", "std"])
 def test_an_exported_state_has_the_released_format(search_folder, mode):
     save_dir, model, init = search_folder
-    written = torch.load(export_released(save_dir, 1, mode), weights_only=True)
+    written = torch.load(export(save_dir, 1, mode), weights_only=True)
     assert set(written) == {
         *("epoch", "arch", "state_dict", "best_acc1", "optimizer", "state_prune", "init")
     }
@@ -522,7 +526,7 @@ def test_an_exported_state_has_the_released_format(search_folder, mode):
 
 def test_an_exported_state_loads_as_the_released_code_loads_it(search_folder):
     save_dir, model, _ = search_folder
-    path = export_released(save_dir, 1, "adv")
+    path = export(save_dir, 1, "adv")
     state = load_checkpoint(path)["state_dict"]
     theirs = network()
     for name, module in convolutions(theirs):
@@ -546,15 +550,15 @@ def test_initial_weights_of_another_run_are_refused(search_folder):
     with pytest.raises(InputError, match="not the initial weights"):
         load_initial_weights(checkpoint, origin)
     with pytest.raises(InputError, match="not the initial weights"):
-        export_released(save_dir, 1, "adv")
+        export(save_dir, 1, "adv")
     (save_dir / "init.pth.tar").unlink()
     with pytest.raises(InputError, match="no such file"):
-        export_released(save_dir, 1, "adv")
+        export(save_dir, 1, "adv")
 
 
 def test_exporting_a_state_that_is_not_there_is_wrong_input(tmp_path):
     with pytest.raises(InputError, match=r"5-checkpoint\.pth\.tar: no such file"):
-        export_released(tmp_path, 5, "adv")
+        export(tmp_path, 5, "adv")
 
 
 def test_a_file_is_flushed_before_it_is_renamed_and_its_directory_after(tmp_path, monkeypatch):

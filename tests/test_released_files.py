@@ -257,6 +257,22 @@ def test_a_ticket_without_a_checkpoint_is_exported_on_the_initial_weights(imp, t
         assert torch.equal(file["state_dict"][f"{name}_orig" if pruned else name], value)
 
 
+def test_a_standard_export_tells_of_a_normalisation_that_the_released_code_does_not_have(
+    imp, tmp_path, capsys
+):
+    folder = Path(shutil.copytree(imp, tmp_path / "run"))
+    exported(folder, 3)
+    assert "normalised" not in capsys.readouterr().err
+    init = load(folder / "init.pth.tar") | {"normalize.mean": torch.tensor(MEAN)}
+    save_checkpoint(folder / "init.pth.tar", init)
+    path, sha256 = folder / "2-checkpoint.pth.tar", sha256_of(folder / "init.pth.tar")
+    origin = {"file": "init.pth.tar", "sha256": sha256}
+    save_checkpoint(path, {**load(path), "init": origin})
+    exported(folder, 2)
+    told = "2-released.pth.tar: images of this network are normalised by mean and std 0.5 0.5 0.5, "
+    assert told in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["omp", "random"])
 def test_one_shot_tickets_are_exported_too(imp, tmp_path, kind):
     folder, init = tmp_path / kind, str(imp / "init.pth.tar")

@@ -53,6 +53,7 @@ class TicketSearch:
         self.model, self.init_sha256 = networks.source_network(
             args, self.train, self.execution, self.warnings
         )
+        networks.refuse_too_many_prunes(self.model, args.rate, self.states.last + 1)
         self.init: dict[str, Tensor] = {}  # what every state is rewound to
         self.salvaged = salvage.find(args, runtime, self.warnings)
         if self.salvaged is not None and self.salvaged.state > 0:

@@ -45,6 +45,7 @@ def prune_without_training(args: argparse.Namespace) -> None:
     warnings = Warnings(args.notes)
     loaded = networks.load_init(model, path, args, warnings)
     networks.refuse_pruned(args.init, loaded)
+    networks.refuse_too_many_prunes(model, args.rate, last + 1)
     facts = {"init_sha256": networks.trunk_sha256(model, loaded), WARNINGS: warnings.lines}
     contents = folders.contents_of_files(args, FILES)
     with holding(replace(folder, contents=contents, facts=facts)):

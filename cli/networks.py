@@ -316,6 +316,17 @@ def refuse_pruned(init: str, loaded: Loaded) -> None:
         )
 
 
+def refuse_too_many_prunes(model: nn.Module, rate: float, prunes: int) -> None:
+    """Raise InputError where so many prunes, each of the fraction `rate`, leave no weight."""
+    weights = sum(module.weight.numel() for _, module in pruning.convolutions(model))
+    if weights * (1 - rate) ** prunes < 1:
+        raise InputError(
+            f"--rate {rate:g}: {prunes} prunes, one a state and one after the last, leave none of "
+            f"the {weights} convolution weights, as each removes this fraction of those left; a "
+            "smaller one, or fewer states (--epochs divided by --prune_epoch)"
+        )
+
+
 def warn_of_zeros(init: str, model: nn.Module, warnings: Warnings) -> None:
     """Warn where weights without masks look pruned all the same."""
     zeros = 100 - pruning.percent_left(model)

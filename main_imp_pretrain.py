@@ -117,6 +117,7 @@ class TicketSearch:
         density = pruning.percent_left(self.model) / 100
         say(f"state {state}: density {100 * density:.2f} %")
         say(pruning.remain_line(self.model))
+        networks.warn_of_empty_layers(self.model, state, self.warnings)
         self.write_ticket(state, density)
 
     def validate(self) -> Metrics:

@@ -49,11 +49,14 @@ def prune_without_training(args: argparse.Namespace) -> None:
     facts = {"init_sha256": networks.trunk_sha256(model, loaded), WARNINGS: warnings.lines}
     contents = folders.contents_of_files(args, FILES)
     with holding(replace(folder, contents=contents, facts=facts)):
-        write_tickets(args, model, last)
+        write_tickets(args, model, last, warnings)
+        folder.record(warnings.lines)
     say(f"done: {last + 2} {args.ticket} tickets in {folder.path}")
 
 
-def write_tickets(args: argparse.Namespace, model: nn.Module, last: int) -> None:
+def write_tickets(
+    args: argparse.Namespace, model: nn.Module, last: int, warnings: Warnings
+) -> None:
     """Tickets 0 to last + 1 of an untrained network, each pruned from the one before."""
     save_dir = Path(args.save_dir)
     init = imp_run.save_initial_weights(save_dir, model.state_dict())
@@ -64,6 +67,7 @@ def write_tickets(args: argparse.Namespace, model: nn.Module, last: int) -> None
         masks = pruning.masks(model)
         density = pruning.percent_left_in(masks) / 100
         say(f"state {state}: density {100 * density:.2f} %")
+        networks.warn_of_empty_layers(model, state, warnings)
         save_ticket(
             save_dir / names.ticket(state),
             masks,

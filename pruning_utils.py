@@ -286,6 +286,11 @@ def percent_left_in(ticket: Mapping[str, Tensor]) -> float:
     return 100.0 * kept / sum(mask.numel() for mask in ticket.values())
 
 
+def empty_layers(model: nn.Module) -> list[str]:
+    """The names of the convolutions of which no weight remains."""
+    return [name for name, module in convolutions(model) if not bool(_mask_of(module).any())]
+
+
 def remain_line(model: nn.Module) -> str:
     """The line that people's scripts read from the logs (released code)."""
     return f"* remain weight =  {percent_left(model)} %"

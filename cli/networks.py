@@ -40,6 +40,7 @@ from models import (
 )
 
 FOR_TRANSFER = {"fc": "drop", "stem": "fresh", "normalization": "keep"}
+SHOWN = 3  # layers that a line names
 FEW_ZEROS = 5.0  # percent of the weights; more look like masks that were multiplied in
 
 
@@ -324,6 +325,17 @@ def refuse_too_many_prunes(model: nn.Module, rate: float, prunes: int) -> None:
             f"--rate {rate:g}: {prunes} prunes, one a state and one after the last, leave none of "
             f"the {weights} convolution weights, as each removes this fraction of those left; a "
             "smaller one, or fewer states (--epochs divided by --prune_epoch)"
+        )
+
+
+def warn_of_empty_layers(model: nn.Module, state: int, warnings: Warnings) -> None:
+    """Warn where a prune has left nothing of a layer: what follows may see none of the images."""
+    if empty := pruning.empty_layers(model):
+        layers = sum(1 for _ in pruning.convolutions(model))
+        more = ", …" if len(empty) > SHOWN else ""
+        warnings.add(
+            f"state {state}: nothing remains of {len(empty)} of the {layers} convolutions: "
+            f"{', '.join(empty[:SHOWN])}{more}"
         )
 
 

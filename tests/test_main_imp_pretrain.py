@@ -181,6 +181,16 @@ def test_prunes_that_leave_no_weight_are_refused(data, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_layers_of_which_nothing_remains_are_told_and_recorded(data, tmp_path, capsys):
+    few = ("--mode", "std", "--epochs", "1", "--prune_epoch", "1", "--rate", "0.98")
+    run_imp(data, tmp_path / "run", *few)
+    masks = load_ticket(tmp_path / "run" / "2-ticket.safetensors").values()
+    empty = sum(not bool(mask.any()) for mask in masks)
+    told = f"state 2: nothing remains of {empty} of the {len(masks)} convolutions: "
+    assert told in capsys.readouterr().err
+    assert any(told in line for line in read_json(tmp_path / "run" / "args.json")["warnings"])
+
+
 def test_state_1_prunes_the_initial_weights_before_any_training(run):
     model = tiny()
     load_pretrained(model, run.folder / "init.pth.tar")

@@ -8,6 +8,7 @@ from errors import InputError
 from files import names
 from files.checkpoints import load_checkpoint, save_checkpoint
 from files.results import UNTRAINED
+from files.run_args import read_args
 from files.tickets import KIND, load_ticket, read_ticket, save_ticket, ticket_header
 from models import build_model
 from one_shot import PRUNE
@@ -124,3 +125,14 @@ def test_prunes_that_leave_no_weight_are_refused(weights, tmp_path, kind):
     with pytest.raises(InputError, match=told):
         run(weights, tmp_path / kind, kind, "--rate", "0.95")
     assert not (tmp_path / kind).exists()
+
+
+@pytest.mark.parametrize("kind", UNTRAINED)
+def test_layers_of_which_nothing_remains_are_told_and_recorded(weights, tmp_path, kind):
+    tickets = run(weights, tmp_path / kind, kind, "--rate", "0.9")
+    warnings = read_args(tmp_path / kind)["warnings"]
+    for state, masks in enumerate(tickets):
+        empty = sum(not bool(mask.any()) for mask in masks.values())
+        told = f"state {state}: nothing remains of {empty} of the {len(masks)} convolutions: "
+        assert sum(line.startswith(told) for line in warnings) == (empty > 0)
+    assert any(line.startswith("state 4: ") for line in warnings)

@@ -19,6 +19,7 @@ from cli.flags import build_imp_parser
 from cli.plan import plan_imp
 from cli.recipes import apply_recipe
 from cli.recorded import recorded_mode, take_recorded
+from dataset import mean_std
 from engine.data_warnings import compare_classes, warn_of_skipped
 from engine.distributed import Runtime, broadcast_from_main, is_main, on_main, own_random_starts
 from engine.launching import launch
@@ -317,7 +318,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError("DATA is missing: the folder with train/CLASS/* and val/CLASS/*")
     if args.export_released is not None:
         save_dir, mode = Path(args.save_dir), recorded_mode(args, parser)
-        theirs = networks.normalization(args, "imagenet")
+        theirs = mean_std("imagenet")
         path = imp_run.export_released(save_dir, args.export_released, mode, theirs, warn)
         say(f"wrote {path}")
     elif args.dry_run:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from cli import build, folders
+from cli import build, folders, networks
 from cli.run_plan import ASSUMED_RATE, Cost, Input, PlannedState, RunPlan, Timing, Written
 from cli.salvage import state_given
 from dataset import Counts, count_images
@@ -41,6 +42,7 @@ def plan_imp(args: argparse.Namespace) -> RunPlan:
     if args.evaluate:
         return _plan_validation(args)
     states = build.states(args)
+    networks.refuse_too_many_prunes(_network(args), args.rate, states.last + 1)
     if args.ticket != IMP:
         return _plan_one_shot(args, states)
     counted = count_images(build.data_spec(args))
@@ -269,9 +271,13 @@ def _class_file(args: argparse.Namespace) -> str | None:
     return None if args.classes is None or args.classes.isdigit() else args.classes
 
 
+def _network(args: argparse.Namespace, classes: int = 1000) -> nn.Module:
+    return build_model(args.arch, classes, (0.5,) * 3, (0.5,) * 3, args.stem, args.width)
+
+
 def _cost(args: argparse.Namespace, passes: int, classes: int, copies: float) -> Cost:
     """Estimates; `copies` is the size of the run's files in units of the network's weights."""
-    model = build_model(args.arch, classes, (0.5,) * 3, (0.5,) * 3, args.stem, args.width)
+    model = _network(args, classes)
     flop = estimate_flops(model, args.input_size) * passes
     weights = 4 * sum(p.numel() for p in model.parameters())
     images = build.images_per_pass(args, _processes(args))
@@ -297,7 +303,7 @@ def _timed(args: argparse.Namespace, images: int, passes: int, classes: int) -> 
         return None
     cuda = takes_cuda(args.device)
     execution = build.execution(args, torch.device("cuda" if cuda else "cpu"))
-    model = build_model(args.arch, classes, (0.5,) * 3, (0.5,) * 3, args.stem, args.width)
+    model = _network(args, classes)
     execution.place(model).train()
     optimizer = build.optimizer(args, model, execution)
     perturb = build.train_attack(args, model, execution)

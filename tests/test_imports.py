@@ -34,7 +34,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "one_shot": ("cli", "engine", "models", "files", "pruning_utils"),
     "main_imp_pretrain": (
-        "one_shot", "cli", "evaluation", "engine", "models", "files", "pruning_utils",
+        "one_shot", "cli", "evaluation", "engine", "models", "files", "dataset", "pruning_utils",
     ),
     "main_downstream": (
         "cli", "evaluation", "engine", "models", "files", "dataset", "pruning_utils",

@@ -174,8 +174,10 @@ def test_another_rate_removes_that_fraction_of_what_is_left(data, tmp_path, rate
         left = cut(left, value)
 
 
-def test_prunes_that_leave_no_weight_are_refused(data, tmp_path, capsys):
-    argv = flags_of(data, tmp_path / "run", "--epochs", "3", "--prune_epoch", "1", "--rate", "0.95")
+@pytest.mark.parametrize("further", [[], ["--dry_run"]])
+def test_prunes_that_leave_no_weight_are_refused(further, data, tmp_path, capsys):
+    few = ["--epochs", "3", "--prune_epoch", "1", "--rate", "0.95"]
+    argv = flags_of(data, tmp_path / "run", *few, *further)
     line = one_error_line(argv, main_imp_pretrain.main, capsys)
     assert "--rate 0.95: 4 prunes" in line
     assert not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ import re
 import shlex
 import sys
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from errors import InputError, first_line
@@ -126,6 +126,7 @@ def read_study(path: Path, out: str | None = None) -> Study:
         runs.append(_pretraining(table, tags[-1], flags, folder))
         if len(set(tags)) < len(tags):
             raise InputError(f"{path}: [[pretraining]] tag {tags[-1]!r} is there twice")
+    runs = [_after_its_weights(path, runs, place) for place in range(len(runs))]
     transfer.texts.update(out=str(folder))
     plan = None
     if transfer.values:
@@ -162,6 +163,25 @@ def _pretraining(table: Table, tag: str, flags: list[str], out: Path) -> Run:
     arguments += own
     table.end()
     return Run(f"imp/{tag}", SEARCH, tuple(arguments), out / "imp" / tag)
+
+
+def _after_its_weights(path: Path, searches: Sequence[Run], place: int) -> Run:
+    """The search at a place of the list, made to wait for the one that writes its --init.
+
+    Raises InputError where that is no earlier one: they might wait for one another.
+    """
+    run = searches[place]
+    init = _last_value(run.arguments, "--init")
+    folder = Path(init).resolve().parent if init else None
+    for number, other in enumerate(searches):
+        if folder == other.folder.resolve():
+            if number >= place:
+                raise InputError(
+                    f"{path}: {run.name} starts from {init}, which {other.name} writes; only "
+                    "that of a [[pretraining]] above it can be waited for"
+                )
+            return replace(run, needs=(Needed(other.folder, 0),))
+    return run
 
 
 class Grid:
@@ -254,6 +274,15 @@ def _refuse(flags: Collection[str], words: Sequence[str], table: Table, instead:
                 f"{table.path}: [{table.name}]: flags set {flag}, as the study does for each run; "
                 f"{instead}"
             )
+
+
+def _last_value(arguments: Sequence[str], flag: str) -> str | None:
+    """The value of a flag, which counts where it is given last; None without it."""
+    value = None
+    for word, following in zip(arguments, (*arguments[1:], ""), strict=True):
+        if flag_of(word) == flag:
+            value = word.partition("=")[2] or following
+    return value
 
 
 def without(arguments: tuple[str, ...], *flags: str) -> tuple[str, ...]:

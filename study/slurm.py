@@ -8,14 +8,15 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 
 from errors import InputError
-from files.results import UNTRAINED
+from files.results import IMP, UNTRAINED
 from study.config import ROOT, Run, Study
 from study.state import DONE, state_of
 
 BATCH_FILE = ROOT / "script/slurm/study.sbatch"
 USUAL_ARRAY_SIZE = 1001  # Slurm's own MaxArraySize; the last number of a task is one below
-# A stage needs all those before it: searches, tickets from their initial weights, transfers.
-STAGES = {"searches": ("imp",), "tickets": UNTRAINED, "transfers": ("transfer",)}
+# A stage needs all those before it: searches, those that start from one's initial weights, tickets
+# from initial weights, transfers.
+STAGES = ("searches", "later_searches", "tickets", "transfers")
 
 
 def max_array_size() -> int:
@@ -84,11 +85,15 @@ def check_needs(runs: Sequence[Run]) -> None:
 
 def _stages(todo: Mapping[int, Run]) -> dict[str, list[int]]:
     """The numbers of the runs of each stage that has any, in order."""
-    numbers = {
-        stage: [n for n, run in todo.items() if run.name.split("/")[0] in kinds]
-        for stage, kinds in STAGES.items()
-    }
+    numbers = {stage: [n for n, run in todo.items() if _stage(run) == stage] for stage in STAGES}
     return {stage: found for stage, found in numbers.items() if found}
+
+
+def _stage(run: Run) -> str:
+    kind = run.name.split("/")[0]
+    if kind == IMP:
+        return "later_searches" if run.needs else "searches"
+    return "tickets" if kind in UNTRAINED else "transfers"
 
 
 def _arrays(numbers: Sequence[int], array_size: int) -> Iterator[tuple[int, list[int]]]:

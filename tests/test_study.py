@@ -28,7 +28,7 @@ import main_imp_pretrain
 import study.__main__ as study_main
 from files.study_record import Plan, read_study_record
 from study import forecast, machine
-from study.config import Run, read_study
+from study.config import Needed, Run, read_study
 from study.forecast import Forecast, study_seconds
 from study.progress import Epochs, Pace
 from study.running import Queue
@@ -310,6 +310,30 @@ def test_a_transfer_starts_when_its_ticket_exists_not_when_all_tickets_do(projec
     project.run("-J", "2", "--only", "imp/std|transfer/std/cifar10/std")
     starts, ends = (dict(map(reversed, project.calls(what))) for what in ("start", "end"))
     assert starts[transfer("std", state=0)] < ends["imp/std"]
+
+
+OF_STD = {'init = "adv.pt"': 'init = "{out}/imp/std/init.pth.tar"'}
+
+
+@pytest.mark.parametrize("flag", ["", "--init {out}/imp/std/init.pth.tar"])
+def test_a_search_starts_when_the_initial_weights_that_another_writes_are_final(flag, project):
+    of_std = {'init = "adv.pt"': f'flags = "{flag}"'} if flag else OF_STD
+    project.write(**of_std)
+    assert read_study(project.config).runs[1].needs == (Needed(project.out / "imp/std", 0),)
+    text = project.run("-J", "2", "--only", "imp").stdout
+    assert "2 of 2 done" in text
+    recorded = json.loads((project.out / "imp/adv/args.json").read_text())
+    assert recorded["init_content"]  # it was there
+    assert "imp/adv needs" in project.run("--only", "adv", "--out", "new", check=2).stderr
+
+
+@pytest.mark.parametrize(("tag", "writer"), [("adv", "imp/adv"), ("later", "imp/later")])
+def test_a_search_does_not_wait_for_its_own_or_a_later_ones_weights(tag, writer, project):
+    project.write(**{'init = "adv.pt"': f'init = "{{out}}/imp/{tag}/init.pth.tar"'})
+    project.append('\n[[pretraining]]\ntag = "later"\nmode = "std"\ndata = "source"\n')
+    told = project.run("--list", check=2).stderr
+    assert f"imp/adv starts from {project.out}/imp/{tag}/init.pth.tar, which {writer} wri" in told
+    assert told.count("\n") == 1
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -1056,6 +1080,13 @@ def test_the_sbatch_commands_do_a_study_stage_by_stage(project, tools, slurm):
             slurm("study.sbatch", *array[-3:], **task)
     assert len(project.names("end")) == 10
     assert submitted(project, tools) == []
+
+
+def test_a_search_that_starts_from_anothers_weights_is_an_array_after_it(project, tools):
+    project.write(**OF_STD)
+    arrays = submitted(project, tools)
+    assert [tasks(array) for array in arrays] == [[1], [2], [*range(3, 11)]]
+    assert "--dependency=afterok:101" in arrays[1]
 
 
 def test_the_sbatch_commands_of_what_is_left_and_within_slurms_limits(project, tools):

@@ -132,7 +132,7 @@ class Project:
         return [name for _, name in self.calls(what)]
 
     def wait_for(self, name, what="start"):
-        until = time.monotonic() + 20
+        until = time.monotonic() + 120
         while name not in self.names(what):
             assert time.monotonic() < until, f"{name} did not {what}"
             time.sleep(0.02)
@@ -414,13 +414,21 @@ def test_a_search_that_was_cut_off_is_taken_up_though_it_has_tickets(project):
 
 
 def test_after_kill_9_the_next_start_waits_for_what_still_goes_on(project):
-    project.write(**{'"--epochs 2"': '"--epochs 2 --seconds 0.8"'})
+    go_on = project.folder / "go_on"
+    project.write(**{'"--epochs 2"': f'"--epochs 2 --until {go_on}"'})
     study = project.start()
     project.wait_for("imp/std")
     study.kill()
     study.communicate()
-    text = project.run("--only", "imp").stdout
-    assert "imp/std is going on in another process; waiting for it: it is one of the 1 at a" in text
+    study = project.start("--only", "imp")
+    told = "imp/std is going on in another process; waiting for it: it is one of the 1 at a"
+    text = ""
+    while told not in text and (line := study.stdout.readline()):
+        text += line
+    assert told in text
+    assert project.names() == ["imp/std"]
+    go_on.touch()
+    text, _ = study.communicate(timeout=120)
     assert "done imp/std elsewhere" in text
     assert project.names() == ["imp/std", "imp/adv"]
     ends, starts = (dict(map(reversed, project.calls(what))) for what in ("end", "start"))

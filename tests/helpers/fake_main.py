@@ -1,11 +1,12 @@
 """Stands in for both mains in tests of the study: same flags, files and lines, but no learning.
 
-Every start appends a line to CALLS; `--seconds S` is the time of an epoch, `--fail STATE` fails
-where the ticket of that state is asked for, `--ask_to_stop` ends like a run that got a signal,
-`--deaf` does not heed one, `--killed` ends by SIGTERM as if it came early, `--step_killed` sends it
-to torchrun and its shell too; `--slow_plan` takes its time to answer --dry_run, `--small` and
-`--gigabytes N` are the network in that answer, which has no cost with `--no_images`; --time_it says
-two hours, or three with one thread.
+Every start appends a line to CALLS; `--seconds S` is the time of an epoch, `--until FILE` waits for
+that file before the first, two minutes at most, `--fail STATE` fails where the ticket of that state
+is asked for, `--ask_to_stop` ends like a run that got a signal, `--deaf` does not heed one,
+`--killed` ends by SIGTERM as if it came early, `--step_killed` sends it to torchrun and its shell
+too; `--slow_plan` takes its time to answer --dry_run, `--small` and `--gigabytes N` are the network
+in that answer, which has no cost with `--no_images`; --time_it says two hours, or three with one
+thread.
 """
 
 import argparse
@@ -34,6 +35,7 @@ def read_flags():
     add("--data", dest="data_flag")
     add("--ticket", default="imp")
     add("--seconds", type=float, default=0.0)
+    add("--until")
     add("--fail")
     add("--gigabytes", type=float, default=0.0)
     add("--resume", action="store_true")
@@ -116,6 +118,9 @@ def train(args, folder, tickets):
     if tickets is not None:
         (folder / "init.pth.tar").write_text("weights")
         (folder / "0-ticket.safetensors").write_text("mask")
+    deadline = time.monotonic() + 120
+    while args.until and not os.path.exists(args.until) and time.monotonic() < deadline:
+        time.sleep(0.02)
     for epoch in range(first, args.epochs):
         time.sleep(args.seconds)
         with metrics.open("a") as file:

@@ -12,7 +12,7 @@ import contextlib
 import io
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from errors import InputError, OneLineParser, run_main
@@ -65,15 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises InputError for wrong input, RunFailed where the report cannot be written.
     """
     args = build_parser().parse_args(argv)
-    if (args.runs is None) == (args.inspect is None):
-        raise InputError("give either RUNS, a folder, or --inspect TICKET, a file")
-    for name, given in (("RUNS", args.runs), ("--out", args.out)):
-        if given is not None and not str(given):
-            raise InputError(f"{name} is empty; . is the current folder")
-    if args.input_size is not None and args.input_size < SMALLEST_INPUT:
-        raise InputError(
-            f"--input_size is {args.input_size}: it must be at least {SMALLEST_INPUT} pixels"
-        )
+    check_flags(args)
     if args.inspect is not None:
         print(inspect_ticket(args.inspect, args.input_size))
         return 0
@@ -87,6 +79,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         print_verdict(verdict, files)
     return 1 if verdict.errors else 0
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Raise InputError for flags that are wrong, or of no effect beside the others."""
+    if (args.runs is None) == (args.inspect is None):
+        raise InputError("give either RUNS, a folder, or --inspect TICKET, a file")
+    for name, given in (("RUNS", args.runs), ("--out", args.out)):
+        if given is not None and not str(given):
+            raise InputError(f"{name} is empty; . is the current folder")
+    if args.input_size is not None and args.input_size < SMALLEST_INPUT:
+        raise InputError(
+            f"--input_size is {args.input_size}: it must be at least {SMALLEST_INPUT} pixels"
+        )
+    if args.input_size is not None and args.inspect is None:
+        raise InputError("--input_size goes with --inspect; leave it out")
+    of_a_report = {"--out": args.out, "--format": args.format}
+    of_a_verdict = {"--plan": args.plan or None, "--evidence_margin": args.evidence_margin}
+    if args.inspect is not None:
+        _check_unused("--inspect", of_a_report | of_a_verdict)
+    elif args.plan:
+        _check_unused("--plan", of_a_report)
+
+
+def _check_unused(beside: str, flags: Mapping[str, object]) -> None:
+    for flag, value in flags.items():
+        if value is not None:
+            raise InputError(f"{flag} has no effect beside {beside}; leave it out")
 
 
 if __name__ == "__main__":

@@ -209,6 +209,8 @@ def read_results(path: str | os.PathLike[str]) -> RunResult:
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():  # to open a pipe would wait for ever
+            raise ValueError("it is no file")
         return parse_result(json.loads(path.read_text(encoding="utf-8")), path)
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split())) from error

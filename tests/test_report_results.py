@@ -1,6 +1,7 @@
 """files/results.py: what a transfer writes into results.json is what the report reads."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -119,6 +120,13 @@ def test_an_unreadable_file_is_one_line_of_a_value_error(tmp_path, content):
         read_results(path)
     assert str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_pipe_or_a_folder_of_that_name_is_no_file_and_not_waited_for(tmp_path, make):
+    make(tmp_path / "results.json")
+    with pytest.raises(ValueError, match="it is no file"):
+        read_results(tmp_path / "results.json")
 
 
 def test_results_are_read_and_written_without_pytorch():

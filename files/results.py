@@ -243,7 +243,7 @@ def parse_result(data: Any, path: Path) -> RunResult:
         group=Group(
             _text(data, "pretraining"),
             _text(data, "dataset"),
-            fraction,
+            float(f"{fraction:g}"),  # as a study's plan and its runs' folders tell shares apart
             _init_sha256(data),
             _optional_text(data, "test_split"),
         ),

@@ -221,6 +221,11 @@ def test_a_group_without_a_dense_run_is_an_error_that_names_it():
 # --- groups, baselines, the sparsest ------------------------------------------------------------
 
 
+def test_shares_of_the_data_that_a_study_writes_alike_are_one():
+    runs = ticket(0, 90, 80, 40, data_number=0.1) + ticket(1, 90, 80, 40, data_number=0.1 + 1e-12)
+    assert str(only(judge(runs)).group) == "adv, cifar10, 10 % of the data"
+
+
 def test_pretraining_dataset_and_fraction_are_judged_apart():
     lower = {"pretraining": "std"}, {"dataset": "svhn"}, {"data_number": 0.1}
     runs = DENSE + ticket(1, 50, 50, 50)

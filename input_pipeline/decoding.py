@@ -94,6 +94,11 @@ def _broken(path: str, error: Exception) -> InputError:
         return InputError(f"{shown(path)}: no such image file")
     if isinstance(error, PermissionError):
         return InputError(f"{shown(path)}: cannot be read ({error.strerror})")
+    if isinstance(error, Image.DecompressionBombError):
+        return InputError(
+            f"{shown(path)}: more than the {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels that "
+            "Pillow opens of an image; save it smaller"
+        )
     reason = " ".join(str(error).split())
     try:
         reason = reason if os.path.getsize(path) else "empty"

@@ -537,6 +537,14 @@ def test_what_a_decoder_fails_by_is_no_traceback(tmp_path, monkeypatch):
         read_image(str(tmp_path / "a\0b.avif"))
 
 
+def test_an_image_of_more_pixels_than_pillow_opens_is_told_as_such(tmp_path, monkeypatch):
+    write_images(tmp_path, ["large"], size=(8, 8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 31)
+    told = r"large.png: more than the 62 pixels that Pillow opens of an image; save it smaller$"
+    with pytest.raises(InputError, match=told):
+        read_image(str(tmp_path / "large.png"))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_skip_bad_leaves_a_broken_image_out_of_val_and_replaces_it_in_training(tmp_path, workers):
     write_folder(tmp_path, {p: {"a": 4, "b": 4} for p in ("train", "val")}, size=(70, 90))

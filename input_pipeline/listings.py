@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -58,7 +58,7 @@ def _read_visda(listing: Path) -> tuple[Split, tuple[str, ...]]:
         path, label = (line.rsplit(maxsplit=1) + [""])[:2]
         if not re.fullmatch("[0-9]{1,2}", label) or int(label) >= len(VISDA_CLASSES):
             raise InputError(f"{shown(listing)}:{number}: not `path label` with a label of 0 to 11")
-        name = path.strip().removeprefix("./").encode("utf-8", "surrogateescape")
+        name = str(PurePosixPath(path.strip())).encode("utf-8", "surrogateescape")  # a//b is a/b
         if labels.setdefault(name, int(label)) != int(label):
             raise InputError(f"{shown(listing)}:{number}: {shown(name)} with a second label")
         again += 1

@@ -684,6 +684,8 @@ def test_a_set_that_brightness_separates_stays_separable(tmp_path, suffix, kind)
     [
         ("train/x.png 2", "left out 1 line of images listed before", ""),
         ("./train/x.png 2", "left out 1 line of images listed before", ""),
+        ("train//./x.png 2", "left out 1 line of images listed before", ""),
+        ("train//x.png 3", "", "image_list.txt:2: train/x.png with a second label"),
         ("train/x.png 3", "", "image_list.txt:2: train/x.png with a second label"),
         ("bus/y z.png 2\r", "", ""),
         (f"train/y.png {'1' * 5000}", "", "image_list.txt:2: not `path label`"),

@@ -161,7 +161,7 @@ def adversarial_loader(
     """
     content = load_checkpoint(path)
     data, labels = _images_and_labels(path, content)
-    if not _in_range(labels.numpy(), len(classes)):
+    if labels.is_floating_point() or not _in_range(labels.numpy(), len(classes)):
         raise InputError(f"{path}: labels are not integers of 0 to {len(classes) - 1}")
     of_its_size = tuple(data.shape[2:]) == (spec.input_size, spec.input_size)
     if data.is_floating_point() and not of_its_size:

@@ -575,9 +575,12 @@ def test_what_is_not_an_adversarial_set_is_refused_in_one_line(checkpoint, tmp_p
     flags = ["--evaluate", "--resume", checkpoint, "--eval_set", f"adv:{checkpoint}"]
     assert "make one with --save_adv" in refused(capsys, *flags, "--input_size", 16)
     images = tmp_path / "images.pth.tar"
-    save_checkpoint(images, {"data": torch.rand(2, 3, 16, 16), "label": torch.tensor([0, 3])})
     flags = ["--evaluate", "--resume", checkpoint, "--eval_set", f"adv:{images}"]
-    assert "integers of 0 to 2" in refused(capsys, *flags, "--input_size", 16)
+    of_no_class = torch.tensor([0, 3])
+    rounded = torch.tensor([0, 1], dtype=torch.bfloat16)  # 257 would have become 256
+    for labels in (of_no_class, rounded):
+        save_checkpoint(images, {"data": torch.rand(2, 3, 16, 16), "label": labels})
+        assert "integers of 0 to 2" in refused(capsys, *flags, "--input_size", 16)
 
 
 # --- CIFAR-10-C ---------------------------------------------------------------------------------

@@ -75,6 +75,14 @@ def _styles(verdict: Verdict) -> dict[str, tuple[str, str]]:
     return styles(group.group.name for group in verdict.groups)
 
 
+def _same_colour(verdict: Verdict, groups: Sequence[GroupVerdict]) -> str:
+    """Say where pre-trainings of one figure have a colour in common, of which there are seven."""
+    looks = _styles(verdict)
+    colours = [looks[group.group.name][0] for group in groups]
+    shared = len(set(colours)) < len(colours)
+    return "Pre-trainings of one colour differ by their markers. " if shared else ""
+
+
 # --- accuracy -----------------------------------------------------------------------------------
 
 
@@ -89,7 +97,7 @@ def _accuracy_pictures(verdict: Verdict) -> Iterator[Drawn]:
             "with arrowheads where they lie below the panel. A gap is a missing run: one that the "
             "study plans or, without a plan, that another pre-training has. Points at one sparsity "
             "are set apart a little; two tickets of one state are not joined. "
-            f"{ra_by}"
+            f"{_same_colour(verdict, groups)}{ra_by}"
         )
         figure = accuracy_figure(groups, _styles(verdict), attack)
         yield f"accuracy-{name}", f"Accuracy against sparsity: {title}", caption, figure
@@ -135,8 +143,9 @@ def _time_pictures(verdict: Verdict, curves: Curves, notes: list[str]) -> Iterat
         caption = (
             "One seed. Solid: the sparsest double-win ticket (without one, the sparsest ticket); "
             "dashed: the dense network. Accuracy on the validation set, after epochs that measured "
-            "it. The time is all that passed while the run was going on, evaluations included."
-        )
+            "it. The time is all that passed while the run was going on, evaluations included. "
+            f"{_same_colour(verdict, groups)}"
+        ).rstrip()
         yield f"time-{name}", heading, caption, time_figure(title, lines, _styles(verdict))
 
 

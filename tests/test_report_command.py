@@ -105,6 +105,17 @@ def test_a_further_format_of_the_figures_can_be_asked_for(tmp_path):
     assert drawn == [".pdf", ".png", ".svg"]
 
 
+@pytest.mark.parametrize(("count", "told"), [(7, False), (8, True)])
+def test_a_figure_with_one_colour_for_two_pretrainings_says_what_tells_them_apart(
+    tmp_path, count, told
+):
+    for number in range(count):
+        write_run(tmp_path / str(number), epochs=2, state=0, pretraining=f"p{number}")
+    write_report(tmp_path)
+    page = (tmp_path / "report/report.html").read_text()
+    assert ("Pre-trainings of one colour differ by their markers." in page) == told
+
+
 def test_a_figure_of_an_earlier_report_is_named(tmp_path):
     write_grid(tmp_path, "adv")
     for name in ("accuracy-gone.png", "density.pdf", "mine.png", "accuracy.txt"):

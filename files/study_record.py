@@ -5,7 +5,9 @@ The report reads it: evidence that is looked at twice, with seeds added in betwe
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import fnmatch
 import itertools
 import json
@@ -152,6 +154,20 @@ def record_plan(out: Path, plan: Plan) -> None:
 
     Raises RunFailed or OSError where it cannot be written.
     """
+    recorded, plans = _with_plan(out, plan)
+    if plans == recorded:
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / names.LOCK, "ab") as lock:
+        with contextlib.suppress(OSError):  # no locks here, which is told when runs are started
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        _, plans = _with_plan(out, plan)  # another study may have recorded its own since
+        data = [dataclasses.asdict(known) for known in plans]
+        write_json(out / names.STUDY, {"plans": data})
+
+
+def _with_plan(out: Path, plan: Plan) -> tuple[tuple[Plan, ...], tuple[Plan, ...]]:
+    """The plans that are recorded, and those that are to be."""
     try:
         before = read_study_record(out)
     except InputError:  # damaged: what was planned first is not known any more
@@ -163,10 +179,7 @@ def record_plan(out: Path, plan: Plan) -> None:
         begun = _groups_with_results(out, plan)
         new = [g for g in begun if g is None or not any(known.covers(g) for known in plans)]
         plans += (dataclasses.replace(plan, late=bool(new), begun=bool(begun)),)
-    if plans != recorded:
-        out.mkdir(parents=True, exist_ok=True)
-        data = [dataclasses.asdict(known) for known in plans]
-        write_json(out / names.STUDY, {"plans": data})
+    return recorded, plans
 
 
 def _under_its_name(plans: tuple[Plan, ...], plan: Plan) -> tuple[Plan, ...]:

@@ -1,6 +1,7 @@
 """The evidence in a report, on hand-made results and outcomes whose answers are known."""
 
 import csv
+import fcntl
 import json
 import os
 import shutil
@@ -917,6 +918,21 @@ def test_a_file_that_may_not_have_been_renamed_is_awaited_beside_the_new_one(
     record_plan(tmp_path, new)
     plans = read_study_record(tmp_path).plans
     assert [Path(known.config).name for known in plans] == ["my.toml", "his.toml", "our.toml"]
+
+
+def test_a_study_that_begins_in_the_folder_at_the_same_time_keeps_its_plan(tmp_path, monkeypatch):
+    lock = fcntl.flock
+
+    def other_was_faster(file, how):
+        assert (Path(file.name).parent, how) == (tmp_path, fcntl.LOCK_EX)
+        monkeypatch.undo()
+        plan(tmp_path, [2], [1], config="his.toml")
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", other_was_faster)
+    plan(tmp_path, [1], [1])
+    plans = read_study_record(tmp_path).plans
+    assert [Path(known.config).name for known in plans] == ["his.toml", "my.toml"]
 
 
 def test_a_plan_of_before_tickets_were_recorded_is_not_another_for_lack_of_them(tmp_path):

@@ -185,7 +185,7 @@ def file_to_validate(args: argparse.Namespace, folder: RunFolder) -> NetworkFile
 def _network_file(args: argparse.Namespace, path: Path, key: str | None) -> NetworkFile:
     if args.recorded:
         say(args.recorded)
-    return NetworkFile(path, args.arch_given, key, args.mean, args.std)
+    return NetworkFile(path, args.arch_given, key, args.mean, args.std, args.stem_given)
 
 
 def load_init(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.parsing import Parser
+from cli.settle import USUAL_DATA
 from engine.log import warn
 from errors import InputError
 from files import names
@@ -82,13 +83,16 @@ def _take_test(args: argparse.Namespace, parser: Parser) -> None:
 
     A sentence in `args.recorded` says which, and from where; it is None where nothing is taken,
     since flags say all of it or the checkpoint does not lie in the folder of a run.
-    `args.arch_given` keeps what -a said before a recipe fills it in: the network of a file is the
-    recipe's only by chance.
+    `args.arch_given` and `args.stem_given` keep what flags said before a recipe fills them in: the
+    network of a file is the recipe's only by chance.
     """
     newest = args.resume in (None, "auto")
     folder = Path(args.save_dir) if newest else Path(args.resume).parent
-    args.recorded, args.arch_given = None, args.arch
+    args.recorded, args.arch_given, args.stem_given = None, args.arch, args.stem
     before = read_args(folder)
+    needs_data = not getattr(args, "eval_set", ("test", ""))[1]
+    if args.data is None and needs_data and before.get("data") not in (None, *USUAL_DATA):
+        args.notes.append(f"--data is left out; the network's run had {before['data']}")
     if not newest and not before and Path(args.resume).is_file():
         args.notes.append(
             f"{args.resume}: no {names.ARGS} beside it: framing and attack are as flags say, or "

@@ -14,6 +14,7 @@ from files.run_args import read_args
 # Deviation: one GPU of the released code takes its whole batch in a pass; 256 is an eighth of 2048.
 IMAGES_PER_PASS = 256
 RELEASED_DATA = "../data"  # where the released scripts look
+USUAL_DATA = ("data", RELEASED_DATA)  # where a transfer without --data looks
 
 
 def settle_pretrained(args: argparse.Namespace) -> None:

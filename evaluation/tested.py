@@ -16,6 +16,7 @@ from dataset import DataSpec, build_loaders, mean_std
 from engine.data_warnings import compare_classes
 from engine.distributed import on_main, same_on_all
 from engine.log import Warnings, provenance, say, warn
+from errors import InputError
 from evaluation.classes import check_classes
 from evaluation.evaluator import Evaluator
 from files.atomic import move, write_json
@@ -34,7 +35,7 @@ class NetworkFile:
 
     arch: the network, where it is not left to the file to tell. key: the file's entry with the
     weights, if not the usual one. mean, std: used in place of the file's own; the data set's where
-    it has none.
+    it has none. stem: the one that the network is to have, if not just any.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class NetworkFile:
     key: str | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+    stem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def read_network(
 ) -> Tested:
     """Rebuild the network, under its masks, and say which it is and what may be wrong with it.
 
-    Raises InputError for a file without a network of ours.
+    Raises InputError for a file without a network of ours, or with one of another stem.
     """
     say(f"testing {file.path}{f', entry {file.key}' if file.key else ''}")
     usual = mean_std(spec.dataset)
@@ -80,6 +82,11 @@ def read_network(
     )
     say(pruning.remain_line(model))
     stem, size = stem_of(model), spec.input_size
+    if file.stem not in (None, stem):
+        raise InputError(
+            f"{file.path}: a network with {f'the {stem}' if stem else 'another'} stem, which "
+            f"--stem {file.stem} does not change; leave it out"
+        )
     check_input_size(model, size)
     if stem is not None and stem != usual_stem(size):
         warnings.add(f"the {stem} stem on images of {size} pixels: check --input_size")

@@ -30,7 +30,7 @@ from helpers.main_cases import (
 
 import main_downstream
 from engine import log
-from errors import RunFailed
+from errors import InputError, RunFailed
 from evaluation.evaluator import Evaluator
 from evaluation.request import Request
 from evaluation.split_test import SplitTest
@@ -321,6 +321,19 @@ def test_a_refused_evaluation_leaves_the_former_in_place(data, checkpoint, tmp_p
     where = ["--dataset", "folder", "--data", data, "--classes", 2, "--input_size", 16]
     refused(capsys, *where, "--save_dir", tmp_path, "--evaluate", "--resume", checkpoint)
     assert contents(tmp_path) == former
+
+
+def test_a_stem_that_the_network_does_not_have_is_refused(data, checkpoint, tmp_path, capsys):
+    told = refused(capsys, "--evaluate", "--resume", checkpoint, "--stem", "imagenet")
+    assert "a network with the cifar stem, which --stem imagenet does not change" in told
+    evaluate(checkpoint, tmp_path, "--stem", "cifar", data=data)
+
+
+def test_where_the_images_of_the_run_lay_is_told_if_data_is_left_out(data, checkpoint, capsys):
+    flags = ["--evaluate", "--resume", str(checkpoint), "--save_dir", "out", *HERE]
+    with pytest.raises(InputError, match="data"):
+        main_downstream.main(flags)
+    assert f"--data is left out; the network's run had {data}\n" in capsys.readouterr().err
 
 
 def test_a_stem_that_does_not_fit_the_images_is_warned_of(data, checkpoint, tmp_path, capsys):

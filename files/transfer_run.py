@@ -193,10 +193,10 @@ def export_released(checkpoint: Path, save_dir: Path) -> Path:
     That code looks for masks under the bare network's names, without the `1.` of a transfer.
     """
     content = load_checkpoint(checkpoint)
-    found: Any = content.get("state_dict")
+    found: Any = content.get("state_dict", content)  # --save_all keeps it bare
     weights = bare_keys(found) if holds_weights(found) else {}
     if not any(name.endswith(MASK_SUFFIX) for name in weights):
-        raise InputError(f"{checkpoint}: no transfer checkpoint with masks, so no ticket")
+        raise InputError(f"{checkpoint}: no transferred network with masks, so no ticket")
     kept = {n: v for n, v in as_released(weights).items() if not n.startswith("normalize.")}
     path = save_dir / names.released_transfer(checkpoint)
     about: dict[str, Any] = {n: content[n] for n in ("epoch", "arch", KIND) if n in content}

@@ -301,8 +301,9 @@ def test_a_state_that_is_not_there_is_named(imp, capsys):
 
 def test_a_transferred_network_is_exported_as_a_ticket(imp, transfer, tmp_path, capsys):
     folder = shutil.copytree(transfer, tmp_path / "run")
-    for name in ("checkpoint", "model_SA_best"):
-        resume = ["--resume", str(folder / f"{name}.pth.tar")] if "best" in name else []
+    save_checkpoint(folder / "0.pth.tar", load(folder / "checkpoint.pth.tar")["state_dict"])
+    for name in ("checkpoint", "model_SA_best", "0"):  # the last as --save_all keeps it
+        resume = ["--resume", str(folder / f"{name}.pth.tar")] if name != "checkpoint" else []
         main_downstream.main(["--save_dir", str(folder), "--export_released", *resume])
         path = folder / f"{name}-released.pth.tar"
         assert f"wrote {path}" in capsys.readouterr().out

@@ -355,20 +355,25 @@ def _choose_constants(
     if source.constants is None:
         return [], []
     mean, std = source.constants
-    of_mean, of_std = (f"{where}: {source.names.get(name, name)}" for name in ("mean", "std"))
-    check_constants(mean.flatten().tolist(), std.flatten().tolist(), (of_mean, of_std))
     own_mean, own_std = model.get_buffer("normalize.mean"), model.get_buffer("normalize.std")
-    if torch.allclose(own_mean.cpu().float(), mean.float(), rtol=0, atol=1e-6) and torch.allclose(
-        own_std.cpu().float(), std.float(), rtol=0, atol=1e-6
-    ):
-        return [], []
     theirs = f"mean {_numbers(mean)}, std {_numbers(std)}"
     ours = f"mean {_numbers(own_mean)}, std {_numbers(own_std)}"
+    same = _nearly_equal(own_mean, mean) and _nearly_equal(own_std, std)
     if normalization == "keep":
-        return [], [f"the file was made for {theirs}; the model keeps {ours}"]
+        return [], [] if same else [f"the file was made for {theirs}; the model keeps {ours}"]
+    of_mean, of_std = (f"{where}: {source.names.get(name, name)}" for name in ("mean", "std"))
+    check_constants(mean.flatten().tolist(), std.flatten().tolist(), (of_mean, of_std))
+    if same:
+        return [], []
     has_none = not own_mean.any() and bool((own_std == 1).all())
     instead = "" if has_none else f" (instead of {ours})"
     return [(own_mean, mean), (own_std, std)], [f"normalisation from the file: {theirs}{instead}"]
+
+
+def _nearly_equal(own: Tensor, theirs: Tensor) -> bool:
+    return own.shape == theirs.shape and torch.allclose(
+        own.cpu().float(), theirs.float(), rtol=0, atol=1e-6
+    )
 
 
 def _numbers(values: Tensor) -> str:

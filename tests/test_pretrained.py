@@ -264,6 +264,15 @@ def test_constants_of_images_of_0_to_255_are_refused(tmp_path):
         load_pretrained(network(), write(tmp_path, payload), fc="strict")
 
 
+@pytest.mark.parametrize("mean", [[123.7, 116.3, 103.5], [0.5]], ids=["0 to 255", "of one channel"])
+def test_constants_that_are_not_used_need_not_be_usable(mean, tmp_path):
+    path = write(tmp_path, {**bare_transfer_file(plain_weights()), "0.mean": torch.tensor(mean)})
+    model = network()
+    loaded = load_pretrained(model, path, normalization="keep")
+    assert torch.equal(model.normalize.mean, torch.tensor(MEAN))
+    assert any(note.startswith("the file was made for mean") for note in loaded.notes)
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_wrong_architecture_is_an_error_that_names_the_right_one(name, tmp_path):
     path = write(tmp_path, LAYOUTS[name][0](plain_weights()))

@@ -59,12 +59,18 @@ def _any(names: Collection[str], *prefixes: str) -> bool:
     return any(name.startswith(prefixes) for name in names)
 
 
-def _trunk(name: str, *markers: str, prefixes: tuple[str, ...] = (), source: str = "") -> Layout:
+def _trunk(
+    name: str,
+    *markers: str,
+    prefixes: tuple[str, ...] = (),
+    untrained: tuple[str, ...] = (),
+    source: str = "",
+) -> Layout:
     """A row of a self-supervised method, recognised by entries that only it has.
 
-    They are left out, as `HEADS` are, but for a prefix of the network.
+    They are left out, as `HEADS` and what is `untrained` are, but for a prefix of the network.
     """
-    beside = tuple(marker for marker in markers if marker not in prefixes)
+    beside = (*(marker for marker in markers if marker not in prefixes), *untrained)
 
     def recognise(payload: Mapping[str, Any], names: Collection[str]) -> bool:
         return _any(names, *markers)
@@ -114,6 +120,7 @@ LAYOUTS: tuple[Layout, ...] = (
         "BYOL",
         *("online_encoder.", "target_encoder.", "projetion.", "momentum_backbone."),
         prefixes=("online_encoder.",),
+        untrained=("fc.",),  # byol-pytorch wraps a whole ResNet and trains what lies below it
         source="byol-pytorch, PyTorch-BYOL, solo-learn",
     ),
     Layout(

@@ -260,6 +260,12 @@ def byol_pytorch():
     return online | target | mlp("online_predictor.", 0, 3)
 
 
+def byol_pytorch_of_a_whole_network():
+    """As its README wraps torchvision's: the classifier stays in it, and is not trained."""
+    online = prefixed("net.", WEIGHTS) | prefixed("online_encoder.net.", WEIGHTS)
+    return byol_pytorch() | online | prefixed("target_encoder.net.", OTHER)
+
+
 def solo_learn():
     state = prefixed("backbone.", TRUNK) | prefixed("momentum_backbone.", TRUNK)
     state |= mlp("projector.", 0, 3) | mlp("momentum_projector.", 0) | mlp("predictor.", 0)
@@ -334,6 +340,7 @@ TRUNKS = {
     simclr_spijkervet: "SimCLR",
     byol: "BYOL",
     byol_pytorch: "BYOL",
+    byol_pytorch_of_a_whole_network: "BYOL",
     solo_learn: "BYOL",
     swav: "SwAV",
     dino: "DINO",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ AVERAGED = (
 INITIAL = ("init_weight", "init")  # beside trained weights: those before the first prune
 MASKS = ("mask", "masks")  # a ticket
 NORMALIZERS = ("normalize", "normalizer", "normalization")  # of mean and std beside a state dict
+SETTINGS = ("hyper_parameters", "args", "opt", "config")  # scripts' flags; mean and std may be some
 ITEMS = "(items)"  # of a stranger's dictionary, whose class is not here
 CONSTANTS = "(mean and std)"  # of a whole network, where its state dict lacks them; see below
 DEPTH = 3  # how many dictionaries deep weights are looked for
@@ -117,8 +119,9 @@ def _three_numbers(value: Any) -> list[float] | None:
 
 
 def constants_beside(payload: Mapping[str, Any]) -> tuple[list[float], list[float]] | None:
-    """Mean and std that lie beside a file's state dict, as such or in a dictionary of their own."""
-    holders = (payload, *(payload.get(name) for name in NORMALIZERS))
+    """Mean and std that lie beside a file's state dict: as such, in a dictionary, in settings."""
+    beside = [payload.get(name) for name in (*NORMALIZERS, *SETTINGS)]
+    holders = (payload, *(vars(b) if isinstance(b, argparse.Namespace) else b for b in beside))
     found = (_mean_and_std(holder) for holder in holders if isinstance(holder, Mapping))
     return next(filter(None, found), None)
 

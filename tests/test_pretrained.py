@@ -1,5 +1,6 @@
 """Every foreign layout loads to the logits of the plain weights; whatever does not fit is named."""
 
+import argparse
 import functools
 
 import pytest
@@ -12,6 +13,7 @@ from errors import InputError
 from files.checkpoints import save_checkpoint, transfer_keys
 from files.tickets import save_ticket
 from models import build_model, load_pretrained
+from models.source import read_layout
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OTHER_MEAN, OTHER_STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
@@ -436,6 +438,29 @@ def test_normalisation_constants_beside_the_state_dict_are_the_files(beside, tmp
     assert torch.equal(model.normalize.std, torch.tensor(OTHER_STD))
     assert loaded.has_constants
     assert not any("left out" in note for note in loaded.notes)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"hyper_parameters": {"mean": list(OTHER_MEAN), "std": list(OTHER_STD), "lr": 0.1}},
+        {"args": argparse.Namespace(mean=OTHER_MEAN, std=OTHER_STD, model="x")},
+    ],
+    ids=["Lightning", "timm"],
+)
+def test_normalisation_constants_among_the_settings_are_the_files(settings):
+    source = read_layout({"state_dict": plain_weights(), **settings}, "weights.pth.tar")
+    assert source.constants is not None
+    mean, std = source.constants
+    assert torch.equal(mean, torch.tensor(OTHER_MEAN))
+    assert torch.equal(std, torch.tensor(OTHER_STD))
+    assert f"left out: {next(iter(settings))}" in source.notes
+
+
+def test_settings_without_mean_and_std_are_no_normalisation_constants():
+    settings = {"args": argparse.Namespace(mean=None, std=None), "opt": {"mean": "0.5", "std": 1}}
+    source = read_layout({"state_dict": plain_weights(), **settings}, "weights.pth.tar")
+    assert source.constants is None
 
 
 def test_figures_beside_the_state_dict_are_no_normalisation_constants(tmp_path):

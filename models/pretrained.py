@@ -20,6 +20,7 @@ from models.normalize import check_constants
 from models.preact_resnet import alike
 from models.source import Source, read_layout
 from models.timm_networks import PREFIX as TIMM
+from models.timm_networks import constants_of_timm
 from models.zoo import (
     build_model,
     classifier,
@@ -255,7 +256,11 @@ def _fill(
     return Loaded(
         source.layout,
         [*source.notes, *notes],
-        [*source.warnings, *_other_arch(source, str(getattr(model, "arch", "")))],
+        [
+            *source.warnings,
+            *_other_arch(source, str(getattr(model, "arch", ""))),
+            *(_other_than_timms(source, model) if normalization == "file" else ()),
+        ],
         masks or None,
         source.trunk_only,
         fresh_stem,
@@ -368,6 +373,19 @@ def _choose_constants(
     has_none = not own_mean.any() and bool((own_std == 1).all())
     instead = "" if has_none else f" (instead of {ours})"
     return [(own_mean, mean), (own_std, std)], [f"normalisation from the file: {theirs}{instead}"]
+
+
+def _other_than_timms(source: Source, model: nn.Module) -> list[str]:
+    """Warn of a file without mean and std where timm's own weights go with others than assumed."""
+    timms = constants_of_timm(model)
+    own = model.get_buffer("normalize.mean"), model.get_buffer("normalize.std")
+    if source.constants is not None or timms is None or all(map(_nearly_equal, own, timms)):
+        return []
+    mean, std = (",".join(f"{value:.6g}" for value in values.tolist()) for values in timms)
+    return [
+        f"it tells no mean and std; if it is timm's own of {getattr(model, 'arch', '')}, they are "
+        f"others than the assumed ones: add --mean {mean} --std {std}"
+    ]
 
 
 def _nearly_equal(own: Tensor, theirs: Tensor) -> bool:

@@ -41,6 +41,17 @@ def build_timm(
     return network
 
 
+def constants_of_timm(network: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """Mean and std, three numbers each, of the images of timm's own weights of this network.
+
+    Of the weights that a tag in its name means (`resnet34.ra4_e3600_r224_in1k`), else of those that
+    timm takes without one. None for networks that are not timm's.
+    """
+    told = getattr(network, "pretrained_cfg", None) or {}
+    mean, std = (torch.tensor(told.get(name) or ()) for name in ("mean", "std"))
+    return (mean, std) if mean.shape == std.shape == (3,) else None
+
+
 def synchronised_timm(network: nn.Module) -> nn.Module:
     """Its BatchNorm with statistics over all processes, and the activation that may lie inside.
 

@@ -267,6 +267,28 @@ def test_timms_weights_round_trip_with_the_normalisation_inside(tmp_path):
     assert torch.equal(back(normalised), theirs(normalised))
 
 
+@needs_timm
+@pytest.mark.parametrize(
+    ("name", "how", "told"),
+    [
+        ("test_resnet", {}, ["add --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5"]),
+        ("test_resnet", {"normalization": "keep"}, []),  # a transfer, or --mean and --std
+        ("test_efficientnet", {}, []),  # ImageNet's, which are assumed
+    ],
+)
+def test_weights_that_timm_normalises_otherwise_than_assumed_are_warned_of(
+    name, how, told, tmp_path
+):
+    save_checkpoint(tmp_path / "w.pt", timm.create_model(name, num_classes=5).state_dict())
+    model = build_model(f"timm:{name}", 5, MEAN, STD)
+    warnings = load_pretrained(model, tmp_path / "w.pt", **how).warnings
+    assert len(warnings) == len(told)
+    assert all(line.endswith(end) for line, end in zip(warnings, told, strict=True))
+    constants = {"normalize.mean": torch.tensor(MEAN), "normalize.std": torch.tensor(STD)}
+    save_checkpoint(tmp_path / "own.pt", model.state_dict() | constants)
+    assert load_pretrained(model, tmp_path / "own.pt", **how).warnings == []
+
+
 @pytest.mark.parametrize("arch", ["resnet20s", *ALL])
 def test_statistics_over_all_processes_change_no_logit_and_no_key(arch):
     model = enliven(build_model(arch, 5, MEAN, STD)).double().eval()

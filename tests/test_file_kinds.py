@@ -152,6 +152,16 @@ def test_nothing_is_said_of_a_checkpoint_or_of_what_nobody_knows(content, tmp_pa
     assert describe(path) is None
 
 
+def test_a_folder_of_shards_names_the_command_that_makes_one_file(tmp_path):
+    """As Lightning saves a network under FSDP; meta.pt has no weights."""
+    for name in (".metadata", "__0_0.distcp", "__1_0.distcp", "meta.pt"):
+        (tmp_path / name).touch()
+    told = describe(tmp_path)
+    assert told is not None
+    assert told.startswith("a folder of torch.distributed.checkpoint")
+    assert told.endswith(f"format_utils dcp_to_torch {tmp_path} OUT.pt")
+
+
 def test_a_folder_lists_what_could_be_meant(tmp_path):
     assert describe(tmp_path) == "a folder without weights in it; pass a file"
     (tmp_path / "a").mkdir()

@@ -23,6 +23,7 @@ AVERAGED = (
     *("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema_model"),
     *("ema", "ema_network", "swa_model", "swa_state_dict", "averaged_model"),
 )
+NOT_AVERAGED = "current_model_state"  # of Lightning, which puts averages under state_dict
 INITIAL = ("init_weight", "init")  # beside trained weights: those before the first prune
 MASKS = ("mask", "masks")  # a ticket
 NORMALIZERS = ("normalize", "normalizer", "normalization")  # of mean and std beside a state dict
@@ -155,7 +156,12 @@ def other_entries(
     if rest:
         notes.append(f"left out: {', '.join(rest)}")
     for name in others:
-        if name in INITIAL:
+        if name == NOT_AVERAGED and "averaging_state" in payload:
+            notes.append(
+                f"these are averaged weights ({taken.key}), which Lightning's callback puts there; "
+                f"{flag} {name} takes those of the last step"
+            )
+        elif name in INITIAL:
             warnings.append(
                 f"these are the weights as trained ({taken.key}); the initial ones as a file: "
                 f"python -m models.convert IN OUT --key {name}"

@@ -110,6 +110,21 @@ def test_a_lightning_checkpoint(tmp_path):
     assert any("hyper_parameters" in note for note in loaded.notes)
 
 
+def test_a_lightning_checkpoint_of_averages_is_told(tmp_path):
+    payload = {
+        "pytorch-lightning_version": "2.6.0",
+        "state_dict": prefixed("model.", OTHER),
+        "current_model_state": prefixed("model.", WEIGHTS),
+        "averaging_state": {"n_averaged": torch.tensor(9)},
+    }
+    model, loaded = load(payload, tmp_path)
+    assert_holds(model, OTHER)
+    assert any(note.startswith("these are averaged weights (state_dict)") for note in loaded.notes)
+    model, loaded = load(payload, tmp_path, key="current_model_state")
+    assert_holds(model, WEIGHTS)
+    assert not any("these are averaged" in note for note in loaded.notes)
+
+
 def test_entries_that_are_no_weights_are_ignored_with_a_note(tmp_path):
     state = {
         **WEIGHTS,

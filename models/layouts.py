@@ -15,6 +15,8 @@ from files.state_dicts import holds_weights
 # Buffers or parameters in which the sources keep mean and std, as named beside the network.
 CONSTANTS = (
     ("normalize.mean", "normalize.std"),  # this project, RobustBench
+    ("normalizer.mean", "normalizer.std"),  # wrappers of many scripts, as the next
+    ("normalization.mean", "normalization.std"),
     ("normalizer.new_mean", "normalizer.new_std"),  # MadryLab/robustness
     ("0.mean", "0.std"),  # transfer checkpoints, here and in the released code
     ("mu", "sigma"),  # RobustBench

@@ -457,6 +457,16 @@ def test_normalisation_constants_among_the_settings_are_the_files(settings):
     assert f"left out: {next(iter(settings))}" in source.notes
 
 
+@pytest.mark.parametrize("module", ["normalize", "normalizer", "normalization"])
+def test_normalisation_constants_of_a_module_before_the_network_are_the_files(module, tmp_path):
+    constants = {"mean": torch.tensor(OTHER_MEAN), "std": torch.tensor(OTHER_STD)}
+    whole = prefixed(f"{module}.", constants) | prefixed("model.", plain_weights())
+    model = network()
+    load_pretrained(model, write(tmp_path, {"state_dict": whole}))
+    assert torch.equal(model.normalize.mean, torch.tensor(OTHER_MEAN))
+    assert torch.equal(model.normalize.std, torch.tensor(OTHER_STD))
+
+
 def test_settings_without_mean_and_std_are_no_normalisation_constants():
     settings = {"args": argparse.Namespace(mean=None, std=None), "opt": {"mean": "0.5", "std": 1}}
     source = read_layout({"state_dict": plain_weights(), **settings}, "weights.pth.tar")

@@ -111,6 +111,7 @@ class TicketSearch:
         pruning.prune_by_magnitude(self.model, self.args.rate)
         broadcast_from_main(pruning.masks(self.model).values())
         pruning.rewind(self.model, self.init)
+        networks.warn_of_empty_layers(self.model, state, self.warnings)
         self.write_masks(state)
 
     def write_masks(self, state: int) -> None:
@@ -118,7 +119,6 @@ class TicketSearch:
         density = pruning.percent_left(self.model) / 100
         say(f"state {state}: density {100 * density:.2f} %")
         say(pruning.remain_line(self.model))
-        networks.warn_of_empty_layers(self.model, state, self.warnings)
         self.write_ticket(state, density)
 
     def validate(self) -> Metrics:
@@ -272,6 +272,7 @@ class TicketSearch:
             masks = pruning.masks_in(weights)
             check_density(f"--resume {path}", masks, self.record.state, self.args.rate)
             pruning.apply_masks(self.model, masks)
+            networks.warn_of_empty_layers(self.model, self.record.state, self.warnings)
         self.model.load_state_dict(weights)
         self.execution.place(self.model)
         self.record = imp_run.read_record(checkpoint)

@@ -641,6 +641,19 @@ def test_a_run_that_dies_anywhere_in_an_epoch_resumes_to_the_same_run(
     assert_same_run(folder, run.folder)
 
 
+def test_layers_of_which_nothing_remains_stay_recorded_after_an_interruption(
+    data, tmp_path, monkeypatch
+):
+    few = ("--mode", "std", "--epochs", "4", "--prune_epoch", "2", "--rate", "0.95")
+    with monkeypatch.context() as patch:
+        die_saving(patch, 4)  # the second epoch of state 2
+        with pytest.raises(Interrupted):
+            run_imp(data, tmp_path / "run", *few)
+    run_imp(data, tmp_path / "run", *few, "--resume")
+    warnings = read_json(tmp_path / "run" / "args.json")["warnings"]
+    assert sum(line.startswith("state 2: nothing remains of ") for line in warnings) == 1
+
+
 def test_a_run_that_dies_before_its_first_checkpoint_starts_anew(data, run, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:

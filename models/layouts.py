@@ -159,7 +159,7 @@ LAYOUTS: tuple[Layout, ...] = (
     _trunk("SimCLR", "fc.0.", "projector.", source="sthalles/SimCLR, Spijkervet/SimCLR"),
     Layout(
         "MadryLab/robustness",
-        lambda payload, names: _any(names, "attacker.", "normalizer."),
+        lambda payload, names: _any(names, "attacker.", "normalizer.new_"),
         ignored=("attacker.",),
         source="MadryLab/robustness, robust-imagenet-models, microsoft/robust-models-transfer",
     ),

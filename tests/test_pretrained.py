@@ -462,9 +462,10 @@ def test_normalisation_constants_of_a_module_before_the_network_are_the_files(mo
     constants = {"mean": torch.tensor(OTHER_MEAN), "std": torch.tensor(OTHER_STD)}
     whole = prefixed(f"{module}.", constants) | prefixed("model.", plain_weights())
     model = network()
-    load_pretrained(model, write(tmp_path, {"state_dict": whole}))
+    loaded = load_pretrained(model, write(tmp_path, {"state_dict": whole}))
     assert torch.equal(model.normalize.mean, torch.tensor(OTHER_MEAN))
     assert torch.equal(model.normalize.std, torch.tensor(OTHER_STD))
+    assert loaded.layout != "MadryLab/robustness"
 
 
 def test_settings_without_mean_and_std_are_no_normalisation_constants():

@@ -95,7 +95,10 @@ def check_flags(args: argparse.Namespace) -> None:
     if args.input_size is not None and args.inspect is None:
         raise InputError("--input_size goes with --inspect; leave it out")
     of_a_report = {"--out": args.out, "--format": args.format}
-    of_a_verdict = {"--plan": args.plan or None, "--evidence_margin": args.evidence_margin}
+    margin = args.margin if args.margin != DEFAULT_MARGIN else None
+    of_a_verdict = {
+        "--plan": args.plan or None, "--margin": margin, "--evidence_margin": args.evidence_margin
+    }  # fmt: skip
     if args.inspect is not None:
         _check_unused("--inspect", of_a_report | of_a_verdict)
     elif args.plan:

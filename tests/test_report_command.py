@@ -230,6 +230,7 @@ def test_names_that_make_the_same_file_name_do_not_overwrite_each_other(tmp_path
         (["RUNS", "--plan", "--format", "pdf"], "--format has no effect beside --plan"),
         (["--inspect", "RUNS/file", "--out", "RUNS/new"], "--out has no effect beside --inspect"),
         (["--inspect", "RUNS/file", "--plan"], "--plan has no effect beside --inspect"),
+        (["--inspect", "RUNS/file", "--margin", "2"], "--margin has no effect beside --inspect"),
     ],
 )
 def test_bad_usage_is_one_line_and_status_2_and_writes_nothing(tmp_path, capsys, arguments, word):

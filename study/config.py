@@ -11,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 from errors import InputError, first_line
@@ -172,9 +173,10 @@ def _after_its_weights(path: Path, searches: Sequence[Run], place: int) -> Run:
     """
     run = searches[place]
     init = _last_value(run.arguments, "--init")
-    folder = Path(init).resolve().parent if init else None
+    weights = Path(init or "").resolve()
+    written = any(fnmatch(weights.name, pattern) for pattern in names.OF_A_RUN)
     for number, other in enumerate(searches):
-        if folder == other.folder.resolve():
+        if written and weights.parent == other.folder.resolve():
             if number >= place:
                 raise InputError(
                     f"{path}: {run.name} starts from {init}, which {other.name} writes; only "

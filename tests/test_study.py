@@ -336,6 +336,11 @@ def test_a_search_does_not_wait_for_its_own_or_a_later_ones_weights(tag, writer,
     assert told.count("\n") == 1
 
 
+def test_weights_of_ones_own_in_a_searchs_folder_are_waited_for_by_none(project):
+    project.write(**{'init = "adv.pt"': 'init = "{out}/imp/adv/adv.pt"'})
+    assert read_study(project.config).runs[1].needs == ()
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_as_many_jobs_at_a_time_as_asked_for(jobs, project):
     project.write(CONFIG.split("[transfer]")[0], **{'"--epochs 2"': '"--epochs 1 --seconds 0.8"'})

@@ -318,13 +318,13 @@ def refuse_pruned(init: str, loaded: Loaded) -> None:
 
 
 def refuse_too_many_prunes(model: nn.Module, rate: float, prunes: int) -> None:
-    """Raise InputError where so many prunes, each of the fraction `rate`, leave no weight."""
+    """Raise InputError where so many prunes, each of the share `rate`, leave less than a weight."""
     weights = sum(module.weight.numel() for _, module in pruning.convolutions(model))
     if weights * (1 - rate) ** prunes < 1:
         raise InputError(
-            f"--rate {rate:g}: {prunes} prunes, one a state and one after the last, leave none of "
-            f"the {weights} convolution weights, as each removes this fraction of those left; a "
-            "smaller one, or fewer states (--epochs divided by --prune_epoch)"
+            f"--rate {rate:g}: {prunes} prunes, one a state and one after the last, come to a "
+            f"density of (1 - rate)^{prunes}, less than one of the {weights} convolution weights; "
+            "a smaller one, or fewer states (--epochs divided by --prune_epoch)"
         )
 
 

@@ -92,7 +92,7 @@ def _take_test(args: argparse.Namespace, parser: Parser) -> None:
     before = read_args(folder)
     needs_data = not getattr(args, "eval_set", ("test", ""))[1]
     if args.data is None and needs_data and before.get("data") not in (None, *USUAL_DATA):
-        args.notes.append(f"--data is left out; the network's run had {before['data']}")
+        args.notes.append(f"no place of images is named; the network's run had {before['data']}")
     if not newest and not before and Path(args.resume).is_file():
         args.notes.append(
             f"{args.resume}: no {names.ARGS} beside it: framing and attack are as flags say, or "

@@ -333,7 +333,7 @@ def test_where_the_images_of_the_run_lay_is_told_if_data_is_left_out(data, check
     flags = ["--evaluate", "--resume", str(checkpoint), "--save_dir", "out", *HERE]
     with pytest.raises(InputError, match="data"):
         main_downstream.main(flags)
-    assert f"--data is left out; the network's run had {data}\n" in capsys.readouterr().err
+    assert f"no place of images is named; the network's run had {data}\n" in capsys.readouterr().err
 
 
 def test_a_stem_that_does_not_fit_the_images_is_warned_of(data, checkpoint, tmp_path, capsys):

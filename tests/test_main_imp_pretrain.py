@@ -37,6 +37,7 @@ import pruning_utils
 from engine import steps
 from engine.log import provenance
 from engine.steps import Metrics
+from errors import InputError
 from files.atomic import sha256_of, write_json
 from files.checkpoints import save_checkpoint
 from files.fingerprints import weights_sha256
@@ -573,6 +574,15 @@ def test_running_out_of_memory_in_validation_names_what_helps(
     assert line.endswith(f"{told}try -b 6")
     line = one_error_line(of_run, main_imp_pretrain.main, capsys)
     assert f"{told}take a device with more memory, or -b 6 and another --save_dir" in line
+
+
+def test_evaluate_without_data_names_no_flag_that_this_main_lacks(data, run, capsys):
+    flags = ["--evaluate", "--save_dir", str(run.folder), "-j", "0", "--device", "cpu"]
+    with pytest.raises(InputError, match="DATA is missing"):
+        main_imp_pretrain.main(flags)
+    told = capsys.readouterr().err
+    assert f"the network's run had {data}\n" in told
+    assert "--data" not in told
 
 
 def test_evaluate_without_a_checkpoint_is_refused(data, tmp_path, capsys):

@@ -146,8 +146,9 @@ def _describe_folder(path: Path) -> str:
     fitting = [str(f.relative_to(path)) for f in files if f.name.lower().endswith(WEIGHT_SUFFIXES)]
     if path.joinpath("data.pkl").is_file():
         return "a folder that a checkpoint was unpacked into: pass the checkpoint itself"
-    if any(file.suffix == ".distcp" for file in files):
-        command = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} OUT.pt"
+    if shards := [file.parent for file in files if file.suffix == ".distcp"]:
+        place = min(shards, key=lambda folder: "optim" in folder.name)  # the network's before it
+        command = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {place} OUT.pt"
         return f"a folder of torch.distributed.checkpoint: make one file of it, {command}"
     if not fitting:
         return "a folder without weights in it; pass a file"

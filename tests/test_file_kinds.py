@@ -162,6 +162,16 @@ def test_a_folder_of_shards_names_the_command_that_makes_one_file(tmp_path):
     assert told.endswith(f"format_utils dcp_to_torch {tmp_path} OUT.pt")
 
 
+def test_of_folders_of_shards_that_of_the_network_is_named(tmp_path):
+    """As accelerate saves a state: the command takes the folder in which shards lie."""
+    for name in ("optimizer_0", "pytorch_model_fsdp_0"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__0_0.distcp").touch()
+    told = describe(tmp_path)
+    assert told is not None
+    assert told.endswith(f"dcp_to_torch {tmp_path}/pytorch_model_fsdp_0 OUT.pt")
+
+
 def test_a_folder_lists_what_could_be_meant(tmp_path):
     assert describe(tmp_path) == "a folder without weights in it; pass a file"
     (tmp_path / "a").mkdir()

@@ -36,7 +36,8 @@ OWN = frozenset(
         *("dist_url", "dist_backend", "dist_timeout"),
     )
 )
-# Of training, of its files, or of the network that the checkpoint tells: of no effect on a test.
+# Of training, of its files, or of the network that the checkpoint tells: of no effect on a test,
+# but that another stem than the network's is refused.
 WITHOUT_EFFECT = frozenset(
     (
         *("hflip", "data_number", "width", "stem", "reset_fc", "reinit", "ticket", "rate"),

@@ -367,7 +367,10 @@ def _choose_constants(
     if normalization == "keep":
         return [], [] if same else [f"the file was made for {theirs}; the model keeps {ours}"]
     of_mean, of_std = (f"{where}: {source.names.get(name, name)}" for name in ("mean", "std"))
-    check_constants(mean.flatten().tolist(), std.flatten().tolist(), (of_mean, of_std))
+    try:
+        check_constants(mean.flatten().tolist(), std.flatten().tolist(), (of_mean, of_std))
+    except InputError as error:
+        raise InputError(f"{error}; or give --mean and --std, which are used instead") from error
     if same:
         return [], []
     has_none = not own_mean.any() and bool((own_std == 1).all())

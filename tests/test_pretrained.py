@@ -262,6 +262,7 @@ def test_constants_of_images_of_0_to_255_are_refused(tmp_path):
     payload = robustbench_file(plain_weights())
     payload["normalize.mean"] = payload["normalize.mean"] * 255
     told = r"weights.pth.tar: normalize.mean 125.307 122.961 113.857 is of images of 0 to 255"
+    told += r".*; or give --mean and --std"
     with pytest.raises(InputError, match=told):
         load_pretrained(network(), write(tmp_path, payload), fc="strict")
 

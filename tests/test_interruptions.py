@@ -657,7 +657,7 @@ def two_ranks(whole, folder: Path, *more: str) -> list[str]:
     spawn = ["--multiprocessing_distributed", "--dist_backend", "gloo"]
     url = f"tcp://127.0.0.1:{free_port()}"
     argv = imp(whole.root, folder, *spawn, "--dist_url", url, "--epochs", "200", "--resume")
-    return [*argv, "-j", "2", *more]
+    return [*argv, "--rate", "0.05", "-j", "2", *more]  # weights for a hundred states
 
 
 def wait_for_file(path: Path, process: Process) -> None:

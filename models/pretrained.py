@@ -15,12 +15,11 @@ from errors import InputError
 from files.checkpoints import load_checkpoint
 from files.kinds import is_safetensors
 from files.weight_names import torchvision_name
+from models.constants import choose_constants, numbers, other_than_timms
 from models.fit import check_fit, size_of
-from models.normalize import check_constants
 from models.preact_resnet import alike
 from models.source import Source, read_layout
 from models.timm_networks import PREFIX as TIMM
-from models.timm_networks import constants_of_timm
 from models.zoo import (
     build_model,
     classifier,
@@ -161,7 +160,7 @@ def _usual_constants(
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if otherwise is None:
         raise InputError(f"{checkpoint}: has no mean and std; give --mean R,G,B --std R,G,B")
-    shown = ", ".join(_numbers(torch.tensor(values)) for values in otherwise)
+    shown = ", ".join(numbers(torch.tensor(values)) for values in otherwise)
     tell(f"{checkpoint}: has no mean and std; the data set's are used: {shown}")
     return otherwise
 
@@ -246,7 +245,7 @@ def _fill(
         source, target = _without_stem(source, target)
     source, target = _without_absent_counters(source, target)
     check_fit(source, target, model, where, droppable=fc == "strict")
-    constants, notes = _choose_constants(model, source, normalization, where)
+    constants, notes = choose_constants(model, source, normalization, where)
     with torch.no_grad():
         for name, tensor in target.items():
             tensor.copy_(source.weights[name])
@@ -259,7 +258,7 @@ def _fill(
         [
             *source.warnings,
             *_other_arch(source, str(getattr(model, "arch", ""))),
-            *(_other_than_timms(source, model) if normalization == "file" else ()),
+            *(other_than_timms(source, model) if normalization == "file" else ()),
         ],
         masks or None,
         source.trunk_only,
@@ -348,54 +347,3 @@ def _without_absent_counters(
     note = "num_batches_tracked is not in the file (an old one); it stays 0"
     rest = {name: value for name, value in target.items() if name not in counters}
     return replace(source, notes=[*source.notes, note]), rest
-
-
-# --- the normalisation ---------------------------------------------------------------------------
-
-
-def _choose_constants(
-    model: nn.Module, source: Source, normalization: str, where: str
-) -> tuple[list[tuple[Tensor, Tensor]], list[str]]:
-    """The (model's, file's) pairs of mean and std to copy, if they differ; and what to say."""
-    if source.constants is None:
-        return [], []
-    mean, std = source.constants
-    own_mean, own_std = model.get_buffer("normalize.mean"), model.get_buffer("normalize.std")
-    theirs = f"mean {_numbers(mean)}, std {_numbers(std)}"
-    ours = f"mean {_numbers(own_mean)}, std {_numbers(own_std)}"
-    same = _nearly_equal(own_mean, mean) and _nearly_equal(own_std, std)
-    if normalization == "keep":
-        return [], [] if same else [f"the file was made for {theirs}; the model keeps {ours}"]
-    of_mean, of_std = (f"{where}: {source.names.get(name, name)}" for name in ("mean", "std"))
-    try:
-        check_constants(mean.flatten().tolist(), std.flatten().tolist(), (of_mean, of_std))
-    except InputError as error:
-        raise InputError(f"{error}; or give --mean and --std, which are used instead") from error
-    if same:
-        return [], []
-    has_none = not own_mean.any() and bool((own_std == 1).all())
-    instead = "" if has_none else f" (instead of {ours})"
-    return [(own_mean, mean), (own_std, std)], [f"normalisation from the file: {theirs}{instead}"]
-
-
-def _other_than_timms(source: Source, model: nn.Module) -> list[str]:
-    """Warn of a file without mean and std where timm's own weights go with others than assumed."""
-    timms = constants_of_timm(model)
-    own = model.get_buffer("normalize.mean"), model.get_buffer("normalize.std")
-    if source.constants is not None or timms is None or all(map(_nearly_equal, own, timms)):
-        return []
-    mean, std = (",".join(f"{value:.6g}" for value in values.tolist()) for values in timms)
-    return [
-        f"it tells no mean and std; if it is timm's own of {getattr(model, 'arch', '')}, they are "
-        f"others than the assumed ones: add --mean {mean} --std {std}"
-    ]
-
-
-def _nearly_equal(own: Tensor, theirs: Tensor) -> bool:
-    return own.shape == theirs.shape and torch.allclose(
-        own.cpu().float(), theirs.float(), rtol=0, atol=1e-6
-    )
-
-
-def _numbers(values: Tensor) -> str:
-    return " ".join(f"{value:.4g}" for value in values.tolist())
